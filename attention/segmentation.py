@@ -1,0 +1,164 @@
+"""Attention-based semantic segmentation: which pixels belong to which word (METHOD 3).
+
+No n x n map is ever made: multiplying token maps X by the head-averaged self-attention S is attention with X as
+the values, averaged over heads, and S S C = S (S C) (identity 4 of METHOD 7).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate, pad
+
+from .attend import Attend
+from .regions import NO_CONCEPT, NO_TOKEN, Regions
+
+EPS = 1e-8
+
+
+def cross_attention_map(q: Tensor, k: Tensor, heads: int, length: int) -> Tensor:
+    """C: attn2's probabilities, averaged over heads.
+
+    Args:
+        q: (b, n, c) queries.
+        k: (b, T', c) keys of the text; T' is a multiple of `length` where the host tiled a shorter prompt.
+        heads: h.
+        length: T, the prompt's own length; tiled columns are summed.
+
+    Returns:
+        (b, n, T) float32, each row summing to 1.
+    """
+    q_heads, k_heads = (rearrange(x, "b n (h d) -> h b n d", h=heads).float() for x in (q, k))
+    scale = 1.0 / math.sqrt(q_heads.shape[-1])
+    total = q.new_zeros((*q.shape[:2], length), dtype=torch.float32)
+    for q_head, k_head in zip(q_heads, k_heads, strict=True):
+        probabilities = (q_head * scale @ k_head.transpose(1, 2)).softmax(dim=-1)
+        total += reduce(probabilities, "b n (tile t) -> b n t", "sum", t=length)
+    return total / heads
+
+
+def apply_self_attention(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
+    """S X: token maps averaged along the image by the block's own self-attention.
+
+    Args:
+        maps: (b, n, t) float32 X.
+        q, k: (b, n, c) attn1's queries and own keys.
+        attend: the attention function; it is handed value widths of the head size only.
+
+    Returns:
+        (b, n, t) float32.
+    """
+    heads, t = attend.heads, maps.shape[-1]
+    width = q.shape[-1] // heads
+    # Columns are brought to a mean of 1 for the way through attention, or half precision would lose faint tokens.
+    level = maps.mean(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+    columns = pad(maps / level, (0, -t % width)).to(q.dtype)
+    smoothed = [
+        reduce(attend(q, k, part.repeat(1, 1, heads)), "b n (h d) -> b n d", "mean", h=heads)
+        for part in columns.split(width, dim=-1)
+    ]
+    return torch.cat(smoothed, dim=-1)[..., :t].float() * level
+
+
+def power_average(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
+    """C' = (S C + 3 S S C) / 4, the program's self-attention power average; shapes as `apply_self_attention`."""
+    once = apply_self_attention(maps, q, k, attend)
+    return (once + 3 * apply_self_attention(once, q, k, attend)) / 4
+
+
+def blur(maps: Tensor) -> Tensor:
+    """3 x 3 blur of (b, t, H, W) with reflected borders and separable weights e^-1 : 1 : e^-1, summing to 1."""
+    side = math.exp(-1.0)
+    line = torch.tensor([side, 1.0, side], dtype=maps.dtype, device=maps.device) / (1 + 2 * side)
+    flat = rearrange(maps, "b t h w -> (b t) 1 h w")
+    out = conv2d(pad(flat, (1, 1, 1, 1), mode="reflect"), torch.outer(line, line)[None, None])
+    return out.view_as(maps)
+
+
+def over_spatial_mean(maps: Tensor) -> Tensor:
+    """Maps (b, t, H, W), each divided by its mean over the image."""
+    return maps / (maps.mean(dim=(-2, -1), keepdim=True) + EPS)
+
+
+class AttentionMaps:
+    """Token maps of one cond or uncond, averaged over blocks.
+
+    Args:
+        size: (H2, W2) the r = 2 grid of what the cond sees.
+        starts: positions of the start tokens, one a chunk of the prompt: together the background's map.
+        every_token: False keeps the start tokens against the rest only, all that is needed of uncond (METHOD 7.6).
+    """
+
+    def __init__(self, size: tuple[int, int], starts: Sequence[int], every_token: bool) -> None:
+        self.size, self.starts, self.every_token = size, list(starts), every_token
+        self._tokens: Tensor | float = 0.0
+        self._background: Tensor | float = 0.0
+        self.blocks = 0
+
+    def add(self, cross: Tensor, q: Tensor, k: Tensor, grid: tuple[int, int], attend: Attend) -> None:
+        """Take in one block.
+
+        Args:
+            cross: (b, n, T) float32, its C.
+            q, k: (b, n, c) its attn1 queries and own keys.
+            grid: (hh, ww), n = hh * ww.
+            attend: the attention function.
+        """
+        if not self.every_token:
+            cross = self._start_and_rest(cross)
+        smoothed = rearrange(power_average(cross, q, k, attend), "b (y x) t -> b t y x", y=grid[0], x=grid[1])
+        maps = blur(interpolate(smoothed, size=self.size, mode="bilinear", align_corners=False))
+        if self.every_token:
+            self._tokens = self._tokens + over_spatial_mean(maps)
+            maps = rearrange(self._start_and_rest(rearrange(maps, "b t y x -> b y x t")), "b y x t -> b t y x")
+        self._background = self._background + over_spatial_mean(maps)
+        self.blocks += 1
+
+    def _start_and_rest(self, maps: Tensor) -> Tensor:
+        start = torch.zeros(maps.shape[-1])
+        start[self.starts] = 1.0
+        start = start.to(maps)  # a factor, not an index: boolean indexing would make the device wait
+        return torch.stack(((maps * start).sum(dim=-1), (maps * (1.0 - start)).sum(dim=-1)), dim=-1)
+
+    @property
+    def tokens(self) -> Tensor:
+        """(b, T, H2, W2) A, each token's map over its spatial mean."""
+        assert self.every_token and isinstance(self._tokens, Tensor)
+        return self._tokens / self.blocks
+
+    @property
+    def background(self) -> Tensor:
+        """(b, 2, H2, W2) F: the start tokens' map, and all others' together, each over its spatial mean."""
+        assert isinstance(self._background, Tensor)
+        return self._background / self.blocks
+
+
+def segment(
+    token_maps: Tensor, foreground: Tensor, concepts: Sequence[Sequence[int]], suppression: float, cut: bool
+) -> Regions:
+    """Each pixel to its arg-max token, and to the concept that the token names.
+
+    Args:
+        token_maps: (b, T, H2, W2) A.
+        foreground: (b, H2, W2) bool.
+        concepts: for each concept the positions of its phrase; a position in two phrases is the later one's.
+        suppression: factor on tokens that name no concept.
+        cut: whether tokens' regions end where the foreground does.
+
+    Returns:
+        Regions, on the device of the maps.
+    """
+    length = token_maps.shape[1]
+    concept_of = torch.full((length + 1,), NO_CONCEPT, dtype=torch.int64)
+    for index, positions in enumerate(concepts):
+        concept_of[list(positions)] = index
+    factor = torch.where(concept_of[:length] == NO_CONCEPT, suppression, 1.0).to(token_maps)
+    tokens = (token_maps * factor[:, None, None]).argmax(dim=1)
+    if cut:
+        tokens = torch.where(foreground, tokens, NO_TOKEN)
+    # Index -1 finds the table's last entry, which stands for "no token".
+    return Regions(tokens, concept_of.to(tokens.device)[tokens], foreground, length)

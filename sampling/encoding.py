@@ -1,0 +1,112 @@
+"""Reference encoding: pictures, masks and caption of one concept to a `Reference`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import comfy.utils
+import torch
+from torch import Tensor
+
+from .method import Reference
+from .prompt import read_tokens
+
+_MULTIPLE_PX = 64
+_ASPECT_TOLERANCE = 0.02
+_SIZE_SDXL_PX, _SIZE_SD_PX = 1024, 512
+
+
+def encode_reference(
+    image: Tensor, mask: Tensor | None, vae: Any, clip: Any, caption: str, concept: str, size_px: int
+) -> Reference:
+    """Encode the views of one concept.
+
+    Args:
+        image: (V, H, W, 3 or 4) in 0..1.
+        mask: (V, H', W') in 0..1 of the same aspect, or None for the whole picture.
+        vae, clip: ComfyUI's VAE and CLIP.
+        caption: what the pictures show.
+        concept: phrase that names the concept in the target prompt.
+        size_px: the side of a square whose area the encoded picture has; 0 = by the text encoder.
+
+    Raises:
+        ValueError: naming the input that is wrong and what to do.
+    """
+    if not caption.strip():
+        raise ValueError("caption: is empty; say what the picture shows, such as 'a cartoon boy wearing a hat'")
+    concept_tokens = _within("clip", lambda: read_tokens(clip, concept)).content
+    if not concept.strip() or not concept_tokens:
+        raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
+    _check_image(image)
+    masks = _full_mask(image) if mask is None else _fitting_mask(mask, image)
+
+    tokens = clip.tokenize(caption)
+    side = size_px or (_SIZE_SDXL_PX if "g" in tokens else _SIZE_SD_PX)
+    height, width = encoded_size(image.shape[1], image.shape[2], side)
+    pixels = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), width, height, "lanczos", "disabled")
+    return Reference(
+        concept=concept.strip(),
+        concept_tokens=concept_tokens,
+        caption=caption,
+        conditioning=clip.encode_from_tokens_scheduled(tokens),
+        latents=vae.encode(pixels.movedim(1, -1)).float().cpu(),
+        masks=masks,
+    )
+
+
+def encoded_size(height_px: int, width_px: int, side_px: int) -> tuple[int, int]:
+    """(height, width) of the picture as encoded: the area of side x side, aspect kept but for multiples of 64."""
+    scale = side_px / math.sqrt(height_px * width_px)
+    height, width = (max(1, round(px * scale / _MULTIPLE_PX)) * _MULTIPLE_PX for px in (height_px, width_px))
+    return height, width
+
+
+def _check_image(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[0] == 0 or image.shape[-1] not in (3, 4):
+        raise ValueError(f"image: expected pictures of shape (views, height, width, 3), got {tuple(image.shape)}")
+    if not torch.isfinite(image).all():
+        raise ValueError("image: has values that are not finite (NaN or infinite); look at the node it comes from")
+
+
+def _full_mask(image: Tensor) -> Tensor:
+    return torch.ones(image.shape[:3])
+
+
+def _fitting_mask(mask: Tensor, image: Tensor) -> Tensor:
+    """The masks at the pictures' size, checked; (V, H_px, W_px) float32 in 0..1, in main memory."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    views, height, width = image.shape[:3]
+    if len(mask) != views:
+        raise ValueError(f"mask: {len(mask)} for {views} pictures; give each picture its own mask, in the same order")
+    if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
+        raise ValueError("mask: has values outside 0..1 or not finite; look at the node it comes from")
+    for view, single in enumerate(mask):
+        if not (single > 0).any():
+            hint = ""
+            if single.shape == (64, 64):
+                hint = (
+                    " (64x64 and all zero is what LoadImage gives for a picture without transparency: draw a mask"
+                    " with the mask editor, or load one with Load Image (as Mask))"
+                )
+            raise ValueError(
+                f"mask: is empty for picture {view + 1} of {views}{hint}; mark the concept, or leave the input"
+                " unconnected to use the whole picture"
+            )
+    ratio = (mask.shape[2] / mask.shape[1]) / (width / height)
+    if abs(math.log(ratio)) > _ASPECT_TOLERANCE:
+        raise ValueError(
+            f"mask: is {mask.shape[2]}x{mask.shape[1]} and the picture {width}x{height}, which are different shapes;"
+            " use the mask that was drawn on this picture"
+        )
+    if mask.shape[1:] != (height, width):
+        mask = torch.nn.functional.interpolate(mask[:, None], size=(height, width), mode="nearest-exact")[:, 0]
+    return mask.clamp(0.0, 1.0)
+
+
+def _within(name: str, call: Any) -> Any:
+    """Name the input in an error of a function that does not know it."""
+    try:
+        return call()
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error

@@ -1,0 +1,156 @@
+"""Hanging the method on a model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..attention.blocks import injection_blocks, segmentation_blocks
+from .method import Method, Reference, Schedule
+from .noise import NoiseSource, SeededNoise
+from .prompt import TAG, PromptTokens
+from .recording import STORE, Recording
+from .run import KEY, Run
+from .unet import context_width, layout_of, unet_of
+
+log = logging.getLogger(__name__)
+
+
+def bind(model: Any, references: tuple[Reference, ...], schedule: Schedule, noise: NoiseSource | None = None) -> Method:
+    """References and schedule bound to a model's blocks, all that can be wrong with them found out.
+
+    Args:
+        model: ComfyUI's ModelPatcher.
+        references: one or more.
+        schedule: the settings.
+        noise: where the references' noise comes from; by default seeded by the schedule.
+
+    Raises:
+        ValueError: naming the input that is wrong and what to do.
+    """
+    try:
+        unet = unet_of(model)
+    except ValueError as error:
+        raise ValueError(f"model: {error}") from error
+    layout = layout_of(unet)
+    try:
+        injection = injection_blocks(schedule.injection, layout)
+    except ValueError as error:
+        raise ValueError(f"schedule: injection_blocks: {error}") from error
+    try:
+        segmentation = segmentation_blocks(schedule.segmentation, layout)
+    except ValueError as error:
+        raise ValueError(f"schedule: segmentation_blocks: {error}") from error
+    for reference in references:
+        _check_fits(reference, context_width(unet), model)
+    return Method(references, schedule, injection, segmentation, noise or SeededNoise(schedule.noise_seed))
+
+
+def _check_fits(reference: Reference, width: int, model: Any) -> None:
+    given = reference.conditioning[0][0].shape[-1]
+    if given != width:
+        raise ValueError(
+            f"references: the caption of {reference.concept!r} was encoded {given} wide and this model reads {width}:"
+            " connect the CLIP of the same checkpoint to MagicFaceReference"
+        )
+    channels, expected = reference.latents.shape[1], model.model.latent_format.latent_channels
+    if channels != expected:
+        raise ValueError(
+            f"references: the picture of {reference.concept!r} was encoded to {channels} channels and this model"
+            f" has {expected}: connect the VAE of the same checkpoint to MagicFaceReference"
+        )
+
+
+def patched(model: Any, method: Method) -> Any:
+    """A clone of the model that samples with the method; the model given stays as it is.
+
+    Applied to a model that has the method already, the later one takes its place.
+    """
+    clone = model.clone()
+    if clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY):
+        log.warning("MagicFace: the model was patched before; this MagicFaceApply takes the earlier one's place.")
+        clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sampling_with(method))
+    return clone
+
+
+def sampling_with(method: Method, watch: Callable[[Run, int], None] | None = None) -> Callable[..., Tensor]:
+    """The OUTER_SAMPLE wrapper: one run's state is made, and dropped, in here.
+
+    Args:
+        method: what to do.
+        watch: called with the run after each step; for tools that look on.
+    """
+
+    def outer_sample(
+        executor: Any,
+        noise: Tensor,
+        latent_image: Tensor,
+        sampler: Any,
+        sigmas: Tensor,
+        denoise_mask: Any = None,
+        callback: Any = None,
+        disable_pbar: bool = False,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        guider = executor.class_obj
+        rest = (denoise_mask, callback, disable_pbar, seed)
+        recording = Recording(tuple(concept.concept for concept in method.concepts))
+        if not any(reference.active for reference in method.references):
+            # Every weight 0 is exactly nothing; the preview still knows the picture.
+            samples: Tensor = executor(noise, latent_image, sampler, sigmas, *rest, **kwargs)
+            STORE.add(recording, [samples])
+            return samples
+
+        check_prompt(method, guider.conds.get("positive") or [])
+        run = Run(method, guider)
+        run.install(guider.model_options, seed)
+        denoised: list[Tensor] = []
+
+        def each_step(step: int, x0: Tensor, x: Tensor, total: int) -> Any:
+            denoised[:] = [x0]
+            run.step_done(step)
+            if watch is not None:
+                watch(run, step)
+            return callback(step, x0, x, total) if callback is not None else None
+
+        samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs)
+        as_output = [guider.model_patcher.model.process_latent_out(x0.float().cpu()) for x0 in denoised]
+        STORE.add(run.recording, [samples, *as_output])
+        return samples
+
+    return outer_sample
+
+
+def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
+    """Make sure that each concept is in the prompt, before the UNet is called.
+
+    Raises:
+        ValueError: naming the node, what was given and what to do.
+    """
+    tags = [cond[TAG] for cond in positive if isinstance(cond.get(TAG), PromptTokens)]
+    if not tags:
+        raise ValueError(
+            "MagicFaceApply: the sampler's positive prompt does not come from MagicFacePrompt, so the concepts'"
+            " words cannot be found in it; encode it with MagicFacePrompt (or pass it through its conditioning input)"
+        )
+    for concept in method.concepts:
+        if method.is_active(concept) and not any(tag.positions(concept.concept_tokens) for tag in tags):
+            words = "; ".join(", ".join(tag.words) for tag in tags)
+            raise ValueError(
+                f"MagicFaceReference: concept: {concept.concept!r} is not in the positive prompt, whose words are"
+                f" {words}. Write the phrase into MagicFacePrompt, or name the concept as the prompt does"
+            )
+    for cond in positive:
+        tag, text = cond.get(TAG), cond.get("cross_attn")
+        if tag is not None and text is not None and text.shape[1] < len(tag.tokens):
+            raise ValueError(
+                f"MagicFacePrompt: the positive conditioning has {text.shape[1]} tokens where its text has"
+                f" {len(tag.tokens)}: a node behind MagicFacePrompt shortened it; remove that node"
+            )

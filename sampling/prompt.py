@@ -1,0 +1,98 @@
+"""Where words stand among a prompt's tokens, and the tag that carries it through a graph."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+TAG = "magicface_prompt"
+"""Key of the `PromptTokens` in a CONDITIONING's options; Combine, Set Area, ControlNet and the like copy it."""
+
+CHUNK = 77
+"""Tokens of one chunk of a CLIP prompt, its start token first."""
+
+Token = int | str
+"""A vocabulary index, or the digest of a textual-inversion vector."""
+
+_CLIP_STREAMS = {"l", "g", "h"}
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The tokens of an encoded prompt.
+
+    Attributes:
+        text: the prompt as written.
+        tokens: one entry a position of the encoded prompt, None for start, end and padding.
+        starts: positions of the start tokens, one a chunk.
+    """
+
+    text: str
+    tokens: tuple[Token | None, ...]
+    starts: tuple[int, ...]
+
+    @property
+    def content(self) -> tuple[Token, ...]:
+        """The words' tokens only."""
+        return tuple(token for token in self.tokens if token is not None)
+
+    @property
+    def words(self) -> list[str]:
+        """The prompt's words, for messages."""
+        return re.findall(r"[^\s,.;!?]+", re.sub(r":\s*[\d.]+(?=\s*\))|[()\[\]{}]", " ", self.text))
+
+    def positions(self, phrase: Sequence[Token]) -> list[int]:
+        """All positions at which the phrase's tokens stand together, ascending; empty if nowhere.
+
+        A phrase may run over the end of a chunk: padding and special tokens do not part words.
+        """
+        places = [place for place, token in enumerate(self.tokens) if token is not None]
+        content, found = self.content, set()
+        for first in range(len(content) - len(phrase) + 1):
+            if content[first : first + len(phrase)] == tuple(phrase):
+                found.update(places[first : first + len(phrase)])
+        return sorted(found)
+
+
+def read_tokens(clip: Any, text: str) -> PromptTokens:
+    """Tokens of a text as ComfyUI's CLIP lays them out: weights, embeddings and long prompts included.
+
+    Raises:
+        ValueError: a text encoder other than the CLIPs of SD 1.x, 2.x and SDXL.
+    """
+    streams = clip.tokenize(text, return_word_ids=True)
+    if not set(streams) <= _CLIP_STREAMS:
+        given = ", ".join(sorted(streams))
+        raise ValueError(f"the text encoder reads {given}; connect the CLIP of an SD 1.x, SD 2.x or SDXL checkpoint")
+    # All streams of one model are laid out alike, so any will do.
+    chunks = streams.get("l") or next(iter(streams.values()))
+    starts, tokens = [], []
+    for chunk in chunks:
+        starts.append(len(tokens))
+        tokens.extend(_token(entry[0]) if entry[2] else None for entry in chunk)
+    return PromptTokens(text=text, tokens=tuple(tokens), starts=tuple(starts))
+
+
+def _token(token: Any) -> Token:
+    if torch.is_tensor(token):
+        return hashlib.sha256(token.detach().float().cpu().numpy().tobytes()).hexdigest()
+    return int(token)
+
+
+def start_positions(tag: PromptTokens | None, length: int) -> list[int]:
+    """Start tokens of a prompt of `length` tokens: those of its tag, and one for each chunk appended to it.
+
+    Conditioning (Concat) keeps the first prompt's tag and appends whole chunks; a prompt without a tag is all chunks.
+    """
+    known, covered = (list(tag.starts), len(tag.tokens)) if tag else ([], 0)
+    return known + list(range(covered, length, CHUNK))
+
+
+def tagged(conditioning: Iterable[Sequence[Any]], tag: PromptTokens) -> list[list[Any]]:
+    """A CONDITIONING that carries the tag; the one given stays as it was."""
+    return [[cond, {**options, TAG: tag}] for cond, options in conditioning]

@@ -1,0 +1,209 @@
+"""The reference path: noised references through the unmodified UNet, keeping K and V (METHOD 1)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ..attention.blocks import Block
+from ..attention.masks import mask_to_grid, weighted_mask
+from ..attention.references import ConceptTokens, pool
+from ..attention.schedule import Stage
+from .attention_call import HostAttend
+from .method import Method, Reference
+
+KeptKeys = dict[Block, list[ConceptTokens | None]]
+"""For each injected block one entry a concept."""
+
+
+class _LastBlockReached(Exception):
+    """Ends a reference pass: what follows the last injected self-attention is never read (identity 3 of METHOD 7)."""
+
+
+@dataclass(eq=False)
+class _View:
+    """One view of a reference, ready for one model."""
+
+    reference: Reference
+    name: str
+    latent: Tensor
+    mask: Tensor
+    conds: list[dict[str, Any]]
+    grids: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def inside_mask(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Indices of the tokens inside the mask and the logarithms of their masks, on a token grid."""
+        if grid not in self.grids:
+            kept, log_mask = weighted_mask(mask_to_grid(self.mask, grid, self.reference.resize), weight=0.0)
+            self.grids[grid] = kept.to(device), log_mask.to(device)
+        return self.grids[grid]
+
+    def conds_at(self, sigma: float) -> dict[str, Any]:
+        """The model conds of the caption; of a scheduled caption those of its part at this noise level."""
+        for cond in self.conds:
+            if cond.get("timestep_start", sigma) >= sigma >= cond.get("timestep_end", sigma):
+                return cond["processed"]
+        return self.conds[-1]["processed"]
+
+
+@dataclass(frozen=True, eq=False)
+class NoiseLevel:
+    """Where in sampling an evaluation stands.
+
+    Attributes:
+        stage: the method's stage there.
+        sigma: (b,) the noise level as the sampler gave it.
+        level: its first value.
+        options: the call's transformer options, of which references inherit very few.
+    """
+
+    stage: Stage
+    sigma: Tensor
+    level: float
+    options: dict[str, Any]
+
+
+class ReferencePass:
+    """The references of one run on one model.
+
+    Args:
+        method: the method; references that are off are left out.
+        model: ComfyUI's BaseModel.
+        device: where it runs.
+        seed: the run's seed, which some families' conds want.
+    """
+
+    def __init__(self, method: Method, model: Any, device: torch.device, seed: int | None) -> None:
+        self._method, self._model, self._device = method, model, device
+        self._views: list[_View] = []
+        occurrence: dict[tuple[Any, str], int] = {}
+        for reference in method.references:
+            same = (reference.concept_tokens, reference.caption)
+            occurrence[same] = occurrence.get(same, -1) + 1
+            if reference.active:
+                self._views += self._prepare(reference, occurrence[same], seed)
+
+    def _prepare(self, reference: Reference, occurrence: int, seed: int | None) -> list[_View]:
+        model = self._model
+        latents = model.process_latent_in(reference.latents.to(self._device))
+        base = [
+            {**options, "cross_attn": text, "model_conds": {}, "uuid": uuid.uuid4()}
+            for text, options in reference.conditioning
+        ]
+        comfy.samplers.calculate_start_end_timesteps(model, base)
+        one = latents[:1]
+        conds = comfy.samplers.encode_model_conds(
+            model.extra_conds, base, one, self._device, "positive", latent_image=one, denoise_mask=None, seed=seed
+        )
+        for cond in conds:
+            cond["processed"] = {
+                name: value.process_cond(batch_size=1, area=None) for name, value in cond["model_conds"].items()
+            }
+        name = f"{reference.concept}|{reference.caption}|{occurrence}"
+        return [
+            _View(reference, f"{name}|{view}", latents[view : view + 1], reference.masks[view], conds)
+            for view in range(len(latents))
+        ]
+
+    def run(self, at: NoiseLevel, hooks: Any) -> KeptKeys:
+        """Keys and values of all references that are on at a noise level's stage.
+
+        Args:
+            at: the noise level.
+            hooks: hook group of the cond that will look at the references, or None.
+
+        Returns:
+            For each injected block one entry a concept.
+        """
+        patcher = self._model.current_patcher
+        if hooks is not None:
+            patcher.prepare_hook_patches_current_keyframe(at.sigma, hooks, {"transformer_options": at.options})
+        patcher.apply_hooks(hooks=hooks)
+
+        views = [view for view in self._views if view.reference.weight_at(at.stage) != 0]
+        caught: dict[_View, dict[Block, ConceptTokens]] = {view: {} for view in views}
+        for group in _groups(views, at.level):
+            self._run_group(group, at, caught)
+        of_concept: list[list[_View]] = [[] for _ in self._method.concepts]
+        for view in views:
+            of_concept[self._method.concept_of(view.reference)].append(view)
+        return {
+            block: [pool([caught[view][block] for view in same]) for same in of_concept]
+            for block in self._method.injection
+        }
+
+    def _run_group(self, group: list[_View], at: NoiseLevel, caught: dict[_View, dict[Block, ConceptTokens]]) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        try:
+            self._through_unet(group, at, caught)
+            return
+        except comfy.model_management.OOM_EXCEPTION:
+            if len(group) == 1:
+                raise
+        # Only now, with the failed pass's tensors gone, the same in halves.
+        comfy.model_management.soft_empty_cache(True)
+        half = len(group) // 2
+        self._run_group(group[:half], at, caught)
+        self._run_group(group[half:], at, caught)
+
+    def _through_unet(self, group: list[_View], at: NoiseLevel, caught: dict[_View, dict[Block, ConceptTokens]]) -> None:
+        model = self._model
+        latents = torch.cat([view.latent for view in group])
+        noise = torch.cat([self._method.noise(view.name, at.level, tuple(view.latent.shape)) for view in group])
+        sigmas = at.sigma[:1].expand(len(group))
+        x = model.model_sampling.noise_scaling(sigmas.view(-1, 1, 1, 1), noise.to(latents), latents)
+        conds = comfy.samplers.cond_cat([view.conds_at(at.level) for view in group])
+
+        # Made afresh: options meant for the target (patches, caches, wrappers) must not see the references.
+        options: dict[str, Any] = {
+            "cond_or_uncond": [0],
+            "uuids": [uuid.uuid4()],
+            "sigmas": at.sigma[:1],
+            "patches_replace": {"attn1": self._catchers(group, at.stage, caught)},
+        }
+        inherited = ("sample_sigmas", "optimized_attention_override")
+        options |= {name: at.options[name] for name in inherited if name in at.options}
+        try:
+            model.apply_model(x, sigmas, **conds, transformer_options=options)
+        except _LastBlockReached:
+            pass
+
+    def _catchers(
+        self, group: list[_View], stage: Stage, caught: dict[_View, dict[Block, ConceptTokens]]
+    ) -> dict[tuple[str, int, int], Callable[..., Tensor]]:
+        """For each injected block an attn1 that keeps K and V of the tokens inside the masks."""
+        last = self._method.injection[-1]
+
+        def catcher(block: Block) -> Callable[..., Tensor]:
+            def attn1(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+                grid = (extra_options["activations_shape"][2], extra_options["activations_shape"][3])
+                for row, view in enumerate(group):
+                    kept, log_mask = view.inside_mask(grid, k.device)
+                    bias = log_mask + view.reference.weight_at(stage)
+                    k_kept, v_kept = k[row : row + 1, kept], v[row : row + 1, kept]
+                    caught[view][block] = ConceptTokens(k_kept, v_kept, bias, grid[0] * grid[1])
+                if block == last:
+                    raise _LastBlockReached
+                return HostAttend(extra_options)(q, k, v)
+
+            return attn1
+
+        return {block.key: catcher(block) for block in self._method.injection}
+
+
+def _groups(views: list[_View], level: float) -> list[list[_View]]:
+    """Views that go through the UNet together: by shape, never by free memory, or bits would change."""
+
+    def shape(view: _View) -> tuple[Any, ...]:
+        conds = view.conds_at(level)
+        return tuple(view.latent.shape), tuple((name, tuple(conds[name].size())) for name in sorted(conds))
+
+    return [list(group) for _, group in groupby(sorted(views, key=shape), key=shape)]

@@ -1,0 +1,102 @@
+"""Who is who in a UNet call: which rows are the prompt's, which the negative's, and what they look at.
+
+ComfyUI calls the UNet for any list of conds, alone or together and in any order, and other packs call it too. What
+a row is, is not its place but whose list its cond stands in: the guider's positive list or its negative one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .prompt import TAG, PromptTokens, start_positions
+
+Role = Literal["positive", "negative", "other"]
+Area = tuple[int, int, int, int]
+"""(height, width, top, left) of the latent that a cond sees."""
+
+
+@dataclass(frozen=True, eq=False)
+class CondRow:
+    """One cond of a call.
+
+    Attributes:
+        role: whose it is.
+        cond: ComfyUI's processed cond.
+        area: what it sees of the latent, None for all.
+        mask: (b, H, W) where it has a say, None for everywhere.
+        length: T, its own number of tokens; 0 without text.
+        tag: its words, where it comes from MagicFacePrompt.
+    """
+
+    role: Role
+    cond: dict[str, Any]
+    area: Area | None
+    mask: Tensor | None
+    length: int
+    tag: PromptTokens | None
+
+    @property
+    def hooks(self) -> Any:
+        """Its hook group, which decides the weights that the UNet has for it."""
+        return self.cond.get("hooks")
+
+    @property
+    def starts(self) -> list[int]:
+        """Positions of its start tokens."""
+        return start_positions(self.tag, self.length)
+
+    @property
+    def means_nothing(self) -> bool:
+        """Whether its text is zeroed out (or absent), so that its attention tells nothing."""
+        text = self.cond["model_conds"].get("c_crossattn")
+        return text is None or not bool(torch.any(text.cond))
+
+    def is_on(self, sigma: float) -> bool:
+        """Whether it takes part at a noise level, as ComfyUI decides."""
+        return not (sigma > self.cond.get("timestep_start", sigma) or sigma < self.cond.get("timestep_end", sigma))
+
+
+Cast = dict[tuple[int, Any], CondRow]
+"""The conds of one call, by what ComfyUI tells a UNet call of them: (place of the list, uuid)."""
+
+
+def cast_of(conds: Sequence[Any], guider_conds: dict[str, Any], size_lat: Sequence[int]) -> Cast:
+    """Who is who in a call.
+
+    Args:
+        conds: the lists of conds that are asked for, None where one is left out.
+        guider_conds: the guider's own lists by name.
+        size_lat: (..., H, W) of the latent.
+    """
+    cast: Cast = {}
+    for place, conds_there in enumerate(conds):
+        role = role_of(conds_there, guider_conds)
+        for cond in conds_there or ():
+            text = cond["model_conds"].get("c_crossattn")
+            length = 0 if text is None else text.cond.shape[1]
+            cast[place, cond["uuid"]] = CondRow(
+                role, cond, _area_of(cond, size_lat), cond.get("mask"), length, cond.get(TAG)
+            )
+    return cast
+
+
+def role_of(conds: Any, guider_conds: dict[str, Any]) -> Role:
+    """The role of a list of conds: identity with the guider's own decides."""
+    if conds is not None and conds is guider_conds.get("positive"):
+        return "positive"
+    if conds is not None and conds is guider_conds.get("negative"):
+        return "negative"
+    return "other"
+
+
+def _area_of(cond: dict[str, Any], size_lat: Sequence[int]) -> Area | None:
+    """The cond's area, cut to the latent as ComfyUI cuts it."""
+    if "area" not in cond:
+        return None
+    height, width, top, left = cond["area"]
+    return min(size_lat[-2] - top, height), min(size_lat[-1] - left, width), top, left

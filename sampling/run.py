@@ -1,0 +1,196 @@
+"""One sampling run: born and dropped in OUTER_SAMPLE, it holds all the state there is."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import comfy.patcher_extension
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor
+
+from ..attention.guidance import guidance_rate
+from ..attention.schedule import Stage, StageSigmas
+from .method import Method
+from .recording import Recording, StepRegions
+from .reference_pass import KeptKeys, NoiseLevel, ReferencePass
+from .roles import Cast, cast_of, role_of
+from .segmenter import Placed, Segmenter
+from .unet_call import Scene, UNetCall
+
+KEY = "magicface"
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class Evaluation:
+    """One evaluation of the model by the guider.
+
+    Attributes:
+        at: its noise level and stage.
+        segmenter: takes in attention maps until the primary call is over.
+        keys: what the references left, by hook group.
+        primary_done: whether the call that holds the positive list has been made.
+        rate_due: whether the guidance rate is still to be applied.
+    """
+
+    at: NoiseLevel
+    segmenter: Segmenter | None
+    keys: dict[Any, KeptKeys] = field(default_factory=dict)
+    primary_done: bool = False
+    rate_due: bool = False
+
+
+class Run:
+    """The state of one sampling run and the wrappers that act on it.
+
+    Args:
+        method: what to do; at least one reference is on.
+        guider: ComfyUI's guider, its conds set.
+    """
+
+    def __init__(self, method: Method, guider: Any) -> None:
+        self._method, self._guider = method, guider
+        sampling = guider.model_patcher.get_model_object("model_sampling")
+        schedule = method.schedule
+        self._sigmas = StageSigmas(
+            *(float(sampling.percent_to_sigma(p)) for p in (schedule.start, schedule.switch, schedule.end))
+        )
+        self._references: ReferencePass | None = None
+        self._evaluation: Evaluation | None = None
+        self._scene: Scene | None = None
+        self.regions: Placed | None = None
+        self._guidance_off_said = False
+        self._seed: int | None = None
+        self.recording = Recording(tuple(c.concept for c in method.concepts))
+
+    def install(self, model_options: dict[str, Any], seed: int | None) -> None:
+        """Hang the run's wrappers on the model options that belong to this run alone."""
+        self._seed = seed
+        for kind, wrapper in (
+            (WrappersMP.PREPARE_SAMPLING, self._prepare_sampling),
+            (WrappersMP.PREDICT_NOISE, self._predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
+            (WrappersMP.DIFFUSION_MODEL, self._diffusion_model),
+        ):
+            comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, model_options, is_model_options=True)
+        if self._method.schedule.guidance:
+            standing = model_options.get("sampler_post_cfg_function", [])
+            model_options["sampler_post_cfg_function"] = [*standing, self._post_cfg]
+
+    def step_done(self, step: int) -> None:
+        """Keep the regions of the sampler's step for the preview."""
+        if self.regions is not None:
+            self.recording.steps.append(StepRegions(step, self.regions.concepts, self.regions.foreground))
+
+    def _prepare_sampling(
+        self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Ask ComfyUI for memory for the references too; they have one row where the target has two."""
+        area = noise_shape[-2] * noise_shape[-1]
+        reference_area = sum(
+            r.latents.shape[0] * r.latents.shape[-2] * r.latents.shape[-1] for r in self._method.references if r.active
+        )
+        rows = noise_shape[0] + -(-reference_area // (2 * area))
+        return executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
+
+    def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Open an evaluation."""
+        level = float(timestep[0])
+        stage = self._sigmas.stage(level)
+        at = NoiseLevel(stage, timestep, level, {})
+        segmenter = None if stage is Stage.OFF else Segmenter(self._method, x.shape[-2:])
+        self._evaluation = Evaluation(at, segmenter)
+        try:
+            return executor(x, timestep, *args, **kwargs)
+        finally:
+            self._evaluation = None
+
+    def _calc_cond_batch(
+        self, executor: Any, model: Any, conds: Sequence[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+    ) -> Any:
+        """Say who is who; before the evaluation's primary call the reference pass, after it segmentation."""
+        evaluation, guider = self._evaluation, self._guider
+        if evaluation is None or evaluation.at.stage is Stage.OFF or model is not guider.inner_model:
+            with self._playing(None):
+                return executor(model, conds, x, timestep, model_options)
+
+        cast = cast_of(conds, guider.conds, x.shape)
+        roles = [role_of(listed, guider.conds) for listed in conds]
+        primary = not evaluation.primary_done and "positive" in roles
+        if primary:
+            evaluation.keys = self._run_references(evaluation.at, cast, model, x, model_options)
+        segmenter = None if evaluation.primary_done else evaluation.segmenter
+        scene = Scene(self._method, evaluation.at.stage, cast, evaluation.keys, self.regions, segmenter)
+        with self._playing(scene):
+            out = executor(model, conds, x, timestep, model_options)
+        if primary and evaluation.segmenter is not None:
+            evaluation.primary_done = True
+            found = evaluation.segmenter.regions()
+            evaluation.segmenter = None
+            if found is not None:
+                self.regions = Placed(found)
+            evaluation.rate_due = self._guidance_possible(roles, conds)
+        return out
+
+    def _run_references(
+        self, at: NoiseLevel, cast: Cast, model: Any, x: Tensor, model_options: dict[str, Any]
+    ) -> dict[Any, KeptKeys]:
+        """The reference pass, once for each hook group that the prompt's conds have at this noise level."""
+        if self._references is None:
+            self._references = ReferencePass(self._method, model, x.device, self._seed)
+        at = replace(at, options=model_options.get("transformer_options", {}))
+        groups = {row.hooks for row in cast.values() if row.role == "positive" and row.is_on(at.level)}
+        return {hooks: self._references.run(at, hooks) for hooks in groups}
+
+    def _guidance_possible(self, roles: Sequence[str], conds: Sequence[Any]) -> bool:
+        """Whether this is guidance of one positive against one negative."""
+        if self.regions is None or not self._method.schedule.guidance:
+            return False
+        if roles == ["positive", "negative"]:
+            return True
+        if [c for c in conds if c is not None] != [self._guider.conds["positive"]] and not self._guidance_off_said:
+            self._guidance_off_said = True
+            log.info("MagicFace: semantic guidance is off, for this guider has other than one positive and one negative.")
+        return False
+
+    def _diffusion_model(
+        self,
+        executor: Any,
+        x: Tensor,
+        timesteps: Tensor,
+        context: Tensor | None,
+        y: Tensor | None,
+        control: Any,
+        transformer_options: dict[str, Any],
+        **kwargs: Any,
+    ) -> Any:
+        """Patch one UNet call, on a copy of its options."""
+        if self._scene is not None:
+            call = UNetCall(self._scene, x, context, transformer_options)
+            transformer_options = call.patched(transformer_options)
+        return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
+
+    def _post_cfg(self, args: dict[str, Any]) -> Tensor:
+        """Semantic-aware guidance, as denoised += cfg (rate - 1) (cond - uncond): cond stays as others know it."""
+        denoised: Tensor = args["denoised"]
+        evaluation, cfg = self._evaluation, args["cond_scale"]
+        if evaluation is None or not evaluation.rate_due or self.regions is None or math.isclose(cfg, 1.0):
+            return denoised
+        evaluation.rate_due = False
+        delta = args["cond_denoised"] - args["uncond_denoised"]
+        rate = guidance_rate(delta, self.regions.regions, cfg)
+        return denoised + cfg * (rate - 1.0) * delta
+
+    @contextmanager
+    def _playing(self, scene: Scene | None) -> Iterator[None]:
+        """Let a scene be the one that UNet calls play in; calls nest."""
+        before, self._scene = self._scene, scene
+        try:
+            yield
+        finally:
+            self._scene = before

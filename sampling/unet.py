@@ -1,0 +1,51 @@
+"""What has to be known of a model: is it a UNet of the right kind, and which transformer blocks it has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransformer
+from comfy.ldm.modules.diffusionmodules.openaimodel import Downsample, ResBlock, UNetModel, Upsample
+
+from ..attention.blocks import Block
+
+
+def unet_of(model: Any) -> UNetModel:
+    """The UNet of a MODEL.
+
+    Raises:
+        ValueError: no image UNet with cross-attention (Flux, SD3, video models).
+    """
+    unet = model.get_model_object("diffusion_model")
+    # A compiled module stands in front of the real one.
+    unet = getattr(unet, "_orig_mod", unet)
+    if not isinstance(unet, UNetModel) or any(isinstance(m, SpatialVideoTransformer) for m in unet.modules()):
+        raise ValueError(f"{type(model.model).__name__} is no image UNet; connect an SD 1.x, SD 2.x or SDXL model")
+    return unet
+
+
+def layout_of(unet: UNetModel) -> tuple[Block, ...]:
+    """The UNet's transformer blocks in execution order, each with its ratio."""
+    blocks: list[Block] = []
+    ratio = 1
+    for number, module in enumerate(unet.input_blocks):
+        if any(isinstance(layer, Downsample) or (isinstance(layer, ResBlock) and layer.updown) for layer in module):
+            ratio *= 2
+        blocks += _transformers("input", number, module, ratio)
+    blocks += _transformers("middle", 0, unet.middle_block or (), ratio)
+    for number, module in enumerate(unet.output_blocks):
+        blocks += _transformers("output", number, module, ratio)
+        if any(isinstance(layer, Upsample) or (isinstance(layer, ResBlock) and layer.updown) for layer in module):
+            ratio //= 2
+    return tuple(blocks)
+
+
+def _transformers(stage: str, number: int, module: Any, ratio: int) -> list[Block]:
+    depth = sum(len(layer.transformer_blocks) for layer in module if isinstance(layer, SpatialTransformer))
+    return [Block(stage, number, index, ratio) for index in range(depth)]
+
+
+def context_width(unet: UNetModel) -> int:
+    """The width of the text that the UNet's cross-attention reads."""
+    transformer = next(module for module in unet.modules() if isinstance(module, SpatialTransformer))
+    return int(transformer.transformer_blocks[0].attn2.to_k.in_features)

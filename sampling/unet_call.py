@@ -1,0 +1,163 @@
+"""One UNet call: its attention looks at the references, and tells what segmentation reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..attention.blocks import Block
+from ..attention.rba import region_grouped_blend_attention
+from ..attention.rsa import reference_aware_self_attention
+from ..attention.schedule import Stage
+from ..attention.segmentation import cross_attention_map
+from .attention_call import HostAttend
+from .method import Method
+from .reference_pass import KeptKeys
+from .roles import Cast, CondRow
+from .segmenter import Placed, Segmenter
+
+Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """What the UNet calls made for one list of conds share.
+
+    Attributes:
+        method: the method.
+        stage: the evaluation's stage.
+        cast: who is who.
+        keys: what the references left, by the hook group of the cond that looks at them.
+        regions: what the previous evaluation found, if any.
+        segmenter: takes in attention maps, or None when nobody asks.
+    """
+
+    method: Method
+    stage: Stage
+    cast: Cast
+    keys: dict[Any, KeptKeys]
+    regions: Placed | None
+    segmenter: Segmenter | None
+
+
+class UNetCall:
+    """The patches of one call.
+
+    Args:
+        scene: what it plays in.
+        x: (rows, ch, H, W) what the UNet is given.
+        context: (rows, T', width) the text, tiled by ComfyUI where prompts differ in length.
+        options: the call's transformer options.
+    """
+
+    def __init__(self, scene: Scene, x: Tensor, context: Tensor | None, options: dict[str, Any]) -> None:
+        self._scene = scene
+        places = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
+        images = x.shape[0] // max(1, len(places))
+        self._rows: list[tuple[slice, CondRow | None]] = [
+            (slice(i * images, (i + 1) * images), scene.cast.get(place)) for i, place in enumerate(places)
+        ]
+        self._total_rows = x.shape[0]
+        self._size_lat = x.shape[-2:]
+        self._context_tok = 0 if context is None else context.shape[1]
+        self._queries: dict[Block, tuple[Tensor, Tensor]] = {}
+
+    def patched(self, options: dict[str, Any]) -> dict[str, Any]:
+        """A copy of the options in which our blocks' attention is ours, around whatever stands there already."""
+        replace = {name: dict(entries) for name, entries in options.get("patches_replace", {}).items()}
+        for name, blocks, attention in (
+            ("attn1", self._attn1_blocks(), self._self_attention),
+            ("attn2", self._attn2_blocks(), self._cross_attention),
+        ):
+            entries = replace.setdefault(name, {})
+            for block in blocks:
+                entries[block.key] = self._around(attention, block, entries.get(block.key) or entries.get(block.key[:2]))
+        return {**options, "patches_replace": replace}
+
+    def _attn2_blocks(self) -> Sequence[Block]:
+        return self._scene.method.segmentation if self._scene.segmenter else ()
+
+    def _attn1_blocks(self) -> Sequence[Block]:
+        method = self._scene.method
+        return [*method.injection, *(block for block in self._attn2_blocks() if block not in method.injection)]
+
+    def _around(self, attention: Callable[..., Tensor], block: Block, standing: Patch | None) -> Patch:
+        def patch(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            return attention(block, standing, q, k, v, extra_options)
+
+        return patch
+
+    def _self_attention(
+        self, block: Block, standing: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
+    ) -> Tensor:
+        grid = self._grid(block, q, extra)
+        attend = HostAttend(extra)
+        if block in self._attn2_blocks():
+            self._queries[block] = q, k[:, : q.shape[1]]  # own keys: others' additions stand behind them
+        looking = [(rows, row) for rows, row in self._rows if row is not None and self._looks(row)]
+        if not looking or block not in self._scene.method.injection:
+            return standing(q, k, v, extra) if standing else attend(q, k, v)
+
+        own = standing(q, k, v, extra) if standing else None
+        out = torch.empty_like(q) if own is None else own.clone()
+        if own is None:
+            for rows, row in self._rows:
+                if row is None or not self._looks(row):
+                    out[rows] = attend(q[rows], k[rows], v[rows])
+        for rows, row in looking:
+            own_rows = None if own is None else own[rows]
+            out[rows] = self._blend(block, grid, row, attend, (q[rows], k[rows], v[rows]), own_rows)
+        return out
+
+    def _looks(self, row: CondRow) -> bool:
+        return row.role == "positive" and row.hooks in self._scene.keys
+
+    def _blend(
+        self,
+        block: Block,
+        grid: tuple[int, int],
+        row: CondRow,
+        attend: HostAttend,
+        qkv: tuple[Tensor, Tensor, Tensor],
+        own: Tensor | None,
+    ) -> Tensor:
+        """RSA, or RBA once there are regions."""
+        scene, device = self._scene, qkv[0].device
+        concepts = [c and c.to(device) for c in scene.keys[row.hooks][block]]
+        if scene.stage is Stage.INJECTION and scene.regions is not None:
+            groups = scene.regions.groups(row.area, grid, device)
+            return region_grouped_blend_attention(attend, *qkv, concepts, groups, own)
+        return reference_aware_self_attention(attend, *qkv, concepts, own)
+
+    def _cross_attention(
+        self, block: Block, standing: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
+    ) -> Tensor:
+        attend = HostAttend(extra)
+        self_q, self_k = self._queries.pop(block)
+        grid = self._grid(block, q, extra)
+        for rows, row in self._rows:
+            maps = self._scene.segmenter and row and self._scene.segmenter.maps_of(row, self._size_lat)
+            if maps and row:
+                text = k[rows, : self._context_tok]
+                cross = cross_attention_map(q[rows], text, attend.heads, row.length)
+                maps.add(cross, self_q[rows], self_k[rows], grid, attend)
+        return standing(q, k, v, extra) if standing else attend(q, k, v)
+
+    def _grid(self, block: Block, q: Tensor, extra: dict[str, Any]) -> tuple[int, int]:
+        """The block's token grid (hh, ww).
+
+        Raises:
+            ValueError: the tokens given are not the grid's.
+        """
+        hh, ww = extra["activations_shape"][2:4]
+        if q.shape[:2] != (self._total_rows, hh * ww):
+            raise ValueError(
+                f"MagicFace: block {block} was given {q.shape[0]} x {q.shape[1]} tokens instead of"
+                f" {self._total_rows} x {hh * ww} ({ww}x{hh} grid). A patch such as HyperTile or token merging"
+                " changes the tokens there: remove it, or choose other blocks in MagicFaceSchedule"
+            )
+        return hh, ww
