@@ -1,0 +1,68 @@
+"""MagicFaceApply: RSA/RBA model patching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..sampling.method import Reference, Schedule
+from ..sampling.patch import bind, patched
+from .sockets import CATEGORY, ReferenceSocket, ScheduleSocket, speaking_for
+
+MOST_REFERENCES = 10
+_PREFIX = "reference"
+
+
+class MagicFaceApply(io.ComfyNode):
+    """Patches a model so that it samples with the references."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MagicFaceApply",
+            display_name="MagicFace Apply",
+            category=CATEGORY,
+            description="Patches an SD 1.x, SD 2.x or SDXL model so that it samples with the references: first all at"
+            " once for the layout, then each region with its own.",
+            search_aliases=["rsa", "rba", "reference attention", "model patching", "magicface"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model; LoRAs and other patches may stand before or after."),
+                io.Autogrow.Input(
+                    "references",
+                    template=io.Autogrow.TemplatePrefix(
+                        ReferenceSocket.Input("reference", tooltip="From MagicFace Reference or Mask Weight."),
+                        prefix=_PREFIX,
+                        min=1,
+                        max=MOST_REFERENCES,
+                    ),
+                    tooltip="1 to 10 references. Where two concepts claim a pixel, the later one has it.",
+                ),
+                ScheduleSocket.Input(
+                    "schedule", optional=True, tooltip="From MagicFace Schedule. Not connected = the authors' defaults."
+                ),
+            ],
+            outputs=[io.Model.Output(tooltip="For the sampler, whose positive prompt comes from MagicFace Prompt.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: io.Model.Type, references: dict[str, Any], schedule: Schedule | None = None
+    ) -> io.NodeOutput:
+        with speaking_for("MagicFaceApply"):
+            given = _in_order(references)
+            if not 1 <= len(given) <= MOST_REFERENCES:
+                raise ValueError(
+                    f"references: {len(given)} connected; connect 1 to {MOST_REFERENCES} MagicFaceReference outputs"
+                )
+            method = bind(model, given, schedule or Schedule())
+        return io.NodeOutput(patched(model, method))
+
+
+def _in_order(references: dict[str, Any]) -> tuple[Reference, ...]:
+    """The connected references by their sockets' numbers."""
+    by_number = sorted(references.items(), key=lambda item: int(item[0].removeprefix(_PREFIX)))
+    return tuple(reference for _, reference in by_number if reference is not None)
+
+
+NODES = [MagicFaceApply]

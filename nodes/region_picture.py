@@ -1,0 +1,82 @@
+"""Drawing regions: colours over a picture, the foreground's outline, and a legend."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn.functional import max_pool2d
+
+# Okabe and Ito's colours, told apart by colour-blind people too, and three more for up to ten concepts.
+COLOURS = (
+    (230, 159, 0),
+    (86, 180, 233),
+    (0, 158, 115),
+    (240, 228, 66),
+    (0, 114, 178),
+    (213, 94, 0),
+    (204, 121, 167),
+    (136, 34, 85),
+    (153, 153, 153),
+    (68, 170, 153),
+)
+_OPACITY = 0.55
+_BACKGROUND = (24, 24, 28)
+_TEXT = (235, 235, 235)
+
+
+def draw_regions(
+    picture: Tensor, concepts: Tensor, foreground: Tensor, names: Sequence[str], translucent: bool
+) -> Tensor:
+    """One picture with its regions coloured, the foreground outlined, and a legend below.
+
+    Args:
+        picture: (H, W, 3) in 0..1.
+        concepts: (H, W) int64 concept indices or -1.
+        foreground: (H, W) bool.
+        names: the concepts' phrases.
+        translucent: let the picture show through the colours.
+
+    Returns:
+        (H + legend, W, 3) float32 in 0..1; the legend's height depends on W and the names only.
+    """
+    palette = torch.tensor([COLOURS[i % len(COLOURS)] for i in range(len(names))]).float() / 255
+    inside = (concepts >= 0)[..., None]
+    colour = palette[concepts.clamp(min=0)]
+    opacity = _OPACITY if translucent else 1.0
+    drawn = torch.where(inside, picture * (1 - opacity) + colour * opacity, picture)
+    drawn = torch.where(_outline(foreground)[..., None], torch.ones(3), drawn)
+    shares = [float((concepts == index).float().mean()) for index in range(len(names))]
+    return torch.cat((drawn, _legend(picture.shape[1], names, shares)))
+
+
+def _outline(foreground: Tensor) -> Tensor:
+    """(H, W) bool: the foreground's outermost pixels, thicker on larger pictures; none at the picture's border."""
+    reach = max(1, min(foreground.shape) // 512)
+    outside = (~foreground).float()[None, None]
+    near = max_pool2d(outside, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    return near & foreground
+
+
+def _legend(width_px: int, names: Sequence[str], shares: Sequence[float]) -> Tensor:
+    """(h, width_px, 3): a swatch, the name and the share of each concept, in as many lines as it takes."""
+    size = max(10, min(28, width_px // 32))
+    font = ImageFont.load_default(size)
+    labels = [f"{name} {share:.0%}" for name, share in zip(names, shares, strict=True)]
+    slots = [f"{name} 100%" for name in names]
+    places, x, y = [], size // 2, size // 2
+    for slot in slots:
+        width = int(size * 1.5 + font.getlength(slot) + size)
+        if x > size // 2 and x + width > width_px:
+            x, y = size // 2, y + size * 3 // 2
+        places.append((x, y))
+        x += width
+    image = Image.new("RGB", (width_px, y + size * 3 // 2), _BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    for index, ((left, top), label) in enumerate(zip(places, labels, strict=True)):
+        draw.rectangle((left, top, left + size, top + size), fill=COLOURS[index % len(COLOURS)])
+        draw.text((left + size * 3 // 2, top + size // 2), label, fill=_TEXT, font=font, anchor="lm")
+    return torch.from_numpy(np.asarray(image).copy()).float() / 255

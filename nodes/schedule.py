@@ -1,0 +1,132 @@
+"""MagicFaceSchedule: when and where the method acts."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..sampling.method import Schedule
+from .sockets import CATEGORY, ScheduleSocket, speaking_for, within
+
+AUTO_SUPPRESSION = 0.0
+_DEFAULTS = Schedule()
+
+
+class MagicFaceSchedule(io.ComfyNode):
+    """Stages, blocks and segmentation settings."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        percent = {"min": 0.0, "max": 1.0, "step": 0.01}
+        names = (
+            "Names such as output.3-5, middle or output.0.2-9 (with depth), separated by commas, or a preset: auto,"
+            " all, encoder, decoder, finest."
+        )
+        return io.Schema(
+            node_id="MagicFaceSchedule",
+            display_name="MagicFace Schedule",
+            category=CATEGORY,
+            description="When, in which blocks and how MagicFace acts. Not needed for the authors' defaults.",
+            search_aliases=["stage switch", "rsa rba schedule", "magicface settings"],
+            inputs=[
+                io.Float.Input(
+                    "switch",
+                    default=_DEFAULTS.switch,
+                    **percent,
+                    tooltip="Part of sampling at which stage 1 (layout, all references at once) gives way to stage 2"
+                    " (each region its own reference).",
+                ),
+                io.Float.Input(
+                    "start", default=_DEFAULTS.start, **percent, tooltip="Part of sampling at which MagicFace begins."
+                ),
+                io.Float.Input(
+                    "end", default=_DEFAULTS.end, **percent, tooltip="Part of sampling at which MagicFace ends."
+                ),
+                io.Boolean.Input(
+                    "semantic_guidance",
+                    default=_DEFAULTS.guidance,
+                    tooltip="Push regions that guidance neglects harder, and the background less.",
+                ),
+                io.String.Input(
+                    "injection_blocks",
+                    default=_DEFAULTS.injection,
+                    advanced=True,
+                    tooltip="Blocks that look at the references. auto = the decoder at its two finest attention"
+                    " resolutions. " + names,
+                ),
+                io.String.Input(
+                    "segmentation_blocks",
+                    default=_DEFAULTS.segmentation,
+                    advanced=True,
+                    tooltip="Blocks whose attention finds the regions. auto = all at 1/2, 1/4 and 1/8 of the"
+                    " latent's size. " + names,
+                ),
+                io.Float.Input(
+                    "token_suppression",
+                    default=AUTO_SUPPRESSION,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Factor on the words that name no concept when pixels choose their word: lower gives the"
+                    " concepts more. 0 = auto: 0.9 for one concept, 0.6 for two, 0.5 for more.",
+                ),
+                io.Combo.Input(
+                    "foreground",
+                    options=["auto", "always", "never"],
+                    default=_DEFAULTS.foreground,
+                    advanced=True,
+                    tooltip="Whether regions are cut to the foreground. auto = where token suppression is below 0.9.",
+                ),
+                io.Int.Input(
+                    "noise_seed",
+                    default=_DEFAULTS.noise_seed,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    advanced=True,
+                    tooltip="Seed of the noise that is put on the references, apart from the sampler's seed.",
+                ),
+            ],
+            outputs=[ScheduleSocket.Output("schedule", tooltip="For MagicFace Apply.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        switch: float,
+        start: float,
+        end: float,
+        semantic_guidance: bool,
+        injection_blocks: str,
+        segmentation_blocks: str,
+        token_suppression: float,
+        foreground: str,
+        noise_seed: int,
+    ) -> io.NodeOutput:
+        with speaking_for("MagicFaceSchedule"):
+            for name, value in (("switch", switch), ("start", start), ("end", end)):
+                within(name, value, 0.0, 1.0)
+            within("token_suppression", token_suppression, 0.0, 1.0)
+            if not start <= switch <= end:
+                raise ValueError(f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them")
+            if foreground not in ("auto", "always", "never"):
+                raise ValueError(f"foreground: is {foreground!r}; choose auto, always or never")
+            for name, value in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
+                if not value.strip():
+                    raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
+        return io.NodeOutput(
+            Schedule(
+                start=start,
+                switch=switch,
+                end=end,
+                injection=injection_blocks,
+                segmentation=segmentation_blocks,
+                suppression=None if token_suppression == AUTO_SUPPRESSION else token_suppression,
+                foreground=foreground,
+                guidance=semantic_guidance,
+                noise_seed=noise_seed,
+            )
+        )
+
+
+NODES = [MagicFaceSchedule]
