@@ -3,7 +3,7 @@
 WEB_DIRECTORY = "./web"
 
 
-async def comfy_entrypoint():  # noqa: ANN201 - naming the type would import ComfyUI before it asks for the nodes
+async def comfy_entrypoint():
     """The extension that ComfyUI loads."""
     from .nodes import MagicFaceExtension
 

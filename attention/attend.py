@@ -43,7 +43,14 @@ class TorchAttend:
 
 
 def attend_also_to(
-    attend: Attend, q: Tensor, k: Tensor, v: Tensor, ref_k: Tensor, ref_v: Tensor, ref_bias: Tensor, own: Tensor | None = None
+    attend: Attend,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    ref_k: Tensor,
+    ref_v: Tensor,
+    ref_bias: Tensor,
+    own: Tensor | None = None,
 ) -> Tensor:
     """softmax([s q k^T | s q ref_k^T + ref_bias]) [v ; ref_v]: the target's tokens and a reference's in one softmax.
 

@@ -53,7 +53,9 @@ def segmentation_blocks(spec: str, layout: Sequence[Block]) -> tuple[Block, ...]
     usable = [block for block in layout if block.ratio in _SEGMENTED_RATIOS]
     chosen = tuple(block for block in _select(spec, layout, usable) if block in usable)
     if not chosen:
-        raise ValueError(f"{spec!r} names only blocks at the latent's own size, which segmentation does not read; use 'auto'")
+        raise ValueError(
+            f"{spec!r} names only blocks at the latent's own size, which segmentation does not read; use 'auto'"
+        )
     return chosen
 
 
@@ -77,7 +79,9 @@ def _select(spec: str, layout: Sequence[Block], auto: Sequence[Block]) -> tuple[
     for item in (part.strip().lower() for part in spec.split(",")):
         found = presets[item] if item in presets else _named(item, layout)
         if not found:
-            raise ValueError(f"no block {item!r}; this model has {describe(layout)} and the presets {', '.join(presets)}")
+            raise ValueError(
+                f"no block {item!r}; this model has {describe(layout)} and the presets {', '.join(presets)}"
+            )
         chosen.update(found)
     return tuple(block for block in layout if block in chosen)
 

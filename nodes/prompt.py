@@ -47,9 +47,7 @@ class MagicFacePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls, clip: io.Clip.Type, text: str, conditioning: list[list[Any]] | None = None
-    ) -> io.NodeOutput:
+    def execute(cls, clip: io.Clip.Type, text: str, conditioning: list[list[Any]] | None = None) -> io.NodeOutput:
         with speaking_for("MagicFacePrompt"):
             if clip is None:
                 raise ValueError("clip: is empty; the checkpoint holds no text encoder, load one with Load CLIP")

@@ -23,9 +23,7 @@ class MagicFaceReference(io.ComfyNode):
             description="Encodes the pictures of one concept (a face, a hat, clothes) with their masks and caption.",
             search_aliases=["reference encoding", "reference concept", "subject", "face", "clothes", "ip adapter"],
             inputs=[
-                io.Image.Input(
-                    "image", tooltip="The concept's picture. A batch is several views of the same concept."
-                ),
+                io.Image.Input("image", tooltip="The concept's picture. A batch is several views of the same concept."),
                 io.Vae.Input("vae", tooltip="The VAE of the model that will sample."),
                 io.Clip.Input("clip", tooltip="The CLIP of the model that will sample."),
                 io.String.Input(

@@ -108,7 +108,9 @@ class MagicFaceSchedule(io.ComfyNode):
                 within(name, value, 0.0, 1.0)
             within("token_suppression", token_suppression, 0.0, 1.0)
             if not start <= switch <= end:
-                raise ValueError(f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them")
+                raise ValueError(
+                    f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"
+                )
             if foreground not in ("auto", "always", "never"):
                 raise ValueError(f"foreground: is {foreground!r}; choose auto, always or never")
             for name, value in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):

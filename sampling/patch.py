@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import comfy.patcher_extension
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 

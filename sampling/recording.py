@@ -89,8 +89,8 @@ class RecordingStore:
 
     def _find_image(self, image: Tensor) -> tuple[Recording, int] | None:
         nearest: tuple[float, int, int] | None = None
-        for key, (prints, _) in reversed(self._entries.items()):
-            for known in prints:
+        for key in sorted(self._entries, reverse=True):
+            for known in self._entries[key][0]:
                 for place, distance in _matches(image, known):
                     if nearest is None or distance < nearest[0]:
                         nearest = distance, key, place

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -81,7 +82,7 @@ class ReferencePass:
         seed: the run's seed, which some families' conds want.
     """
 
-    def __init__(self, method: Method, model: Any, device: torch.device, seed: int | None) -> None:
+    def __init__(self, method: Method, model: Any, device: torch.device, seed: int) -> None:
         self._method, self._model, self._device = method, model, device
         self._views: list[_View] = []
         occurrence: dict[tuple[Any, str], int] = {}
@@ -91,7 +92,7 @@ class ReferencePass:
             if reference.active:
                 self._views += self._prepare(reference, occurrence[same], seed)
 
-    def _prepare(self, reference: Reference, occurrence: int, seed: int | None) -> list[_View]:
+    def _prepare(self, reference: Reference, occurrence: int, seed: int) -> list[_View]:
         model = self._model
         latents = model.process_latent_in(reference.latents.to(self._device))
         base = [
@@ -154,7 +155,9 @@ class ReferencePass:
         self._run_group(group[:half], at, caught)
         self._run_group(group[half:], at, caught)
 
-    def _through_unet(self, group: list[_View], at: NoiseLevel, caught: dict[_View, dict[Block, ConceptTokens]]) -> None:
+    def _through_unet(
+        self, group: list[_View], at: NoiseLevel, caught: dict[_View, dict[Block, ConceptTokens]]
+    ) -> None:
         model = self._model
         latents = torch.cat([view.latent for view in group])
         noise = torch.cat([self._method.noise(view.name, at.level, tuple(view.latent.shape)) for view in group])
@@ -171,10 +174,8 @@ class ReferencePass:
         }
         inherited = ("sample_sigmas", "optimized_attention_override")
         options |= {name: at.options[name] for name in inherited if name in at.options}
-        try:
+        with suppress(_LastBlockReached):
             model.apply_model(x, sigmas, **conds, transformer_options=options)
-        except _LastBlockReached:
-            pass
 
     def _catchers(
         self, group: list[_View], stage: Stage, caught: dict[_View, dict[Block, ConceptTokens]]

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from .prompt import TAG, PromptTokens, start_positions
@@ -49,12 +48,6 @@ class CondRow:
     def starts(self) -> list[int]:
         """Positions of its start tokens."""
         return start_positions(self.tag, self.length)
-
-    @property
-    def means_nothing(self) -> bool:
-        """Whether its text is zeroed out (or absent), so that its attention tells nothing."""
-        text = self.cond["model_conds"].get("c_crossattn")
-        return text is None or not bool(torch.any(text.cond))
 
     def is_on(self, sigma: float) -> bool:
         """Whether it takes part at a noise level, as ComfyUI decides."""

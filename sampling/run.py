@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.patcher_extension
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -64,13 +65,19 @@ class Run:
         self._evaluation: Evaluation | None = None
         self._scene: Scene | None = None
         self.regions: Placed | None = None
+        # Their text is still in main memory here: asked later, the device would have to wait.
+        self._zeroed = {
+            cond["uuid"]
+            for cond in guider.conds.get("negative") or ()
+            if "cross_attn" in cond and not bool(torch.any(cond["cross_attn"]))
+        }
         self._guidance_off_said = False
-        self._seed: int | None = None
+        self._seed = 0
         self.recording = Recording(tuple(c.concept for c in method.concepts))
 
     def install(self, model_options: dict[str, Any], seed: int | None) -> None:
         """Hang the run's wrappers on the model options that belong to this run alone."""
-        self._seed = seed
+        self._seed = seed or 0
         for kind, wrapper in (
             (WrappersMP.PREPARE_SAMPLING, self._prepare_sampling),
             (WrappersMP.PREDICT_NOISE, self._predict_noise),
@@ -103,15 +110,21 @@ class Run:
         level = float(timestep[0])
         stage = self._sigmas.stage(level)
         at = NoiseLevel(stage, timestep, level, {})
-        segmenter = None if stage is Stage.OFF else Segmenter(self._method, x.shape[-2:])
-        self._evaluation = Evaluation(at, segmenter)
+        segmenter = None if stage is Stage.OFF else Segmenter(self._method, x.shape[-2:], self._zeroed)
+        around, self._evaluation = self._evaluation, Evaluation(at, segmenter)
         try:
             return executor(x, timestep, *args, **kwargs)
         finally:
-            self._evaluation = None
+            self._evaluation = around
 
     def _calc_cond_batch(
-        self, executor: Any, model: Any, conds: Sequence[Any], x: Tensor, timestep: Tensor, model_options: dict[str, Any]
+        self,
+        executor: Any,
+        model: Any,
+        conds: Sequence[Any],
+        x: Tensor,
+        timestep: Tensor,
+        model_options: dict[str, Any],
     ) -> Any:
         """Say who is who; before the evaluation's primary call the reference pass, after it segmentation."""
         evaluation, guider = self._evaluation, self._guider
@@ -134,7 +147,9 @@ class Run:
             evaluation.segmenter = None
             if found is not None:
                 self.regions = Placed(found)
-            evaluation.rate_due = self._guidance_possible(roles, conds)
+            evaluation.rate_due = self._guidance_possible(
+                [r for r, c in zip(roles, conds, strict=True) if c is not None]
+            )
         return out
 
     def _run_references(
@@ -147,15 +162,17 @@ class Run:
         groups = {row.hooks for row in cast.values() if row.role == "positive" and row.is_on(at.level)}
         return {hooks: self._references.run(at, hooks) for hooks in groups}
 
-    def _guidance_possible(self, roles: Sequence[str], conds: Sequence[Any]) -> bool:
-        """Whether this is guidance of one positive against one negative."""
+    def _guidance_possible(self, roles: list[str]) -> bool:
+        """Whether the lists asked for make it guidance of one positive against one negative."""
         if self.regions is None or not self._method.schedule.guidance:
             return False
-        if roles == ["positive", "negative"]:
+        if sorted(roles) == ["negative", "positive"]:
             return True
-        if [c for c in conds if c is not None] != [self._guider.conds["positive"]] and not self._guidance_off_said:
+        if roles != ["positive"] and not self._guidance_off_said:
             self._guidance_off_said = True
-            log.info("MagicFace: semantic guidance is off, for this guider has other than one positive and one negative.")
+            log.info(
+                "MagicFace: semantic guidance is off, for this guider has other than one positive and one negative."
+            )
         return False
 
     def _diffusion_model(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import reduce as fold
 from typing import Any
 
@@ -21,10 +21,11 @@ class Segmenter:
     Args:
         method: the method.
         size_lat: (H, W) of the whole latent.
+        zeroed: uuids of conds whose text is zeroed out: their attention tells nothing.
     """
 
-    def __init__(self, method: Method, size_lat: Sequence[int]) -> None:
-        self._method, self._size_lat = method, size_lat
+    def __init__(self, method: Method, size_lat: Sequence[int], zeroed: Collection[Any]) -> None:
+        self._method, self._size_lat, self._zeroed = method, size_lat, zeroed
         self._maps: dict[tuple[str, Any], tuple[CondRow, AttentionMaps]] = {}
 
     def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> AttentionMaps | None:
@@ -34,9 +35,15 @@ class Segmenter:
             row: the cond.
             size_lat: (H, W) of what it sees.
         """
-        if row.role == "other" or (row.role == "positive" and row.tag is None) or row.length == 0:
+        uuid = row.cond["uuid"]
+        if (
+            row.role == "other"
+            or (row.role == "positive" and row.tag is None)
+            or row.length == 0
+            or uuid in self._zeroed
+        ):
             return None
-        key = row.role, row.cond["uuid"]
+        key = row.role, uuid
         if key not in self._maps:
             self._maps[key] = row, AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
         return self._maps[key][1]
@@ -60,7 +67,7 @@ class Segmenter:
         against = [
             other.background
             for negative, other in self._maps.values()
-            if negative.role == "negative" and negative.area == row.area and other.blocks and not negative.means_nothing
+            if negative.role == "negative" and negative.area == row.area and other.blocks
         ]
         background = torch.stack(against).mean(dim=0) if against else maps.background
         foreground = background[:, 0] <= background[:, 1]
@@ -87,7 +94,8 @@ def _on_canvas(regions: Regions, row: CondRow, size_lat: Sequence[int]) -> Regio
     for canvas, part in ((tokens, regions.tokens), (concepts, regions.concepts), (foreground, regions.foreground)):
         canvas[:, rows, columns] = carry(part, size)
     if row.mask is not None:
-        silent = ~carry(row.mask > 0, grid).to(tokens.device)[:batch].expand(batch, -1, -1)
+        silent = ~carry(row.mask > 0, grid).to(tokens.device)
+        silent = silent.repeat(-(-batch // len(silent)), 1, 1)[:batch]
         tokens, concepts = tokens.masked_fill(silent, NO_TOKEN), concepts.masked_fill(silent, NO_CONCEPT)
         foreground = foreground & ~silent
     return Regions(tokens, concepts, foreground, regions.length)
@@ -119,14 +127,10 @@ class Placed:
         self.foreground = foreground.bool()
         self._groups: dict[Any, list[list[tuple[int, Tensor]]]] = {}
 
-    def groups(
-        self, area: Area | None, grid: tuple[int, int], device: torch.device
-    ) -> list[list[tuple[int, Tensor]]]:
+    def groups(self, area: Area | None, grid: tuple[int, int], device: torch.device) -> list[list[tuple[int, Tensor]]]:
         """Queries of a block by region, for a cond that sees an area (or all); see `group_queries`."""
         key = area, grid, device
         if key not in self._groups:
             seen = self.concepts if area is None else self.concepts[(slice(None), *_span(area))]
             self._groups[key] = group_queries(seen, grid, device)
         return self._groups[key]
-
-

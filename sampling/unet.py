@@ -16,9 +16,7 @@ def unet_of(model: Any) -> UNetModel:
     Raises:
         ValueError: no image UNet with cross-attention (Flux, SD3, video models).
     """
-    unet = model.get_model_object("diffusion_model")
-    # A compiled module stands in front of the real one.
-    unet = getattr(unet, "_orig_mod", unet)
+    unet = getattr(model.model, "diffusion_model", None)
     if not isinstance(unet, UNetModel) or any(isinstance(m, SpatialVideoTransformer) for m in unet.modules()):
         raise ValueError(f"{type(model.model).__name__} is no image UNet; connect an SD 1.x, SD 2.x or SDXL model")
     return unet

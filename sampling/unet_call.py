@@ -75,7 +75,9 @@ class UNetCall:
         ):
             entries = replace.setdefault(name, {})
             for block in blocks:
-                entries[block.key] = self._around(attention, block, entries.get(block.key) or entries.get(block.key[:2]))
+                entries[block.key] = self._around(
+                    attention, block, entries.get(block.key) or entries.get(block.key[:2])
+                )
         return {**options, "patches_replace": replace}
 
     def _attn2_blocks(self) -> Sequence[Block]:
@@ -130,7 +132,9 @@ class UNetCall:
         concepts = [c and c.to(device) for c in scene.keys[row.hooks][block]]
         if scene.stage is Stage.INJECTION and scene.regions is not None:
             groups = scene.regions.groups(row.area, grid, device)
-            return region_grouped_blend_attention(attend, *qkv, concepts, groups, own)
+            # Another pack's nested call may be of other images than the regions.
+            if len(groups) == qkv[0].shape[0]:
+                return region_grouped_blend_attention(attend, *qkv, concepts, groups, own)
         return reference_aware_self_attention(attend, *qkv, concepts, own)
 
     def _cross_attention(
