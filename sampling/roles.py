@@ -54,11 +54,11 @@ class CondRow:
         return not (sigma > self.cond.get("timestep_start", sigma) or sigma < self.cond.get("timestep_end", sigma))
 
 
-Cast = dict[tuple[int, Any], CondRow]
+KnownConds = dict[tuple[int, Any], CondRow]
 """The conds of one call, by what ComfyUI tells a UNet call of them: (place of the list, uuid)."""
 
 
-def cast_of(conds: Sequence[Any], guider_conds: dict[str, Any], size_lat: Sequence[int]) -> Cast:
+def known_conds(conds: Sequence[Any], guider_conds: dict[str, Any], size_lat: Sequence[int]) -> KnownConds:
     """Who is who in a call.
 
     Args:
@@ -66,16 +66,16 @@ def cast_of(conds: Sequence[Any], guider_conds: dict[str, Any], size_lat: Sequen
         guider_conds: the guider's own lists by name.
         size_lat: (..., H, W) of the latent.
     """
-    cast: Cast = {}
+    known: KnownConds = {}
     for place, conds_there in enumerate(conds):
         role = role_of(conds_there, guider_conds)
         for cond in conds_there or ():
             text = cond["model_conds"].get("c_crossattn")
             length = 0 if text is None else text.cond.shape[1]
-            cast[place, cond["uuid"]] = CondRow(
+            known[place, cond["uuid"]] = CondRow(
                 role, cond, _area_of(cond, size_lat), cond.get("mask"), length, cond.get(TAG)
             )
-    return cast
+    return known
 
 
 def role_of(conds: Any, guider_conds: dict[str, Any]) -> Role:

@@ -19,9 +19,9 @@ from ..attention.schedule import Stage, StageSigmas
 from .method import Method
 from .recording import Recording, StepRegions
 from .reference_pass import KeptKeys, NoiseLevel, ReferencePass
-from .roles import Cast, cast_of, role_of
-from .segmenter import Placed, Segmenter
-from .unet_call import Scene, UNetCall
+from .roles import KnownConds, known_conds, role_of
+from .segmenter import RegionIndex, Segmenter
+from .unet_call import CallPlan, UNetCall
 
 KEY = "magicface"
 log = logging.getLogger(__name__)
@@ -63,8 +63,8 @@ class Run:
         )
         self._references: ReferencePass | None = None
         self._evaluation: Evaluation | None = None
-        self._scene: Scene | None = None
-        self.regions: Placed | None = None
+        self._plan: CallPlan | None = None
+        self.regions: RegionIndex | None = None
         # Their text is still in main memory here: asked later, the device would have to wait.
         self._zeroed = {
             cond["uuid"]
@@ -129,37 +129,37 @@ class Run:
         """Say who is who; before the evaluation's primary call the reference pass, after it segmentation."""
         evaluation, guider = self._evaluation, self._guider
         if evaluation is None or evaluation.at.stage is Stage.OFF or model is not guider.inner_model:
-            with self._playing(None):
+            with self._following(None):
                 return executor(model, conds, x, timestep, model_options)
 
-        cast = cast_of(conds, guider.conds, x.shape)
+        known = known_conds(conds, guider.conds, x.shape)
         roles = [role_of(listed, guider.conds) for listed in conds]
         primary = not evaluation.primary_done and "positive" in roles
         if primary:
-            evaluation.keys = self._run_references(evaluation.at, cast, model, x, model_options)
+            evaluation.keys = self._run_references(evaluation.at, known, model, x, model_options)
         segmenter = None if evaluation.primary_done else evaluation.segmenter
-        scene = Scene(self._method, evaluation.at.stage, cast, evaluation.keys, self.regions, segmenter)
-        with self._playing(scene):
+        plan = CallPlan(self._method, evaluation.at.stage, known, evaluation.keys, self.regions, segmenter)
+        with self._following(plan):
             out = executor(model, conds, x, timestep, model_options)
         if primary and evaluation.segmenter is not None:
             evaluation.primary_done = True
             found = evaluation.segmenter.regions()
             evaluation.segmenter = None
             if found is not None:
-                self.regions = Placed(found)
+                self.regions = RegionIndex(found)
             evaluation.rate_due = self._guidance_possible(
                 [r for r, c in zip(roles, conds, strict=True) if c is not None]
             )
         return out
 
     def _run_references(
-        self, at: NoiseLevel, cast: Cast, model: Any, x: Tensor, model_options: dict[str, Any]
+        self, at: NoiseLevel, known: KnownConds, model: Any, x: Tensor, model_options: dict[str, Any]
     ) -> dict[Any, KeptKeys]:
         """The reference pass, once for each hook group that the prompt's conds have at this noise level."""
         if self._references is None:
             self._references = ReferencePass(self._method, model, x.device, self._seed)
         at = replace(at, options=model_options.get("transformer_options", {}))
-        groups = {row.hooks for row in cast.values() if row.role == "positive" and row.is_on(at.level)}
+        groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(at.level)}
         return {hooks: self._references.run(at, hooks) for hooks in groups}
 
     def _guidance_possible(self, roles: list[str]) -> bool:
@@ -187,8 +187,8 @@ class Run:
         **kwargs: Any,
     ) -> Any:
         """Patch one UNet call, on a copy of its options."""
-        if self._scene is not None:
-            call = UNetCall(self._scene, x, context, transformer_options)
+        if self._plan is not None:
+            call = UNetCall(self._plan, x, context, transformer_options)
             transformer_options = call.patched(transformer_options)
         return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
@@ -204,10 +204,10 @@ class Run:
         return denoised + cfg * (rate - 1.0) * delta
 
     @contextmanager
-    def _playing(self, scene: Scene | None) -> Iterator[None]:
-        """Let a scene be the one that UNet calls play in; calls nest."""
-        before, self._scene = self._scene, scene
+    def _following(self, plan: CallPlan | None) -> Iterator[None]:
+        """Let UNet calls follow a plan, or none; calls nest."""
+        before, self._plan = self._plan, plan
         try:
             yield
         finally:
-            self._scene = before
+            self._plan = before

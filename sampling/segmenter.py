@@ -113,7 +113,7 @@ def _unite(one: Regions, other: Regions) -> Regions:
     )
 
 
-class Placed:
+class RegionIndex:
     """Regions in main memory, and the query groups that blocks ask of them.
 
     Args:

@@ -17,20 +17,20 @@ from ..attention.segmentation import cross_attention_map
 from .attention_call import HostAttend
 from .method import Method
 from .reference_pass import KeptKeys
-from .roles import Cast, CondRow
-from .segmenter import Placed, Segmenter
+from .roles import KnownConds, CondRow
+from .segmenter import RegionIndex, Segmenter
 
 Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class CallPlan:
     """What the UNet calls made for one list of conds share.
 
     Attributes:
         method: the method.
         stage: the evaluation's stage.
-        cast: who is who.
+        known: who is who.
         keys: what the references left, by the hook group of the cond that looks at them.
         regions: what the previous evaluation found, if any.
         segmenter: takes in attention maps, or None when nobody asks.
@@ -38,9 +38,9 @@ class Scene:
 
     method: Method
     stage: Stage
-    cast: Cast
+    known: KnownConds
     keys: dict[Any, KeptKeys]
-    regions: Placed | None
+    regions: RegionIndex | None
     segmenter: Segmenter | None
 
 
@@ -48,18 +48,18 @@ class UNetCall:
     """The patches of one call.
 
     Args:
-        scene: what it plays in.
+        plan: what it shall do.
         x: (rows, ch, H, W) what the UNet is given.
         context: (rows, T', width) the text, tiled by ComfyUI where prompts differ in length.
         options: the call's transformer options.
     """
 
-    def __init__(self, scene: Scene, x: Tensor, context: Tensor | None, options: dict[str, Any]) -> None:
-        self._scene = scene
+    def __init__(self, plan: CallPlan, x: Tensor, context: Tensor | None, options: dict[str, Any]) -> None:
+        self._plan = plan
         places = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
         images = x.shape[0] // max(1, len(places))
         self._rows: list[tuple[slice, CondRow | None]] = [
-            (slice(i * images, (i + 1) * images), scene.cast.get(place)) for i, place in enumerate(places)
+            (slice(i * images, (i + 1) * images), plan.known.get(place)) for i, place in enumerate(places)
         ]
         self._total_rows = x.shape[0]
         self._size_lat = x.shape[-2:]
@@ -81,10 +81,10 @@ class UNetCall:
         return {**options, "patches_replace": replace}
 
     def _attn2_blocks(self) -> Sequence[Block]:
-        return self._scene.method.segmentation if self._scene.segmenter else ()
+        return self._plan.method.segmentation if self._plan.segmenter else ()
 
     def _attn1_blocks(self) -> Sequence[Block]:
-        method = self._scene.method
+        method = self._plan.method
         return [*method.injection, *(block for block in self._attn2_blocks() if block not in method.injection)]
 
     def _around(self, attention: Callable[..., Tensor], block: Block, standing: Patch | None) -> Patch:
@@ -101,7 +101,7 @@ class UNetCall:
         if block in self._attn2_blocks():
             self._queries[block] = q, k[:, : q.shape[1]]  # own keys: others' additions stand behind them
         looking = [(rows, row) for rows, row in self._rows if row is not None and self._looks(row)]
-        if not looking or block not in self._scene.method.injection:
+        if not looking or block not in self._plan.method.injection:
             return standing(q, k, v, extra) if standing else attend(q, k, v)
 
         own = standing(q, k, v, extra) if standing else None
@@ -116,7 +116,7 @@ class UNetCall:
         return out
 
     def _looks(self, row: CondRow) -> bool:
-        return row.role == "positive" and row.hooks in self._scene.keys
+        return row.role == "positive" and row.hooks in self._plan.keys
 
     def _blend(
         self,
@@ -128,10 +128,10 @@ class UNetCall:
         own: Tensor | None,
     ) -> Tensor:
         """RSA, or RBA once there are regions."""
-        scene, device = self._scene, qkv[0].device
-        concepts = [c and c.to(device) for c in scene.keys[row.hooks][block]]
-        if scene.stage is Stage.INJECTION and scene.regions is not None:
-            groups = scene.regions.groups(row.area, grid, device)
+        plan, device = self._plan, qkv[0].device
+        concepts = [c and c.to(device) for c in plan.keys[row.hooks][block]]
+        if plan.stage is Stage.INJECTION and plan.regions is not None:
+            groups = plan.regions.groups(row.area, grid, device)
             # Another pack's nested call may be of other images than the regions.
             if len(groups) == qkv[0].shape[0]:
                 return region_grouped_blend_attention(attend, *qkv, concepts, groups, own)
@@ -144,7 +144,7 @@ class UNetCall:
         self_q, self_k = self._queries.pop(block)
         grid = self._grid(block, q, extra)
         for rows, row in self._rows:
-            maps = self._scene.segmenter and row and self._scene.segmenter.maps_of(row, self._size_lat)
+            maps = self._plan.segmenter and row and self._plan.segmenter.maps_of(row, self._size_lat)
             if maps and row:
                 text = k[rows, : self._context_tok]
                 cross = cross_attention_map(q[rows], text, attend.heads, row.length)
