@@ -17,7 +17,7 @@ from ..attention.segmentation import cross_attention_map
 from .attention_call import HostAttend
 from .method import Method
 from .reference_pass import KeptKeys
-from .roles import KnownConds, CondRow
+from .roles import CondRow, KnownConds
 from .segmenter import RegionIndex, Segmenter
 
 Patch = Callable[[Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
