@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..attention.masks import feather, grow
+from ..attention.masks import MaskResize, feather, grow
 from ..sampling.method import Reference
 from .sockets import CATEGORY, ReferenceSocket, speaking_for, within
 
@@ -91,7 +91,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
         reference: Reference,
         weight: float,
         injection_weight: float,
-        resize: str,
+        resize: MaskResize,
         grow_px: int,
         feather_px: int,
         invert: bool,

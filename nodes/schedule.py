@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sampling.method import Schedule
+from ..sampling.method import Foreground, Schedule
 from .sockets import CATEGORY, ScheduleSocket, speaking_for, within
 
 AUTO_SUPPRESSION = 0.0
@@ -100,7 +100,7 @@ class MagicFaceSchedule(io.ComfyNode):
         injection_blocks: str,
         segmentation_blocks: str,
         token_suppression: float,
-        foreground: str,
+        foreground: Foreground,
         noise_seed: int,
     ) -> io.NodeOutput:
         with speaking_for("MagicFaceSchedule"):
@@ -113,8 +113,8 @@ class MagicFaceSchedule(io.ComfyNode):
                 )
             if foreground not in ("auto", "always", "never"):
                 raise ValueError(f"foreground: is {foreground!r}; choose auto, always or never")
-            for name, value in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
-                if not value.strip():
+            for name, blocks in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
+                if not blocks.strip():
                     raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
         return io.NodeOutput(
             Schedule(

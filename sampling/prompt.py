@@ -71,7 +71,8 @@ def read_tokens(clip: Any, text: str) -> PromptTokens:
         raise ValueError(f"the text encoder reads {given}; connect the CLIP of an SD 1.x, SD 2.x or SDXL checkpoint")
     # All streams of one model are laid out alike, so any will do.
     chunks = streams.get("l") or next(iter(streams.values()))
-    starts, tokens = [], []
+    starts: list[int] = []
+    tokens: list[Token | None] = []
     for chunk in chunks:
         starts.append(len(tokens))
         tokens.extend(_token(entry[0]) if entry[2] else None for entry in chunk)

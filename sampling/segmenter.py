@@ -131,6 +131,6 @@ class RegionIndex:
         """Queries of a block by region, for a cond that sees an area (or all); see `group_queries`."""
         key = area, grid, device
         if key not in self._groups:
-            seen = self.concepts if area is None else self.concepts[(slice(None), *_span(area))]
-            self._groups[key] = group_queries(seen, grid, device)
+            rows, columns = (slice(None), slice(None)) if area is None else _span(area)
+            self._groups[key] = group_queries(self.concepts[:, rows, columns], grid, device)
         return self._groups[key]
