@@ -1,0 +1,121 @@
+"""One script for everything around the pack: demo, serve, test and parity.
+
+It needs Python 3.10 or later and nothing else. Each command sets up what it lacks in the user's cache
+folder (MAGICFACE_CACHE moves it), then runs again inside the environment that it made.
+"""
+
+import sys
+
+if sys.version_info < (3, 10):
+    sys.exit("dev.py needs Python 3.10 or later; this is Python %d.%d (%s)" % (*sys.version_info[:2], sys.executable))
+
+import argparse
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+INSIDE = "--inside"
+
+# An embedded Python does not put the script's folder on its path.
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from devtools.environment import SetupError, python
+from devtools.install import InstallError, chosen
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Read the command line; what `test` does not know is for pytest."""
+    parser = argparse.ArgumentParser(prog="dev.py", description="Try, serve and test MagicFace in a real ComfyUI.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="make one picture of two concepts and show where it is")
+    demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the pictures")
+    demo.add_argument("--workflow", type=Path, help="another workflow in API format")
+
+    serve = commands.add_parser("serve", help="start ComfyUI with the pack for a browser")
+    serve.add_argument("--port", type=int, help="port to listen on (8188, or a free one)")
+    serve.add_argument("--base", type=Path, help="folder for ComfyUI's input, output and settings")
+
+    commands.add_parser("test", help="run every check and test; further arguments go to pytest")
+
+    parity = commands.add_parser("parity", help="compare with recorded runs of the authors' program")
+    parity.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "test":
+        parser.error("unknown arguments: " + " ".join(rest))
+    arguments.rest = rest
+    return arguments
+
+
+def interpreter(command: str) -> Path:
+    """The Python that a command runs in: that of the user's own ComfyUI, or the managed one."""
+    return chosen().python if command in ("demo", "serve") else python()
+
+
+def run_inside(executable: Path, argv: list[str]) -> int:
+    """Run this script again in another Python, in place of this process where that is possible."""
+    command = [str(executable), str(ROOT / "dev.py"), INSIDE, *argv]
+    if os.name != "nt":
+        sys.stdout.flush()
+        os.execv(executable, command)
+    process = subprocess.Popen(command)
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue  # it got the same Ctrl-C, and has a server to stop
+
+
+def end(number: int, _frame: object) -> None:
+    """A polite signal to end: unwind, so that servers and half-made set-ups are seen to."""
+    sys.exit(128 + number)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what was asked, inside the right Python. What each command needs is only imported for it."""
+    if arguments.command == "demo":
+        from devtools import demo
+
+        return demo.main(arguments.output, arguments.workflow)
+    if arguments.command == "serve":
+        from devtools import serve
+
+        return serve.main(arguments.port, arguments.base)
+    if arguments.command == "test":
+        from devtools import checks
+
+        return checks.main(arguments.rest)
+    from devtools import incore
+
+    incore.prepare()
+    from devtools import parity
+
+    return parity.main([str(file) for file in arguments.files])
+
+
+def main(argv: list[str]) -> int:
+    inside = argv[:1] == [INSIDE]
+    argv = argv[1:] if inside else argv
+    arguments = parse(argv)
+    # Also where a shell started us in the background, which has Ctrl-C ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, end)
+    try:
+        if not inside:
+            return run_inside(interpreter(arguments.command), argv)
+        return run(arguments)
+    except (SetupError, InstallError) as error:
+        print(f"dev.py {arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,45 @@
+"""Links to folders: symbolic links, or junctions on Windows, where those need special rights."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+
+def link(source: Path, place: Path) -> None:
+    """Let `place` lead to the folder `source`; a link that leads elsewhere is replaced.
+
+    Raises:
+        FileExistsError: `place` is a real folder or file.
+    """
+    if os.path.lexists(place):
+        if place.resolve() == source.resolve():
+            return
+        if not _is_link(place):
+            raise FileExistsError(f"{place} is in the way of a link to {source}: move it elsewhere")
+        _remove(place)
+    if sys.platform == "win32":
+        import _winapi
+
+        _winapi.CreateJunction(str(source), str(place))
+    else:
+        place.symlink_to(source, target_is_directory=True)
+
+
+def _is_link(place: Path) -> bool:
+    if place.is_symlink():
+        return True
+    # A junction is no symbolic link, but reading it as a link works for nothing else.
+    try:
+        place.readlink()
+    except OSError:
+        return False
+    return True
+
+
+def _remove(place: Path) -> None:
+    if sys.platform == "win32":
+        place.rmdir()  # the junction only, never what it leads to
+    else:
+        place.unlink()

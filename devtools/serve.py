@@ -1,0 +1,56 @@
+"""`dev.py serve`: ComfyUI with the pack and its example pictures, for a browser."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from . import cache
+from .demo import PICTURES
+from .install import chosen
+from .pins import ROOT, digest
+from .server import Server, ServerError, is_free
+
+USUAL_PORT = 8188
+
+
+def main(port: int | None, base: Path | None = None) -> int:
+    """Serve until Ctrl-C.
+
+    Args:
+        port: port to listen on; 8188, or any free one where that is taken, if None.
+        base: ComfyUI's folder for settings, input and output; one for this checkout, kept, if None.
+    """
+    install = chosen()
+    base = base or cache.root() / f"serve-{digest(str(ROOT))}"
+    if port is None and is_free(USUAL_PORT):
+        port = USUAL_PORT
+    base.mkdir(parents=True, exist_ok=True)
+    server = Server(install, base, port)
+    try:
+        # ComfyUI empties the temp folder of its base when it starts and when it ends.
+        with cache.lock(base / "serve.lock", wait=False):
+            _copy_pictures(base / "input")
+            print("Starting ComfyUI", flush=True)
+            with server:
+                print(f"ComfyUI with MagicFace: {server.url}")
+                print("Its workflows are in the template browser, its pictures in the input folder.")
+                print(f"Settings, input and output are in {server.base}. Ctrl-C stops it.", flush=True)
+                code = server.wait()
+    except cache.Locked:
+        print(f"dev.py serve: another one serves from {base}: stop it, or choose --base", file=sys.stderr)
+        return 1
+    except ServerError as error:
+        print(f"dev.py serve: {error}", file=sys.stderr)
+        return 1
+    print(f"ComfyUI ended with code {code}. The end of its log:\n{server.log_tail()}", file=sys.stderr)
+    return 1
+
+
+def _copy_pictures(folder: Path) -> None:
+    """The example pictures, as the workflows name them; a person's own files of that name win."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in sorted(PICTURES.glob("*.*")):
+        if not (folder / picture.name).exists():
+            shutil.copyfile(picture, folder / picture.name)

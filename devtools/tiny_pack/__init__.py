@@ -1,0 +1,45 @@
+"""A development pack for ComfyUI: one loader of the small random models in `tiny_model`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["comfy_entrypoint"]
+
+
+async def comfy_entrypoint() -> Any:
+    """Name the pack's only node; ComfyUI calls this once at start."""
+    import folder_paths
+    from comfy_api.latest import ComfyExtension, io
+
+    from . import tiny_model
+
+    class TinyModel(io.ComfyNode):
+        """Loads a small random model of one family."""
+
+        @classmethod
+        def define_schema(cls) -> io.Schema:
+            return io.Schema(
+                node_id="MagicFaceTinyModel",
+                display_name="MagicFace tiny model (development)",
+                category="_for_testing/magicface",
+                description="A small model with random weights. Its pictures mean nothing; it is for tests.",
+                inputs=[
+                    io.Combo.Input("family", options=list(tiny_model.FAMILIES), default="sdxl"),
+                    io.Int.Input("seed", default=0, min=0, max=2**32 - 1),
+                ],
+                outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            )
+
+        @classmethod
+        def execute(cls, family: str, seed: int) -> io.NodeOutput:
+            embeddings = folder_paths.get_folder_paths("embeddings")
+            return io.NodeOutput(*tiny_model.load(family, seed, embedding_directory=embeddings))
+
+    class TinyPack(ComfyExtension):
+        """The pack."""
+
+        async def get_node_list(self) -> list[type[io.ComfyNode]]:
+            return [TinyModel]
+
+    return TinyPack()

@@ -1,0 +1,182 @@
+"""The same run for the product and for the plain program in `dense`: what the one gets from nodes, the other gets bare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from .dense import Dense, Found, View
+from .graph import HAT, NEGATIVE, PROMPT, SCARF, Graph, box, picture
+
+INJECTED = {"sdxl": range(6), "sd1": range(6, 12), "sd2": range(6, 12)}  # the decoder's two finest with attention
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is asked of a run, and what a person can say of it beforehand: positions and start tokens of the prompts."""
+
+    family: str = "sdxl"
+    v_prediction: bool = False
+    prompt: str = PROMPT
+    positions: tuple[tuple[int, ...], ...] = ((HAT,), (SCARF,))
+    starts: tuple[tuple[int, ...], tuple[int, ...]] = ((0,), (0,))
+    through: Callable[[Graph, Any], Any] = lambda graph, positive: positive
+    negative: str = NEGATIVE
+    negative_tells: bool = True
+    size: tuple[int, int] = (16, 24)
+    batch: int = 1
+    cfg: float = 6.0
+    start: float = 0.0
+    switch: float = 0.43
+    end: float = 1.0
+    suppression: float = 0.6
+    suppression_given: bool = False
+    references: str = "hat scarf"
+    guidance: bool = True
+    from_step: int = 0
+    picture: tuple[int, int] | None = None
+
+
+def references(graph: Graph, names: str) -> list[Any]:
+    """References of these concepts.
+
+    A hat comes from one picture, of another size and aspect than the target; a scarf from two, its mask thin and soft.
+    """
+    made = []
+    for number, name in enumerate(names.split()):
+        if name == "hat":
+            mask = box(160, 96, 16, 16 + 8 * number, 96, 80)
+            reference = graph.reference(name, image=picture(number, 160, 96), mask=mask, size=128)
+            made.append(graph.weighted(reference, weight=3.0 - number / 2, injection_weight=2.5))
+        else:
+            masks = torch.cat([box(64, 128, 0, 3, 37, 90) * 0.75, box(64, 128, 21, 40, 64, 128)])
+            reference = graph.reference(name, image=picture(number, 64, 128, views=2), mask=masks, size=96)
+            made.append(graph.weighted(reference, weight=2.0, resize="area"))
+    return made
+
+
+def patched(graph: Graph, case: Case, given: list[Any]) -> Any:
+    """The product's model."""
+    schedule = graph.schedule(
+        start=case.start,
+        switch=case.switch,
+        end=case.end,
+        semantic_guidance=case.guidance,
+        token_suppression=case.suppression if case.suppression_given else 0.0,
+    )
+    return graph.apply(graph.model, *given, schedule=schedule)
+
+
+def positive_of(graph: Graph, case: Case) -> Any:
+    """The product's positive prompt."""
+    return case.through(graph, graph.prompt(case.prompt))
+
+
+def negative_of(graph: Graph, case: Case) -> Any:
+    """Both programs' negative prompt."""
+    conditioning = graph.text(case.negative)
+    if case.negative_tells:
+        return conditioning
+    [[text, options]] = conditioning
+    return [[torch.zeros_like(text), {**options, "pooled_output": torch.zeros_like(options["pooled_output"])}]]
+
+
+def _views(graph: Graph, reference: Any, occurrence: int) -> list[View]:
+    """A reference as the plain program takes it: its latents, masks and text are inputs, not part of the method."""
+    [[text, options]] = reference.conditioning
+    source = graph.pack.sampling.noise.SeededNoise(0)
+
+    def view(number: int) -> View:
+        latent = graph.model.model.process_latent_in(reference.latents[number : number + 1])
+        name = f"{reference.concept}|{reference.caption}|{occurrence}|{number}"
+        weights = reference.weight, reference.weight_injection
+        pooled, mask, shape = options["pooled_output"], reference.masks[number], tuple(latent.shape)
+        return View(latent, mask, text, pooled, lambda sigma: source(name, sigma, shape), weights, reference.resize)
+
+    return [view(number) for number in range(len(reference.latents))]
+
+
+def _concepts(graph: Graph, given: list[Any]) -> list[list[View]]:
+    """The views of each concept, in the order of their first references."""
+    concepts: dict[str, list[list[View]]] = {}
+    for reference in given:
+        known = concepts.setdefault(reference.concept, [])
+        known.append(_views(graph, reference, len(known)))
+    return [sum(known, []) for known in concepts.values()]
+
+
+def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:
+    """The plain program for a case, its model loaded."""
+    comfy.model_management.load_models_gpu([graph.model])
+    base = graph.model.model
+    [[text, options]] = case.through(graph, graph.text(case.prompt))
+    [[negative, negative_options]] = negative_of(graph, case)
+
+    def level(percent: float) -> float:
+        ends = {0.0: 1e9, 1.0: 0.0}
+        return ends[percent] if percent in ends else float(base.model_sampling.sigma(torch.tensor(999 * (1 - percent))))
+
+    concepts = _concepts(graph, given)
+    return Dense(
+        model=base,
+        concepts=concepts,
+        positions=[list(positions) for positions in case.positions[: len(concepts)]],
+        positive=(text, options["pooled_output"]),
+        negative=None if case.cfg == 1 else (negative, negative_options["pooled_output"]),
+        starts=(list(case.starts[0]), list(case.starts[1])),
+        cfg=case.cfg,
+        suppression=case.suppression,
+        start=level(case.start),
+        switch=level(case.switch),
+        end=level(case.end),
+        injected={("output", number) for number in INJECTED[case.family]},
+        guidance=case.guidance,
+        negative_tells=case.negative_tells,
+        picture=case.picture,
+    )
+
+
+@dataclass
+class PlainGuider:
+    """The plain program where ComfyUI's samplers expect a guider.
+
+    Attributes:
+        dense: the program.
+        model_patcher: its model's.
+        found: what its last evaluation found.
+    """
+
+    dense: Dense
+    model_patcher: Any
+    found: Found | None = None
+
+    @property
+    def inner_model(self) -> Any:
+        """ComfyUI's BaseModel."""
+        return self.dense.model
+
+    @property
+    def cfg(self) -> float:
+        """The guidance scale, which ComfyUI writes to its log."""
+        return self.dense.cfg
+
+    def __call__(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
+        """One evaluation; samplers of the cfg++ kind look at it through a function that they hang in."""
+        denoised, self.found = self.dense.evaluate(x, float(timestep[0]), self.found)
+        for look in model_options.get("sampler_post_cfg_function", []):
+            denoised = look({"denoised": denoised, "uncond_denoised": self.dense.uncond})
+        return denoised
+
+    def sample(self, sampler: str, sigmas: Tensor, noise: Tensor, latent: Tensor, seed: int, **kwargs: Any) -> Tensor:
+        """What ComfyUI's sampler makes of it, as a KSampler gives it out."""
+        base = self.dense.model
+        start = base.process_latent_in(latent) if latent.any() else latent
+        extra = {"model_options": {"transformer_options": {}}, "seed": seed}
+        made = comfy.samplers.sampler_object(sampler).sample(self, sigmas, extra, None, noise, start, **kwargs)
+        return base.process_latent_out(made)

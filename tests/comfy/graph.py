@@ -1,0 +1,177 @@
+"""Graphs in miniature: the pack's nodes and ComfyUI's own on one small model, run as ComfyUI runs them.
+
+A test file imports from here and also names this module as its plugin, for the fixtures: PYTEST_DONT_REWRITE.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import comfy.utils
+import folder_paths
+import nodes as core_nodes
+import pytest
+import torch
+from torch import Tensor
+
+PROMPT = "a boy wearing a hat and a scarf"
+HAT, SCARF = 5, 8  # where these words stand in PROMPT, the start token being 0
+NEGATIVE = "bad picture"
+
+
+def call(node: Any, **inputs: Any) -> Any:
+    """What a node of either kind gives for these inputs, all widgets not named at their defaults.
+
+    Returns:
+        Its NodeOutput or tuple, to be indexed.
+    """
+    if hasattr(node, "GET_SCHEMA"):
+        widgets = {item.id: getattr(item, "default", None) for item in node.GET_SCHEMA().inputs}
+        defaults = {name: value for name, value in widgets.items() if value is not None}
+        return node.PREPARE_CLASS_CLONE(None).EXECUTE_NORMALIZED(**{**defaults, **inputs})
+    widgets = {
+        name: kind[1].get("default")
+        for group in node.INPUT_TYPES().values()
+        for name, kind in group.items()
+        if isinstance(kind, tuple) and len(kind) > 1 and isinstance(kind[1], dict)
+    }
+    defaults = {name: value for name, value in widgets.items() if value is not None}
+    return getattr(node(), node.FUNCTION)(**{**defaults, **inputs})
+
+
+def picture(seed: int, height: int = 128, width: int = 128, views: int = 1) -> Tensor:
+    """(views, height, width, 3) of patches of random colour."""
+    grid = (3, height // 16, width // 16)
+    patches = torch.rand(views, *grid, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.interpolate(patches, size=(height, width)).movedim(1, -1)
+
+
+def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -> Tensor:
+    """(1, height, width) mask of one box."""
+    mask = torch.zeros(1, height, width)
+    mask[:, top:bottom, left:right] = 1.0
+    return mask
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One model's graph.
+
+    Attributes:
+        pack: the pack, as ComfyUI imported it.
+        nodes: its node classes by id.
+        model, clip, vae: what a checkpoint loader gave.
+    """
+
+    pack: ModuleType
+    nodes: dict[str, Any]
+    model: Any
+    clip: Any
+    vae: Any
+
+    def run(self, node_id: str, **inputs: Any) -> Any:
+        """Run one of the pack's nodes."""
+        return call(self.nodes[node_id], **inputs)
+
+    def reference(self, concept: str = "hat", seed: int = 1, *, weight: float | None = None, **inputs: Any) -> Any:
+        """A reference of a small picture, through the weight node if a weight is given."""
+        given = {"image": picture(seed), "vae": self.vae, "clip": self.clip, "caption": f"a man with a {concept}"}
+        reference = self.run("MagicFaceReference", **{**given, "concept": concept, "size": 128, **inputs})[0]
+        return reference if weight is None else self.weighted(reference, weight=weight)
+
+    def weighted(self, reference: Any, **inputs: Any) -> Any:
+        """The reference with other mask settings."""
+        return self.run("MagicFaceMaskWeight", reference=reference, **inputs)[0]
+
+    def two(self, first: float = 3.0, second: float = 3.0) -> list[Any]:
+        """A hat and a scarf, each in its own part of its picture, with these weights."""
+        hat = self.reference("hat", 1, weight=first, mask=box(128, 128, 0, 16, 80, 112))
+        return [hat, self.reference("scarf", 2, weight=second, mask=box(128, 128, 48, 0, 128, 128))]
+
+    def schedule(self, **inputs: Any) -> Any:
+        """A schedule, of the authors' defaults but for what is named."""
+        return self.run("MagicFaceSchedule", **inputs)[0]
+
+    def apply(self, model: Any, *references: Any, schedule: Any = None) -> Any:
+        """The model patched with these references."""
+        numbered = {f"reference{number}": reference for number, reference in enumerate(references)}
+        return self.run("MagicFaceApply", model=model, references=numbered, schedule=schedule)[0]
+
+    def prompt(self, text: str = PROMPT, **inputs: Any) -> Any:
+        """A positive prompt."""
+        return self.run("MagicFacePrompt", clip=self.clip, text=text, **inputs)[0]
+
+    def text(self, text: str = NEGATIVE) -> Any:
+        """What CLIPTextEncode gives."""
+        return call(core_nodes.CLIPTextEncode, clip=self.clip, text=text)[0]
+
+    def sample(
+        self,
+        model: Any,
+        positive: Any = None,
+        negative: Any = None,
+        *,
+        size: tuple[int, int] = (16, 16),
+        batch: int = 1,
+        latent: dict[str, Any] | None = None,
+        **inputs: Any,
+    ) -> Tensor:
+        """A KSampler's latent (b, 4, h, w): three euler steps at cfg 5 with seed 1, but for what is named."""
+        given: dict[str, Any] = {"seed": 1, "steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
+        return call(
+            core_nodes.KSampler,
+            model=model,
+            positive=positive or self.prompt(),
+            negative=negative or self.text(),
+            latent_image=latent or {"samples": torch.zeros(batch, 4, *size)},
+            **{**given, **inputs},
+        )[0]["samples"]
+
+    def recorded(self, latent: Tensor) -> list[list[Tensor]]:
+        """For each image of a sampled latent its regions step by step: (H2, W2) concept indices or -1.
+
+        Raises:
+            LookupError: no run is known for it.
+        """
+        found = self.pack.sampling.recording.STORE.find(latent)
+        if found is None:
+            raise LookupError("no run is known for this latent")
+        return [[step.concepts[place].long() for step in recording.steps] for recording, place in found]
+
+
+@pytest.fixture(scope="session")
+def magicface_nodes(pack: ModuleType) -> dict[str, Any]:
+    """The pack's node classes by id, from the entry point that ComfyUI calls."""
+
+    async def listed() -> list[Any]:
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
+
+
+@pytest.fixture(scope="session")
+def graph_of(
+    pack: ModuleType, magicface_nodes: dict[str, Any], tiny: Callable[[str], tuple[Any, Any, Any]]
+) -> Callable[[str], Graph]:
+    """`graph_of(family)`: the graph of a small model."""
+    return lambda family: Graph(pack, magicface_nodes, *tiny(family))
+
+
+@pytest.fixture
+def graph(graph_of: Callable[[str], Graph]) -> Graph:
+    """The graph of a small SDXL model."""
+    return graph_of("sdxl")
+
+
+@pytest.fixture
+def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What ComfyUI sets up around every node: no gradients, a folder for previews; but no progress bars here."""
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", False)
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    with torch.inference_mode():
+        yield

@@ -1,0 +1,206 @@
+"""Conds in every arrangement: in one call or several, combined, in areas and masks, in turns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import comfy.sample
+import comfy.samplers
+import nodes as core_nodes
+import pytest
+import torch
+from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
+from .graph import call
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+SIZE = (16, 16)
+HAT_TEXT, SCARF_TEXT = "a boy wearing a hat", "a man and a scarf"  # each word at position 5
+LONG_TEXT = HAT_TEXT + " and" * 80
+LEFT, RIGHT = {"width": 64, "height": 128, "x": 0, "y": 0}, {"width": 64, "height": 128, "x": 64, "y": 0}
+
+
+def combine(*conditionings):
+    """Conditioning (Combine), all in turn."""
+    first, *others = conditionings
+    for other in others:
+        first = call(core_nodes.ConditioningCombine, conditioning_1=first, conditioning_2=other)[0]
+    return first
+
+
+def half_mask(left):
+    mask = torch.zeros(1, 128, 128)
+    mask[:, :, : 64 if left else 128] = 1.0
+    return mask if left else mask - half_mask(True)
+
+
+def regions_of(graph, latent):
+    return torch.stack(graph.recorded(latent)[0])
+
+
+def first_found(graph, case, x):
+    """What the plain program finds in the first evaluation."""
+    dense = plain_program(graph, case, references(graph, case.references))
+    return dense.evaluate(x, 14.6146, None)[1].concepts
+
+
+def split_up(model, order):
+    """The model with another pack's wrapper inside ours: each list of conds in a call of its own, in this order."""
+
+    def one_by_one(executor, inner, conds, x, timestep, options):
+        out = [None] * len(conds)
+        for place in order:
+            alone = [listed if place == other else None for other, listed in enumerate(conds)]
+            out[place] = executor(inner, alone, x, timestep, options)[place]
+        return out
+
+    def outer(executor, *args, **kwargs):
+        options = executor.class_obj.model_options
+        add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", one_by_one, options, is_model_options=True)
+        return executor(*args, **kwargs)
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, "test", outer)
+    return model
+
+
+def unet_calls(model):
+    """The model, and what its UNet calls for the target held: each one's `cond_or_uncond`."""
+    calls = []
+
+    def wrapper(executor, x, timesteps, context, y, control, options, **kwargs):
+        calls.append(tuple(options["cond_or_uncond"]))
+        return executor(x, timesteps, context, y, control, options, **kwargs)
+
+    model = model.clone()
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", wrapper)
+    return model, calls
+
+
+@pytest.mark.parametrize("how", ["positive first", "negative first", "memory for one"])
+def test_one_call_or_two(graph, how, monkeypatch):
+    model = graph.apply(graph.model, *graph.two())
+    together = graph.sample(model, batch=2)
+    if how == "memory for one":
+        monkeypatch.setattr(model.model, "memory_required", lambda shape, **_: 1e30 if shape[0] > 2 else 0)
+    else:
+        model = split_up(model, (0, 1) if how == "positive first" else (1, 0))
+    model, calls = unet_calls(model)
+    apart = graph.sample(model, batch=2)
+    assert calls == [(0,), (1,)] * 3 if how == "positive first" else calls == [(1,), (0,)] * 3
+    torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-3)
+    assert torch.equal(regions_of(graph, apart), regions_of(graph, together))
+
+
+def test_prompts_too_unlike_to_share_a_call(graph):
+    case = Case(size=SIZE, negative="bad " * 460, starts=((0,), tuple(range(0, 7 * 77, 77))))
+    given = references(graph, case.references)
+    model, calls = unet_calls(patched(graph, case, given))
+    ours = graph.sample(model, positive_of(graph, case), negative_of(graph, case), cfg=case.cfg)
+    assert {len(call) for call in calls} == {1}
+    dense = PlainGuider(plain_program(graph, case, given), graph.model)
+    sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
+    latent = torch.zeros(1, 4, *SIZE)
+    theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    assert torch.equal(graph.recorded(ours)[0][-1], dense.found.concepts)
+
+
+def test_combined_with_itself(graph):
+    model, positive, negative = graph.apply(graph.model, *graph.two()), graph.prompt(), graph.text()
+    alone = graph.sample(model, positive, negative)
+    for twice in ((combine(positive, positive), negative), (positive, combine(negative, negative))):
+        latent = graph.sample(model, *twice)
+        torch.testing.assert_close(latent, alone, rtol=1e-4, atol=1e-3)
+        assert torch.equal(regions_of(graph, latent), regions_of(graph, alone))
+
+
+def test_combined_with_a_prompt_of_no_words_of_ours(graph):
+    """A cond that does not come from MagicFacePrompt looks at the references too, but finds no regions."""
+    model = graph.apply(graph.model, *graph.two())
+    alone, both = (graph.sample(model, cond) for cond in (graph.prompt(), combine(graph.prompt(), graph.text("a man"))))
+    assert torch.equal(regions_of(graph, both)[0], regions_of(graph, alone)[0])
+    assert (both - alone).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("node", ["Concat", "Average"])
+def test_conditionings_made_into_one(graph, node):
+    def through(graph, positive):
+        inputs = {"conditioning_to": positive, "conditioning_from": graph.text("a man in a park")}
+        if node == "Average":
+            inputs["conditioning_to_strength"] = 0.7
+        return call(getattr(core_nodes, f"Conditioning{node}"), **inputs)[0]
+
+    case = Case(size=SIZE, through=through, starts=((0, 77) if node == "Concat" else (0,), (0,)))
+    given = references(graph, case.references)
+    ours = graph.sample(patched(graph, case, given), positive_of(graph, case), negative_of(graph, case), cfg=case.cfg)
+    dense = PlainGuider(plain_program(graph, case, given), graph.model)
+    sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
+    latent = torch.zeros(1, 4, *SIZE)
+    theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    assert torch.equal(graph.recorded(ours)[0][-1], dense.found.concepts)
+
+
+@pytest.mark.parametrize(
+    ("kind", "negative", "hat_text"),
+    [
+        ("area", "words", HAT_TEXT),
+        ("mask", "words", HAT_TEXT),
+        ("mask bounds", "words", HAT_TEXT),
+        ("mask", "words", LONG_TEXT),
+        ("area", "words", LONG_TEXT),
+        ("mask", "zeroed", HAT_TEXT),
+        ("area", "zeroed", HAT_TEXT),
+    ],
+    ids=lambda value: "long" if value == LONG_TEXT else "short" if value == HAT_TEXT else value,
+)
+def test_a_prompt_for_each_half(graph, kind, negative, hat_text):
+    """Each is segmented on what it sees and then cut to where it has a say."""
+
+    def placed(conditioning, left):
+        if kind == "area":
+            return call(core_nodes.ConditioningSetArea, conditioning=conditioning, **(LEFT if left else RIGHT))[0]
+        bounds = "default" if kind == "mask" else kind
+        mask = half_mask(left)
+        return call(core_nodes.ConditioningSetMask, conditioning=conditioning, mask=mask, set_cond_area=bounds)[0]
+
+    case = Case(size=SIZE, negative_tells=negative == "words", guidance=False, picture=SIZE)
+    long = hat_text is LONG_TEXT
+    hat = replace(case, prompt=hat_text, positions=((5,), ()), starts=((0, 77) if long else (0,), (0,)))
+    scarf = replace(case, prompt=SCARF_TEXT, positions=((), (5,)))
+    model = patched(graph, case, references(graph, case.references))
+    both = combine(placed(graph.prompt(hat_text), True), placed(graph.prompt(SCARF_TEXT), False))
+    found = regions_of(graph, graph.sample(model, both, negative_of(graph, case)))
+
+    x = comfy.sample.prepare_noise(torch.zeros(1, 4, *SIZE), 1) * (1 + 14.6146**2) ** 0.5
+    crops = (x, x) if kind == "mask" else (x[..., :8], x[..., 8:])
+    expected = [first_found(graph, of, crop) for of, crop in zip((hat, scarf), crops, strict=True)]
+    assert torch.equal(found[0], torch.cat([expected[0][:, :4], expected[1][:, -4:]], dim=1))
+    assert 0 not in found[..., 4:] and 1 not in found[..., :4]
+    assert {0, 1} <= set(found.flatten().tolist())
+
+
+def test_an_area_of_everything_is_none(graph):
+    model = graph.apply(graph.model, *graph.two())
+    everything = {"width": 128, "height": 128, "x": 0, "y": 0}
+    whole = call(core_nodes.ConditioningSetArea, conditioning=graph.prompt(), **everything)[0]
+    latent, expected = graph.sample(model, whole), graph.sample(model)
+    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-3)
+    assert torch.equal(regions_of(graph, latent), regions_of(graph, expected))
+
+
+def test_prompts_in_turns(graph):
+    model = graph.apply(graph.model, *graph.two())
+    turns = [
+        call(core_nodes.ConditioningSetTimestepRange, conditioning=graph.prompt(text), start=start, end=end)[0]
+        for text, start, end in ((HAT_TEXT, 0.0, 0.4), (SCARF_TEXT, 0.4, 1.0))
+    ]
+    found = regions_of(graph, graph.sample(model, combine(*turns), steps=4))
+    of_hat = regions_of(graph, graph.sample(model, graph.prompt(HAT_TEXT + " and a scarf"), steps=4))
+    assert len(found) == len(of_hat) == 4
+    for step, own in enumerate((0, 0, 1, 1)):
+        assert own in found[step] and 1 - own not in found[step]

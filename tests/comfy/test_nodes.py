@@ -1,0 +1,253 @@
+"""The nodes: what they are called for ever, and what each one makes of its inputs. The preview has a file of its own."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import comfy_extras.nodes_clip_sdxl as sdxl_nodes
+import nodes as core_nodes
+import pytest
+import safetensors.torch
+import torch
+
+from .graph import HAT, PROMPT, SCARF, box, call, picture
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+# Saved graphs name these: they are never changed, only added to, at the end.
+FROZEN = {
+    "MagicFaceReference": (
+        "image:IMAGE vae:VAE clip:CLIP caption:STRING concept:STRING size:INT mask:MASK?",
+        "reference:MAGICFACE_REFERENCE",
+    ),
+    "MagicFaceMaskWeight": (
+        "reference:MAGICFACE_REFERENCE weight:FLOAT injection_weight:FLOAT resize:COMBO grow_px:INT feather_px:INT"
+        " invert:BOOLEAN",
+        "reference:MAGICFACE_REFERENCE mask:MASK",
+    ),
+    "MagicFacePrompt": ("clip:CLIP text:STRING conditioning:CONDITIONING?", "CONDITIONING:CONDITIONING"),
+    "MagicFaceSchedule": (
+        "switch:FLOAT start:FLOAT end:FLOAT semantic_guidance:BOOLEAN injection_blocks:STRING"
+        " segmentation_blocks:STRING token_suppression:FLOAT foreground:COMBO noise_seed:INT",
+        "schedule:MAGICFACE_SCHEDULE",
+    ),
+    "MagicFaceApply": (
+        "model:MODEL references:COMFY_AUTOGROW_V3 schedule:MAGICFACE_SCHEDULE?",
+        "MODEL:MODEL",
+    ),
+    "MagicFaceSegmentationPreview": ("latent:LATENT step:INT image:IMAGE?", "preview:IMAGE masks:MASK"),
+}
+TAG = "magicface_prompt"
+
+
+def test_names_are_for_ever(magicface_nodes):
+    found = {}
+    for node_id, node in magicface_nodes.items():
+        schema, info = node.GET_SCHEMA(), node.GET_NODE_INFO_V1()
+        inputs = [f"{item.id}:{item.get_io_type()}{'?' * item.optional}" for item in schema.inputs]
+        outputs = [f"{name}:{kind}" for name, kind in zip(info["output_name"], info["output"], strict=True)]
+        found[node_id] = " ".join(inputs), " ".join(outputs)
+    assert found == FROZEN
+
+
+def test_choices_are_for_ever(magicface_nodes):
+    options = {
+        (node_id, item.id): item.options
+        for node_id, node in magicface_nodes.items()
+        for item in node.GET_SCHEMA().inputs
+        if item.get_io_type() == "COMBO"
+    }
+    assert options == {
+        ("MagicFaceMaskWeight", "resize"): ["nearest", "area"],
+        ("MagicFaceSchedule", "foreground"): ["auto", "always", "never"],
+    }
+
+
+def test_sockets_of_the_references(magicface_nodes):
+    growing = magicface_nodes["MagicFaceApply"].GET_NODE_INFO_V1()["input"]["required"]["references"][1]["template"]
+    assert (growing["prefix"], growing["min"], growing["max"]) == ("reference", 1, 10)
+
+
+@pytest.mark.parametrize("node_id", FROZEN)
+def test_everything_is_explained(magicface_nodes, node_id):
+    schema = magicface_nodes[node_id].GET_SCHEMA()
+    for item in [*schema.inputs, *schema.outputs]:
+        assert item.tooltip and len(item.tooltip) > 10, item.id
+    assert schema.description and schema.display_name.startswith("MagicFace ") and schema.category == "MagicFace"
+
+
+def test_defaults_are_the_authors(graph):
+    nothing_said, settings = graph.pack.sampling.method.Schedule(), graph.schedule()
+    for field in fields(nothing_said):
+        assert getattr(settings, field.name) == getattr(nothing_said, field.name), field.name
+    default = graph.apply(graph.model, *graph.two())
+    spelt_out = graph.apply(graph.model, *graph.two(), schedule=settings)
+    assert torch.equal(graph.sample(default), graph.sample(spelt_out))
+    plain = graph.reference()
+    for name, value in {"weight": 2.0, "weight_injection": 2.0, "resize": "nearest"}.items():
+        assert getattr(plain, name) == getattr(graph.weighted(plain), name) == value
+
+
+def test_references_count_by_the_numbers_of_their_sockets(graph):
+    """The later one has what both claim, so 10 comes after 2, and a socket left free is none."""
+    hat, scarf = graph.two()
+
+    def applied(**references):
+        return graph.sample(graph.run("MagicFaceApply", model=graph.model, references=references)[0])
+
+    expected = graph.sample(graph.apply(graph.model, hat, scarf))
+    assert torch.equal(applied(reference10=scarf, reference2=hat), expected)
+    assert torch.equal(applied(reference0=None, reference1=hat, reference2=scarf), expected)
+
+
+# Reference
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "size", "encoded"),
+    [
+        (128, 128, 128, (128, 128)),
+        (160, 96, 128, (192, 128)),
+        (96, 160, 128, (128, 192)),
+        (300, 200, 256, (320, 192)),
+        (1000, 10, 128, (1280, 64)),
+        (90, 90, 100, (128, 128)),
+    ],
+)
+def test_encoded_sizes(graph, height, width, size, encoded):
+    image = torch.rand(1, height, width, 3, generator=torch.Generator().manual_seed(0))
+    reference = graph.reference(image=image, size=size)
+    assert reference.latents.shape == (1, 4, encoded[0] // 8, encoded[1] // 8)
+    assert reference.masks.shape == (1, height, width) and bool((reference.masks == 1).all())
+
+
+@pytest.mark.parametrize(("family", "size"), [("sdxl", 128), ("sd1", 64), ("sd2", 64)])
+def test_size_by_the_text_encoder(graph_of, family, size):
+    """A picture of 1:4, which keeps both sides multiples of 64: of the area of 1024 x 1024, or of 512 x 512."""
+    assert graph_of(family).reference(image=picture(1, 64, 256), size=0).latents.shape == (1, 4, size // 2, size * 2)
+
+
+def test_what_is_encoded(graph):
+    """Picture and caption as ComfyUI encodes them; transparency is not looked at."""
+    image = picture(3, 128, 192, views=2).round()  # of values that 8 bits hold, for so pictures are resized
+    mask = torch.cat([box(128, 192, 0, 0, 64, 64), box(128, 192, 9, 9, 99, 99)])
+    reference = graph.reference("red hat", image=image, mask=mask, caption="a (red:1.3) hat", size=157)
+    assert torch.equal(reference.latents, graph.vae.encode(image).float())
+    assert torch.equal(reference.masks, mask)
+    assert reference.conditioning[0][0].equal(graph.text("a (red:1.3) hat")[0][0])
+    assert (reference.concept, reference.caption) == ("red hat", "a (red:1.3) hat")
+    with_alpha = torch.cat([image, torch.rand(2, 128, 192, 1)], dim=-1)
+    again = graph.reference("red hat", image=with_alpha, mask=mask, caption="a (red:1.3) hat", size=157)
+    assert torch.equal(again.latents, reference.latents)
+
+
+def test_masks_of_other_sizes(graph):
+    small = box(64, 64, 8, 16, 32, 48)
+    assert torch.equal(graph.reference(mask=small).masks, box(128, 128, 16, 32, 64, 96))
+    assert torch.equal(graph.reference(mask=small[0]).masks, box(128, 128, 16, 32, 64, 96))
+    nearly_one = torch.full((1, 128, 128), 1.0005)
+    assert graph.reference(mask=nearly_one).masks.max() == 1.0
+
+
+# Mask weight
+
+
+def test_weights(graph):
+    reference = graph.reference(mask=box(128, 128, 32, 32, 96, 96))
+    weighted, mask = graph.run("MagicFaceMaskWeight", reference=reference, weight=3.5, injection_weight=1.5)
+    assert (weighted.weight, weighted.weight_injection) == (3.5, 1.5)
+    assert torch.equal(mask, weighted.masks) and torch.equal(mask, reference.masks)
+    assert weighted.latents is reference.latents and weighted.conditioning is reference.conditioning
+    assert graph.weighted(reference, weight=3.5).weight_injection == 3.5
+    assert graph.weighted(reference, weight=3.5, injection_weight=0.0).weight_injection == 0.0
+    assert (reference.weight, reference.weight_injection) == (2.0, 2.0)
+
+
+def test_masks_are_inverted_then_grown_then_feathered(graph):
+    reference = graph.reference(mask=box(128, 128, 32, 40, 96, 100))
+
+    def mask(**inputs):
+        return graph.run("MagicFaceMaskWeight", reference=reference, **inputs)[1]
+
+    assert torch.equal(mask(grow_px=5), box(128, 128, 27, 35, 101, 105))
+    assert torch.equal(mask(grow_px=-5), box(128, 128, 37, 45, 91, 95))
+    assert torch.equal(mask(grow_px=50), box(128, 128, 0, 0, 128, 128))
+    assert torch.equal(mask(invert=True), 1 - box(128, 128, 32, 40, 96, 100))
+    assert torch.equal(mask(invert=True, grow_px=5), 1 - box(128, 128, 37, 45, 91, 95))
+    across = torch.tensor([0, 1, 3, 6, 8, 9]) / 9  # two means of three pixels each
+    torch.testing.assert_close(mask(feather_px=1)[0, 64, 37:43], across)
+    torch.testing.assert_close(mask(feather_px=1, grow_px=5)[0, 64, 32:38], across)
+    torch.testing.assert_close(mask(feather_px=1)[0, 64, 97:103], across.flip(0))
+    assert torch.equal(reference.masks, box(128, 128, 32, 40, 96, 100))
+
+
+# Prompt
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd2", "sd1"])
+@pytest.mark.parametrize("text", [PROMPT, "a (hat:1.3) and a [scarf]", "a hat " * 60, ""])
+def test_encodes_as_clip_text_encode(graph_of, family, text):
+    graph = graph_of(family)
+    [[encoded, options]], [[expected, expected_options]] = graph.prompt(text), graph.text(text)
+    assert torch.equal(encoded, expected)
+    assert options.keys() - {TAG} == expected_options.keys()
+    assert torch.equal(options["pooled_output"], expected_options["pooled_output"])
+    vanilla = graph.sample(graph.model, graph.prompt(text), steps=1)
+    assert torch.equal(vanilla, graph.sample(graph.model, graph.text(text), steps=1))
+
+
+def test_conditioning_of_another_node(graph):
+    inputs = {"width": 512, "height": 768, "crop_w": 8, "target_width": 640, "target_height": 512}
+    texts = {"text_g": PROMPT, "text_l": "a hat"}
+    given = call(sdxl_nodes.CLIPTextEncodeSDXL, clip=graph.clip, **inputs, **texts)[0]
+    [[encoded, options]] = graph.prompt(PROMPT, conditioning=given)
+    assert encoded is given[0][0] and TAG not in given[0][1]
+    assert {name: value for name, value in options.items() if name != TAG} == given[0][1]
+    assert options[TAG].positions(graph.reference("hat").concept_tokens) == [HAT]
+
+
+@pytest.fixture
+def embedded(tiny_model, tmp_path):
+    """A text encoder that knows an embedding of two vectors called "beret"."""
+    vectors = {"clip_l": torch.ones(2, 32), "clip_g": torch.ones(2, 48)}
+    safetensors.torch.save_file(vectors, tmp_path / "beret.safetensors")
+    return tiny_model.load_clip("sdxl", 0, embedding_directory=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "concept", "expected"),
+    [
+        (PROMPT, "hat", [HAT]),
+        (PROMPT, "scarf", [SCARF]),
+        (PROMPT, "Hat", [HAT]),
+        (PROMPT, "a scarf", [SCARF - 1, SCARF]),
+        (PROMPT, "hat scarf", []),
+        ("a boy wearing a (hat:1.2) and a ((scarf))", "scarf", [SCARF]),
+        ("a hat, a red hat and a hatter", "hat", [2, 6]),
+        ("a unicyclist", "unicyclist", [2, 3, 4, 5]),
+        ("and " * 74 + "red hat", "red hat", [75, 78]),
+        ("and " * 75 + "hat", "hat", [78]),
+        ("a embedding:beret hat", "hat", [4]),
+        ("a embedding:beret hat", "embedding:beret", [2, 3]),
+        ("a embedding:beret hat", "embedding:beret hat", [2, 3, 4]),
+    ],
+)
+def test_where_concepts_stand(graph, embedded, text, concept, expected):
+    [[_, options]] = graph.run("MagicFacePrompt", clip=embedded, text=text)[0]
+    reference = graph.reference(concept, clip=embedded)
+    assert options[TAG].positions(reference.concept_tokens) == expected
+
+
+def test_the_tag_goes_where_the_conditioning_goes(graph):
+    tagged = graph.prompt()
+    ways = {
+        "ConditioningCombine": {"conditioning_1": tagged, "conditioning_2": graph.text()},
+        "ConditioningSetArea": {"conditioning": tagged, "width": 64, "height": 64},
+        "ConditioningSetMask": {"conditioning": tagged, "mask": torch.ones(1, 8, 8), "set_cond_area": "default"},
+        "ConditioningSetTimestepRange": {"conditioning": tagged, "start": 0.0, "end": 0.5},
+        "ConditioningConcat": {"conditioning_to": tagged, "conditioning_from": graph.text()},
+        "ConditioningAverage": {"conditioning_to": tagged, "conditioning_from": graph.text()},
+    }
+    for name, inputs in ways.items():
+        assert call(getattr(core_nodes, name), **inputs)[0][0][1][TAG] == tagged[0][1][TAG], name

@@ -1,0 +1,188 @@
+"""The segmentation preview: the regions of the very picture it is given."""
+
+from __future__ import annotations
+
+import comfy_extras.nodes_custom_sampler as custom
+import nodes as core_nodes
+import pytest
+import torch
+from PIL import Image
+
+from .graph import call, picture
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+NAMES = ("hat", "scarf")
+
+
+@pytest.fixture
+def patched(graph):
+    return graph.apply(graph.model, *graph.two())
+
+
+def preview(graph, samples, **inputs):
+    """Picture, masks and what is shown."""
+    out = graph.run("MagicFaceSegmentationPreview", latent={"samples": samples}, **inputs)
+    return out[0], out[1], out.ui.as_dict()["images"]
+
+
+def masks_of(graph, samples, **inputs):
+    return preview(graph, samples, **inputs)[1]
+
+
+def enlarged(regions, height, width):
+    """(H2, W2) to (height, width), each pixel taking what lies under its upper left corner."""
+    rows = torch.arange(height) * regions.shape[0] // height
+    columns = torch.arange(width) * regions.shape[1] // width
+    return regions[rows][:, columns]
+
+
+@pytest.mark.parametrize(("size", "image"), [((16, 16), None), ((16, 24), (96, 160)), ((17, 23), (136, 184))])
+def test_masks_are_the_regions_at_the_pictures_size(graph, patched, size, image):
+    samples = graph.sample(patched, size=size, batch=2)
+    height, width = image or (size[0] * 8, size[1] * 8)
+    given = {} if image is None else {"image": picture(5, *image, views=2)}
+    drawn, masks, shown = preview(graph, samples, **given)
+    assert masks.shape == (4, height, width) and set(masks.unique().tolist()) == {0.0, 1.0}
+    assert masks.view(2, 2, height, width).sum(dim=1).max() == 1.0  # of one picture: no pixel twice
+    for number, steps in enumerate(graph.recorded(samples)):
+        labels = enlarged(steps[-1], height, width)
+        for concept in (0, 1):
+            assert torch.equal(masks[2 * number + concept], (labels == concept).float())
+    assert drawn.shape[0] == 2 and drawn.shape[1] > height and drawn.shape[2:] == (width, 3)
+    assert len(shown) == 2
+
+
+@pytest.mark.parametrize(("step", "same_as"), [(0, 0), (1, 1), (2, 2), (-1, 2), (-3, 0)])
+def test_steps(graph, patched, step, same_as):
+    samples = graph.sample(patched)
+    labels = enlarged(graph.recorded(samples)[0][same_as], 128, 128)
+    expected = torch.stack([labels == 0, labels == 1]).float()
+    assert torch.equal(masks_of(graph, samples, step=step), expected)
+
+
+def test_default_step_is_the_last(graph, patched):
+    samples = graph.sample(patched)
+    assert torch.equal(masks_of(graph, samples), masks_of(graph, samples, step=2))
+    assert not torch.equal(masks_of(graph, samples), masks_of(graph, samples, step=0))
+
+
+def test_each_sampler_gets_its_own(graph, patched):
+    """Two samplers on one model, one more on another, asked in any order and again."""
+    other = graph.apply(graph.model, graph.reference("scarf", 7, weight=4.0))
+    runs = [graph.sample(model, seed=seed) for model, seed in ((patched, 1), (patched, 2), (other, 1))]
+    expected = [masks_of(graph, samples) for samples in runs]
+    assert [len(masks) for masks in expected] == [2, 2, 1]
+    assert not torch.equal(expected[0], expected[1])
+    for number in (1, 0, 2, 0):
+        assert torch.equal(masks_of(graph, runs[number]), expected[number])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_change_of_precision(graph, patched, dtype):
+    runs = [graph.sample(patched, seed=seed) for seed in (1, 2)]
+    for samples in runs:
+        assert torch.equal(masks_of(graph, samples.to(dtype)), masks_of(graph, samples))
+
+
+def test_the_denoised_output(graph, patched):
+    """Of a run that stops half way, where it is no copy of the other output."""
+    sigmas = call(custom.BasicScheduler, model=graph.model, scheduler="normal", steps=4, denoise=1.0)[0][:3]
+    guider = call(custom.CFGGuider, model=patched, positive=graph.prompt(), negative=graph.text(), cfg=5.0)[0]
+    output, denoised = call(
+        custom.SamplerCustomAdvanced,
+        noise=call(custom.RandomNoise, noise_seed=1)[0],
+        guider=guider,
+        sampler=call(custom.KSamplerSelect, sampler_name="euler")[0],
+        sigmas=sigmas,
+        latent_image={"samples": torch.zeros(1, 4, 16, 16)},
+    )[:2]
+    assert (output["samples"] - denoised["samples"]).abs().max() > 1.0
+    assert torch.equal(masks_of(graph, denoised["samples"]), masks_of(graph, output["samples"]))
+
+
+def test_images_out_of_a_batch(graph, patched):
+    batch = {"samples": graph.sample(patched, batch=3)}
+    masks = masks_of(graph, batch["samples"])
+    second = call(core_nodes.LatentFromBatch, samples=batch, batch_index=1, length=1)[0]
+    assert torch.equal(masks_of(graph, second["samples"]), masks[2:4])
+    assert torch.equal(masks_of(graph, batch["samples"][[2, 0]]), masks[[4, 5, 0, 1]])
+
+
+def test_a_batch_of_two_runs(graph, patched):
+    one, other = (graph.sample(patched, seed=seed) for seed in (1, 2))
+    together = masks_of(graph, torch.cat([one, other]))
+    assert torch.equal(together, torch.cat([masks_of(graph, one), masks_of(graph, other)]))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda samples: samples * 1.02,
+        lambda samples: samples + 0.5,
+        lambda samples: samples.flip(-1),
+        lambda samples: samples[..., :-2],
+        lambda samples: torch.cat([samples, torch.zeros_like(samples)]),
+    ],
+    ids=["scaled", "shifted", "flipped", "cropped", "with another"],
+)
+def test_a_changed_latent_is_unknown(graph, patched, change):
+    samples = graph.sample(patched)
+    with pytest.raises(ValueError, match="MagicFaceSegmentationPreview: latent: no run .* sample it again"):
+        masks_of(graph, change(samples))
+
+
+def test_an_unpatched_samplers_latent_is_unknown(graph):
+    samples = graph.sample(graph.model, seed=77)
+    with pytest.raises(ValueError, match="MagicFaceSegmentationPreview: latent: no run"):
+        masks_of(graph, samples)
+
+
+@pytest.mark.parametrize("weights", [(0.0, 0.0), (3.0, 0.0)])
+def test_concepts_that_are_off_have_no_region(graph, weights):
+    samples = graph.sample(graph.apply(graph.model, *graph.two(*weights)))
+    masks = masks_of(graph, samples)
+    assert masks.shape == (2, 128, 128)
+    assert [bool(mask.any()) for mask in masks] == [weight > 0 for weight in weights]
+
+
+def test_colours(graph, patched):
+    """Each concept's pixels take its colour, all others stay but for the foreground's white outline."""
+    samples, image = graph.sample(patched), picture(5)
+    drawn, masks, _ = preview(graph, samples, image=image)
+    drawn, white = drawn[0, :128], torch.ones(3)
+    outline = (drawn == white).all(dim=-1)
+    colours = torch.tensor([[230.0, 159.0, 0.0], [86.0, 180.0, 233.0]]) / 255
+    for mask, colour in zip(masks.bool(), colours, strict=True):
+        inside = mask & ~outline
+        expected = 0.45 * image[0] + 0.55 * colour
+        torch.testing.assert_close(drawn[inside], expected[inside], rtol=0, atol=1e-5)
+    outside = ~masks.bool().any(dim=0) & ~outline
+    assert outside.any() and torch.equal(drawn[outside], image[0][outside])
+    assert 0 < outline.float().mean() < 0.5
+
+
+def test_it_is_shown(graph, patched, tmp_path):
+    drawn, _, shown = preview(graph, graph.sample(patched, batch=2))
+    for picture_shown, expected in zip(shown, drawn, strict=True):
+        assert picture_shown["type"] == "temp"
+        saved = Image.open(tmp_path / picture_shown["subfolder"] / picture_shown["filename"])
+        assert saved.size == (expected.shape[1], expected.shape[0])
+        pixel = saved.convert("RGB").getpixel((40, 40))
+        assert all(abs(level - 255 * value) <= 1 for level, value in zip(pixel, expected[40, 40].tolist(), strict=True))
+
+
+def test_the_store_is_bounded(graph, patched):
+    """A store of its own: the least recently used go first, and what it holds stays small."""
+    recording_module = graph.pack.sampling.recording
+    samples = graph.sample(patched)
+    [(recording, _)] = recording_module.STORE.find(samples)
+    entry = recording.nbytes + samples.numel() * 4
+    store = recording_module.RecordingStore(most_bytes=3 * entry + 100)
+    runs = [samples + 3 * number for number in range(5)]
+    for number, run in enumerate(runs):
+        store.add(recording, [run])
+        assert store.nbytes <= 3 * entry + 100
+        assert store.find(runs[0]) is not None or number >= 3
+    assert [store.find(run) is not None for run in runs] == [True, False, False, True, True]

@@ -1,0 +1,200 @@
+"""Every way of sampling: samplers that ask several times a step, parts of runs, masks, other guiders, nested calls."""
+
+from __future__ import annotations
+
+import logging
+
+import comfy.sample
+import comfy.samplers
+import comfy_extras.nodes_custom_sampler as custom
+import nodes as core_nodes
+import pytest
+import torch
+from comfy_extras.nodes_pag import PerturbedAttentionGuidance
+from comfy_extras.nodes_perpneg import PerpNegGuider
+from comfy_extras.nodes_sag import SelfAttentionGuidance
+
+from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
+from .graph import call
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+SIZE = (16, 16)
+STEPS = 3
+
+
+def both_ways(graph, case, sampler, scheduler, *, steps=STEPS, denoise=1.0, latent=None, mask=None):
+    """The product's KSampler and the plain program under the same of ComfyUI's samplers: two latents, two regions."""
+    given = references(graph, case.references)
+    latent = torch.zeros(1, 4, *case.size) if latent is None else latent
+    ours = graph.sample(
+        patched(graph, case, given),
+        positive_of(graph, case),
+        negative_of(graph, case),
+        latent={"samples": latent} if mask is None else {"samples": latent, "noise_mask": mask},
+        sampler_name=sampler,
+        scheduler=scheduler,
+        steps=steps,
+        denoise=denoise,
+        cfg=case.cfg,
+    )
+    dense = PlainGuider(plain_program(graph, case, given), graph.model)
+    sigmas = comfy.samplers.KSampler(graph.model, steps, "cpu", sampler, scheduler, denoise).sigmas
+    noise = comfy.sample.prepare_noise(latent, 1)
+    theirs = dense.sample(sampler, sigmas, noise, latent, 1, denoise_mask=mask, disable_pbar=True)
+    return ours, theirs, graph.recorded(ours)[0][-1], dense.found.concepts
+
+
+def assert_same(ours, theirs, regions, expected):
+    assert torch.isfinite(theirs).all()
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    assert torch.equal(regions, expected)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scheduler", "cfg"),
+    [
+        ("heun", "karras", 6.0),
+        ("dpmpp_2s_ancestral", "exponential", 6.0),
+        ("dpmpp_sde", "sgm_uniform", 6.0),
+        ("euler_ancestral", "karras", 6.0),
+        ("uni_pc", "exponential", 6.0),
+        ("lcm", "sgm_uniform", 1.0),
+        ("euler_cfg_pp", "karras", 1.5),
+    ],
+)
+def test_samplers_and_schedulers(graph, sampler, scheduler, cfg):
+    case = Case(size=SIZE, cfg=cfg)
+    assert_same(*both_ways(graph, case, sampler, scheduler))
+
+
+@pytest.mark.parametrize("size", [(26, 38), (33, 47)])
+def test_sizes(graph, size):
+    assert_same(*both_ways(graph, Case(size=size), "euler", "normal", steps=2))
+
+
+def test_from_a_picture(graph):
+    latent = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2)) * 5
+    assert_same(*both_ways(graph, Case(size=SIZE), "euler", "karras", denoise=0.5, latent=latent))
+
+
+def test_with_a_noise_mask(graph):
+    latent = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2)) * 5
+    mask = torch.zeros(1, 1, *SIZE)
+    mask[..., 4:12, 4:12] = 1.0
+    ours, *rest = both_ways(graph, Case(size=SIZE), "euler", "normal", latent=latent, mask=mask)
+    assert_same(ours, *rest)
+    torch.testing.assert_close((ours - latent) * (1 - mask), torch.zeros_like(latent), rtol=0, atol=1e-4)
+    assert ((ours - latent) * mask).abs().max() > 1.0
+
+
+@pytest.mark.parametrize(("switch", "same"), [(1.0, True), (0.43, False)])
+def test_a_run_in_two_parts(graph, switch, same):
+    """The second part begins without regions: equal where stage 1 goes on, else its first step looks at everything."""
+    model = graph.apply(graph.model, *graph.two(), schedule=graph.schedule(switch=switch))
+    positive, negative = graph.prompt(), graph.text()
+
+    def part(latent, **inputs):
+        return call(
+            core_nodes.KSamplerAdvanced,
+            **{"model": model, "positive": positive, "negative": negative, "latent_image": latent, "cfg": 5.0},
+            **{"noise_seed": 1, "steps": 4, "sampler_name": "euler", "scheduler": "normal", **inputs},
+        )[0]
+
+    empty = {"samples": torch.zeros(1, 4, *SIZE)}
+    whole = part(empty, add_noise="enable", start_at_step=0, end_at_step=4, return_with_leftover_noise="disable")
+    first = part(empty, add_noise="enable", start_at_step=0, end_at_step=2, return_with_leftover_noise="enable")
+    second = part(first, add_noise="disable", start_at_step=2, end_at_step=4, return_with_leftover_noise="disable")
+    regions = [graph.recorded(latent["samples"])[0] for latent in (whole, first, second)]
+    assert [len(steps) for steps in regions] == [4, 2, 2]
+    assert torch.equal(torch.stack(regions[0][:2]), torch.stack(regions[1]))
+    assert torch.allclose(second["samples"], whole["samples"], rtol=1e-4, atol=1e-3) == same
+
+
+def advanced(graph, guider, sampler="euler"):
+    """SamplerCustomAdvanced's latent, three steps with seed 1."""
+    sigmas = call(custom.BasicScheduler, model=graph.model, scheduler="normal", steps=STEPS, denoise=1.0)[0]
+    return call(
+        custom.SamplerCustomAdvanced,
+        noise=call(custom.RandomNoise, noise_seed=1)[0],
+        guider=guider,
+        sampler=call(custom.KSamplerSelect, sampler_name=sampler)[0],
+        sigmas=sigmas,
+        latent_image={"samples": torch.zeros(1, 4, *SIZE)},
+    )[0]["samples"]
+
+
+def test_guiders_of_one_prompt_are_the_ksampler(graph):
+    model, positive, negative = graph.apply(graph.model, *graph.two()), graph.prompt(), graph.text()
+    guider = call(custom.CFGGuider, model=model, positive=positive, negative=negative, cfg=5.0)[0]
+    assert torch.equal(advanced(graph, guider), graph.sample(model, positive, negative))
+    guider = call(custom.BasicGuider, model=model, conditioning=positive)[0]
+    assert torch.equal(advanced(graph, guider), graph.sample(model, positive, negative, cfg=1.0))
+
+
+def guider_of_three(kind, model, positive, middle, negative):
+    if kind == "perpneg":
+        texts = {"positive": positive, "negative": negative, "empty_conditioning": middle}
+        return call(PerpNegGuider, model=model, **texts, cfg=5.0, neg_scale=1.0)[0]
+    texts = {"cond1": positive, "cond2": middle, "negative": negative}
+    return call(custom.DualCFGGuider, model=model, **texts, cfg_conds=4.0, cfg_cond2_negative=2.0, style=kind)[0]
+
+
+@pytest.mark.parametrize("kind", ["regular", "nested", "perpneg"])
+def test_guiders_of_three_prompts(graph, kind, caplog):
+    """References and regions as ever, guidance left as it is, which the log tells once."""
+    texts = graph.prompt(), graph.text(""), graph.text()
+    given = graph.two()
+    vanilla = advanced(graph, guider_of_three(kind, graph.model, *texts))
+    with caplog.at_level(logging.INFO, logger="magicface"):
+        latent = advanced(graph, guider_of_three(kind, graph.apply(graph.model, *given), *texts))
+    assert [record.message.count("guidance is off") for record in caplog.records if "MagicFace" in record.message] == [1]
+    assert (latent - vanilla).abs().max() > 1.0
+    quiet = graph.apply(graph.model, *given, schedule=graph.schedule(semantic_guidance=False))
+    assert torch.equal(advanced(graph, guider_of_three(kind, quiet, *texts)), latent)
+
+    # The first evaluation sees what a KSampler's sees.
+    ksampler = graph.recorded(graph.sample(graph.apply(graph.model, *given), texts[0], texts[2]))[0]
+    regions = graph.recorded(latent)[0]
+    assert len(regions) == STEPS and torch.equal(regions[0], ksampler[0])
+
+
+@pytest.mark.parametrize("node", [PerturbedAttentionGuidance, SelfAttentionGuidance])
+@pytest.mark.parametrize("patched_first", [True, False])
+def test_nested_calls_leave_the_regions_alone(graph, node, patched_first):
+    """Guidance that calls the model again changes the picture by its scale, and else nothing."""
+    given = graph.two()
+    plain = graph.sample(graph.apply(graph.model, *given))
+
+    def with_guidance(scale):
+        if patched_first:
+            return graph.sample(call(node, model=graph.apply(graph.model, *given), scale=scale)[0])
+        return graph.sample(graph.apply(call(node, model=graph.model, scale=scale)[0], *given))
+
+    faint = with_guidance(1e-7)
+    torch.testing.assert_close(faint, plain, rtol=1e-3, atol=1e-3)
+    assert torch.equal(torch.stack(graph.recorded(faint)[0]), torch.stack(graph.recorded(plain)[0]))
+    strong = with_guidance(2.0)
+    assert torch.isfinite(strong).all() and (strong - plain).abs().max() > 0.1
+    assert torch.equal(graph.recorded(strong)[0][0], graph.recorded(plain)[0][0])
+
+
+def test_nested_calls_see_what_the_first_one_saw(graph):
+    """Asked again for the same, the model says the same: with references for the prompt, without for the negative."""
+    patched_model = graph.apply(graph.model, *graph.two(), schedule=graph.schedule(switch=1.0))
+    errors = []
+
+    def ask_again(args):
+        for name in ("cond", "uncond"):
+            (again,) = comfy.samplers.calc_cond_batch(
+                args["model"], [args[name]], args["input"], args["sigma"], args["model_options"]
+            )
+            errors.append(float((again - args[f"{name}_denoised"]).abs().max()))
+        return args["denoised"]
+
+    expected = graph.sample(patched_model)
+    asking = patched_model.clone()
+    asking.set_model_sampler_post_cfg_function(ask_again)
+    assert torch.equal(graph.sample(asking), expected)
+    assert len(errors) == 2 * STEPS and max(errors) < 1e-3

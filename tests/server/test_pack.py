@@ -1,0 +1,107 @@
+"""The pack in a real server: its nodes, its workflow, the whole method through the API."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from devtools import demo, model
+from devtools.client import Client, PromptError
+
+Dev = Callable[..., "subprocess.Popen[str]"]
+
+NODES = {
+    "MagicFaceReference",
+    "MagicFaceMaskWeight",
+    "MagicFacePrompt",
+    "MagicFaceSchedule",
+    "MagicFaceApply",
+    "MagicFaceSegmentationPreview",
+}
+
+
+@pytest.fixture
+def prompt(client: Client) -> dict[str, dict[str, Any]]:
+    """The shipped workflow with the demo's model, so small that it runs in seconds."""
+    prompt = model.with_model(json.loads(demo.WORKFLOW.read_text(encoding="utf-8")))
+    small = {
+        "EmptyLatentImage": {"width": 128, "height": 128},
+        "MagicFaceReference": {"size": 128},
+        "KSampler": {"steps": 3},
+    }
+    for node in prompt.values():
+        node["inputs"].update(small.get(node["class_type"], {}))
+    for name in demo.pictures_read(prompt):
+        client.upload(demo.PICTURES / name)
+    return prompt
+
+
+def only(prompt: dict[str, dict[str, Any]], class_type: str) -> str:
+    (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == class_type)
+    return node_id
+
+
+def test_its_nodes_are_there(client: Client) -> None:
+    known = client.get_json("/object_info")
+    assert {name for name in known if name.startswith("MagicFace")} == {*NODES, model.LOADER["class_type"]}
+
+
+def test_its_workflows_are_in_the_template_browser(client: Client) -> None:
+    templates = client.get_json("/workflow_templates")["magicface"]
+    assert "two_concepts" in templates
+    graph = client.get_json("/api/workflow_templates/magicface/two_concepts.json")
+    assert graph["nodes"], "the form of the graph, which the browser reads, and not that of the API"
+
+
+def test_queued_twice_it_is_cached_and_equal(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
+    first = client.run(prompt)
+    ran: list[str] = []
+
+    def listener(kind: str, data: dict[str, Any]) -> None:
+        if kind == "executing" and data["node"]:
+            ran.append(data["node"])
+
+    second = client.run(prompt, listener)
+    assert ran == []
+    assert second["outputs"] == first["outputs"]
+    # Sampled again after another run, the picture is the first one to the last bit.
+    save = only(prompt, "SaveImage")
+    sampler = prompt[only(prompt, "KSampler")]["inputs"]
+    pixels = [decoded(client, first["outputs"][save])]
+    for seed in (sampler["seed"] + 1, sampler["seed"]):
+        sampler["seed"] = seed
+        prompt[save]["inputs"]["filename_prefix"] = f"seed_{seed}"
+        pixels.append(decoded(client, client.run(prompt)["outputs"][save]))
+    assert pixels[0] == pixels[2] != pixels[1]
+
+
+def test_a_bad_input_ends_in_the_nodes_own_words(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
+    prompt[only(prompt, "MagicFacePrompt")]["inputs"]["text"] = "a landscape with nothing in it"
+    with pytest.raises(PromptError, match=r"failed: ValueError: .*MagicFace"):
+        client.run(prompt)
+
+
+def test_the_demo_saves_picture_and_segmentation(dev: Dev, prompt: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    workflow = tmp_path / "small.json"
+    workflow.write_text(json.dumps(prompt))
+    process = dev("demo", "--workflow", str(workflow), "--output", "made")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    for name in ("picture.png", "segmentation.png"):
+        assert str(tmp_path / "made" / name) in output
+        with Image.open(tmp_path / "made" / name) as image:
+            assert image.format == "PNG" and min(image.size) >= 128
+            assert len(image.convert("RGB").getcolors(image.width * image.height)) > 1
+
+
+def decoded(client: Client, output: dict[str, Any]) -> bytes:
+    (shown,) = output["images"]
+    with Image.open(io.BytesIO(client.view(shown))) as image:
+        return image.tobytes()

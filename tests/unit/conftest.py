@@ -1,0 +1,39 @@
+"""The pack as package `magicface`, without ComfyUI and whatever the checkout's folder is called.
+
+Test files are imported by path, so what they share is loaded here, by path too, under names of our choice. Nothing is
+put on sys.path: `import nodes` must never find the pack's own folder of that name.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import torch
+from hypothesis import settings
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+def load(name: str, file: Path, folder: Path | None = None) -> None:
+    """Import a file under a name, once; with `folder`, as a package whose modules lie there."""
+    if name in sys.modules:
+        return
+    places = None if folder is None else [str(folder)]
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=places)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+# The same examples on every run and machine, and no time limit on a busy one.
+settings.register_profile("unit", max_examples=80, deadline=None, derandomize=True, database=None)
+settings.load_profile("unit")
+torch.set_num_threads(1)
+
+load("magicface", ROOT / "__init__.py", ROOT)
+for shared in ("naive_images", "naive", "scenes"):
+    load(shared, HERE / f"{shared}.py")

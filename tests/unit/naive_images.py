@@ -1,0 +1,74 @@
+"""Maps resized, blurred and set against their mean by loops over pixels; the numbers are METHOD's sections."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def nearest(picture: Tensor, size: Sequence[int]) -> Tensor:
+    """(H, W) to another size: each pixel takes the one that its top left corner falls into."""
+    height, width = picture.shape
+    out = torch.zeros(*size, dtype=picture.dtype)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            out[y, x] = picture[y * height // size[0], x * width // size[1]]
+    return out
+
+
+def area(picture: Tensor, size: Sequence[int]) -> Tensor:
+    """(H, W) to another size: each pixel is the mean of all that it touches."""
+    height, width = picture.shape
+    out = torch.zeros(*size, dtype=torch.float64)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            top, bottom = y * height // size[0], math.ceil((y + 1) * height / size[0])
+            left, right = x * width // size[1], math.ceil((x + 1) * width / size[1])
+            out[y, x] = picture[top:bottom, left:right].double().mean()
+    return out
+
+
+def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """(T, H, W) to another size, pixel centres kept apart evenly (align_corners off)."""
+    out = torch.zeros(len(maps), *size, dtype=torch.float64)
+    for y in range(size[0]):
+        for x in range(size[1]):
+            (y0, y1, fy), (x0, x1, fx) = (
+                _neighbours(at, given, wanted) for at, given, wanted in zip((y, x), maps.shape[1:], size, strict=True)
+            )
+            above = (1 - fx) * maps[:, y0, x0] + fx * maps[:, y0, x1]
+            below = (1 - fx) * maps[:, y1, x0] + fx * maps[:, y1, x1]
+            out[:, y, x] = (1 - fy) * above + fy * below
+    return out
+
+
+def _neighbours(at: int, given: int, wanted: int) -> tuple[int, int, float]:
+    place = max(0.0, (at + 0.5) * given / wanted - 0.5)
+    first = int(place)
+    return first, min(first + 1, given - 1), place - first
+
+
+def blur(maps: Tensor) -> Tensor:
+    """3 x 3 blur of (T, H, W): weights e^-1 : 1 : e^-1 both ways, normalised, borders reflected (3.3)."""
+    line = [math.exp(-1), 1.0, math.exp(-1)]
+    height, width = maps.shape[1:]
+    out = torch.zeros_like(maps, dtype=torch.float64)
+    for y in range(height):
+        for x in range(width):
+            for dy in (-1, 0, 1):
+                for dx in (-1, 0, 1):
+                    weight = line[dy + 1] * line[dx + 1] / sum(line) ** 2
+                    out[:, y, x] += weight * maps[:, _reflect(y + dy, height), _reflect(x + dx, width)]
+    return out
+
+
+def _reflect(at: int, size: int) -> int:
+    return -at if at < 0 else 2 * (size - 1) - at if at >= size else at
+
+
+def over_mean(picture: Tensor) -> Tensor:
+    """A map (H, W) over its spatial mean (3.4)."""
+    return picture / (picture.mean() + 1e-8)

@@ -1,0 +1,324 @@
+"""The parts of dev.py that need no ComfyUI: pins, cache folder, archive, links, installs, arguments."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+import dev
+from devtools import cache, checks, install, model, pins
+from devtools.archive import UnsafeArchive, unpack
+from devtools.links import link
+from devtools.progress import Progress
+
+posix_only = pytest.mark.skipif(os.name == "nt", reason="POSIX signals and symbolic links")
+
+
+# --- pins
+
+
+def test_environment_key_follows_the_lock_and_the_python() -> None:
+    key = pins.environment_key("a==1", "cp311")
+    assert key == pins.environment_key("a==1", "cp311")
+    assert len({key, pins.environment_key("a==2", "cp311"), pins.environment_key("a==1", "cp312")}) == 3
+
+
+def test_digest_keeps_parts_apart() -> None:
+    assert pins.digest("ab", "c") != pins.digest("a", "bc")
+
+
+def test_cores_have_keys_of_their_own_and_the_range_of_the_metadata() -> None:
+    oldest, newest = pins.CORES["oldest"], pins.CORES["newest"]
+    assert oldest.key != newest.key
+    metadata = (pins.ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert f'requires-comfyui = ">={oldest.version},<={newest.version}"' in metadata
+
+
+def test_every_locked_package_has_hashes_and_no_address() -> None:
+    lock = pins.LOCK.read_text(encoding="utf-8")
+    assert "://" not in lock and "--index" not in lock and "--find-links" not in lock
+    for line in lock.splitlines():
+        assert line.startswith("    --hash=sha256:") or (line.endswith(" \\") and "==" in line), line
+
+
+def test_locked_gives_one_entry_with_its_hashes() -> None:
+    lock = "pip==1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\npipx==2 \\\n    --hash=sha256:cc\n"
+    assert pins.locked("pip", lock) == "pip==1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
+    with pytest.raises(KeyError):
+        pins.locked("absent", lock)
+
+
+# --- cache
+
+
+def test_the_cache_can_be_moved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MAGICFACE_CACHE", str(tmp_path / "here"))
+    assert cache.root() == tmp_path / "here"
+    monkeypatch.delenv("MAGICFACE_CACHE")
+    if sys.platform.startswith("linux"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        assert cache.root() == tmp_path / "magicface"
+
+
+def test_an_interrupted_build_starts_over_from_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "thing-key"
+
+    def interrupted(folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.build_once(folder, interrupted)
+    seen: list[bool] = []
+
+    def whole(folder: Path) -> None:
+        seen.append(folder.exists())
+        folder.mkdir()
+        (folder / "whole").write_text("whole")
+
+    assert cache.build_once(folder, whole) == folder
+    cache.build_once(folder, whole)
+    assert seen == [False], "built once, in a clean place"
+    assert (folder / "whole").is_file() and not (folder / "half").exists()
+
+
+def test_a_build_that_no_longer_works_is_made_again(tmp_path: Path) -> None:
+    built: list[Path] = []
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        built.append(folder)
+
+    cache.build_once(tmp_path / "thing", build)
+    cache.build_once(tmp_path / "thing", build, works=lambda: len(built) > 1)
+    assert len(built) == 2
+
+
+def test_two_set_ups_at_once_build_once(tmp_path: Path) -> None:
+    program = f"""
+import sys, time
+sys.path.insert(0, {str(pins.ROOT)!r})
+from pathlib import Path
+from devtools import cache
+def build(folder):
+    folder.mkdir()
+    print("built", flush=True)
+    time.sleep(1)
+cache.build_once(Path({str(tmp_path / "thing")!r}), build)
+"""
+    both = [subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=60)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert sum(output.count("built") for output in outputs) == 1
+
+
+@posix_only
+def test_a_child_of_a_killed_set_up_keeps_the_lock(tmp_path: Path) -> None:
+    program = f"""
+import subprocess, sys
+sys.path.insert(0, {str(pins.ROOT)!r})
+from pathlib import Path
+from devtools import cache
+with cache.lock(Path({str(tmp_path / "lock")!r})):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], close_fds=False)
+    print(child.pid, flush=True)
+    child.wait()
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.kill()
+        parent.wait()
+    with pytest.raises(cache.Locked), cache.lock(tmp_path / "lock", wait=False):
+        pass
+    os.kill(child, signal.SIGKILL)
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            with cache.lock(tmp_path / "lock", wait=False):
+                return
+        except cache.Locked:
+            time.sleep(0.1)
+    pytest.fail("the lock outlived all its holders")
+
+
+# --- archive
+
+
+def archive_of(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w:gz") as tar:
+        for member in members:
+            content = b"text" if member.isfile() else b""
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type, info.linkname = kind, target
+    return info
+
+
+def test_unpack_takes_the_inner_folder_alone(tmp_path: Path) -> None:
+    archive = archive_of(
+        tmp_path / "a.tar.gz",
+        member("top/setup.py"),
+        member("top/vendor", tarfile.DIRTYPE),
+        member("top/vendor/ComfyUI", tarfile.DIRTYPE),
+        member("top/vendor/ComfyUI/main.py"),
+        member("top/vendor/ComfyUI/models/empty", tarfile.DIRTYPE),
+        member("top/vendor/ComfyUI/comfy/sd.py"),
+        member("top/vendor/Other/x.py"),
+    )
+    unpack(archive, "vendor/ComfyUI", tmp_path / "out")
+    found = sorted(p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*"))
+    assert found == ["comfy", "comfy/sd.py", "main.py", "models", "models/empty"]
+    assert (tmp_path / "out" / "main.py").read_bytes() == b"text"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("top/vendor/ComfyUI/../../../escaped"),
+        member("top/vendor/ComfyUI/link", tarfile.SYMTYPE, "/etc"),
+        member("top/vendor/ComfyUI/hard", tarfile.LNKTYPE, "top/setup.py"),
+        member("top/vendor/ComfyUI/device", tarfile.CHRTYPE),
+        member("top/vendor/ComfyUI/c:\\escaped"),
+        member("top/vendor/ComfyUI"),
+    ],
+    ids=["parent", "symlink", "hardlink", "device", "drive", "file"],
+)
+def test_unpack_refuses_what_could_escape(tmp_path: Path, bad: tarfile.TarInfo) -> None:
+    archive = archive_of(tmp_path / "a.tar.gz", bad)
+    with pytest.raises(UnsafeArchive):
+        unpack(archive, "vendor/ComfyUI", tmp_path / "deep" / "out")
+    assert not list(tmp_path.rglob("escaped"))
+
+
+# --- links and installs
+
+
+def test_a_link_is_made_kept_and_turned(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    place = tmp_path / "place"
+    for name in ("one", "one", "two"):
+        link(tmp_path / name, place)
+        assert (place / "file").read_text() == name
+    assert (tmp_path / "one" / "file").is_file(), "what it led to is left alone"
+    with pytest.raises(FileExistsError):
+        link(tmp_path / "one", tmp_path / "two")
+
+
+def own_install(folder: Path, python: str | None) -> Path:
+    (folder / "ComfyUI").mkdir(parents=True)
+    (folder / "ComfyUI" / "main.py").write_text("")
+    (folder / "ComfyUI" / "comfyui_version.py").write_text('__version__ = "0.20.0"\n')
+    if python:
+        (folder / python).parent.mkdir(parents=True)
+        (folder / python).write_text("")
+    return folder
+
+
+@pytest.mark.parametrize("python", ["ComfyUI/venv/bin/python", ".venv/bin/python", "python_embeded/python.exe"])
+@pytest.mark.parametrize("given", [".", "ComfyUI"])
+def test_the_python_of_an_own_install_is_found(tmp_path: Path, python: str, given: str) -> None:
+    folder = own_install(tmp_path / "own", python)
+    found = install.own(folder / given, None)
+    assert found == install.Install(folder / "ComfyUI", folder / python, own=True)
+
+
+def test_an_own_install_without_python_says_what_to_do(tmp_path: Path) -> None:
+    folder = own_install(tmp_path / "own", None)
+    with pytest.raises(install.InstallError, match="Name it with COMFYUI_PYTHON"):
+        install.own(folder, None)
+    with pytest.raises(install.InstallError, match="no such file"):
+        install.own(folder, str(tmp_path / "nowhere"))
+    assert install.own(folder, sys.executable).python == Path(sys.executable)
+
+
+def test_a_folder_without_comfyui_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(install.InstallError, match=r"COMFYUI_PATH is .* no main\.py"):
+        install.own(tmp_path, sys.executable)
+
+
+def test_an_old_own_install_is_noted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = own_install(tmp_path / "own", "venv/bin/python")
+    install.own(folder, None)
+    assert capsys.readouterr().err == ""
+    (folder / "ComfyUI" / "comfyui_version.py").write_text('__version__ = "0.3.64"\n')
+    install.own(folder, None)
+    assert "is 0.3.64; MagicFace needs 0.16.3 or later" in capsys.readouterr().err
+
+
+# --- arguments, model, progress, counting
+
+
+def test_what_test_does_not_know_goes_to_pytest_in_order() -> None:
+    given = ["-k", "region", "-x", "tests/unit", "--maxfail=2"]
+    assert dev.parse(["test", *given]).rest == given
+
+
+@pytest.mark.parametrize("bad", [[], ["dance"], ["demo", "--loud"], ["parity"], ["serve", "--port", "x"]])
+def test_other_arguments_must_be_known(bad: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        dev.parse(bad)
+    assert ended.value.code == 2
+
+
+def test_the_model_is_replaced_and_its_links_stay() -> None:
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x"}},
+        "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0], "steps": 30, "seed": 5}},
+    }
+    changed = model.with_model(prompt)
+    assert changed["1"] == model.LOADER
+    assert changed["2"]["inputs"] == {"model": ["1", 0], "seed": 5, **model.INPUTS["KSampler"]}
+    assert prompt["1"]["inputs"] == {"ckpt_name": "x"} and prompt["2"]["inputs"]["steps"] == 30
+    other = {"1": {"class_type": "EmptyLatentImage", "inputs": {"width": 64}}}
+    assert model.with_model(other) == other
+
+
+def test_progress_off_a_terminal_is_a_line_for_each_node_and_quarter(capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = {
+        "1": {"class_type": "A", "inputs": {}, "_meta": {"title": "Mine"}},
+        "2": {"class_type": "KSampler", "inputs": {}},
+        "3": {"class_type": "B", "inputs": {}},
+    }
+    progress = Progress(prompt, {"KSampler": "The Sampler"})
+    progress("execution_cached", {"nodes": ["3"]})
+    progress("executing", {"node": "1"})
+    progress("executing", {"node": "2"})
+    for step in range(1, 9):
+        progress("progress", {"node": "2", "value": step, "max": 8})
+    progress("executing", {"node": None})
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[:2] == ["Mine 2 to go", "The Sampler 1 to go"]
+    assert [line.rpartition(" ")[2] for line in lines[2:]] == ["2/8", "4/8", "6/8", "8/8"]
+
+
+def test_counts_are_read_from_a_report(tmp_path: Path) -> None:
+    report = tmp_path / "report.xml"
+    report.write_text('<testsuites><testsuite tests="9" failures="2" errors="1" skipped="3"/></testsuites>')
+    assert checks._read("x", report) == checks.Result("x", passed=3, failed=3, skipped=3)
+    assert checks._read("x", tmp_path / "absent.xml") == checks.Result("x")
+
+
+@pytest.mark.parametrize("version", [(3, 9), (3, 6)])
+def test_an_old_python_is_told_so(version: tuple[int, int]) -> None:
+    source = (pins.ROOT / "dev.py").read_text(encoding="utf-8")
+    program = f"import sys; sys.version_info = {(*version, 0)}; exec(sys.stdin.read())"
+    ended = subprocess.run([sys.executable, "-c", program], input=source, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert f"dev.py needs Python 3.10 or later; this is Python {version[0]}.{version[1]}" in ended.stderr

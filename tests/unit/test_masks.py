@@ -1,0 +1,122 @@
+"""Masks on token grids, their weights, and how they are trimmed."""
+
+from __future__ import annotations
+
+import math
+
+import naive
+import naive_images
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from magicface.attention.attend import TorchAttend
+from magicface.attention.masks import feather, grow, mask_to_grid, size_correction, weighted_mask
+from scenes import generator_of, normal, some_mask
+from torch import Tensor
+from torch.testing import assert_close
+
+sizes = st.tuples(st.integers(1, 16), st.integers(1, 16))
+radii = st.integers(-4, 4)
+
+
+def some_picture(seed: int, size: tuple[int, int]) -> Tensor:
+    """Two soft masks (2, H, W)."""
+    return torch.rand(2, *size, generator=generator_of(seed), dtype=torch.float64)
+
+
+@given(seed=st.integers(0, 2**32), size_px=sizes, grid=sizes)
+def test_masks_come_to_a_grid_by_nearest_or_by_area(seed: int, size_px: tuple[int, int], grid: tuple[int, int]) -> None:
+    mask = torch.rand(size_px, generator=generator_of(seed))
+    nearest, area = mask_to_grid(mask, grid, "nearest"), mask_to_grid(mask, grid, "area")
+    assert torch.equal(nearest, naive_images.nearest(mask, grid).flatten())
+    assert_close(area.double(), naive_images.area(mask, grid).flatten(), rtol=1e-5, atol=1e-6)
+
+
+def test_thin_things_vanish_by_nearest_and_leave_a_trace_by_area() -> None:
+    mask = torch.zeros(8, 8)
+    mask[:, 3] = 1.0
+    assert mask_to_grid(mask, (2, 2), "nearest").tolist() == [0, 0, 0, 0]
+    assert mask_to_grid(mask, (2, 2), "area").tolist() == [0.25, 0, 0.25, 0]
+
+
+def test_masks_on_a_grid_are_single_precision_in_0_to_1() -> None:
+    mask = torch.tensor([[-0.5, 0.5], [1.5, 1.0]], dtype=torch.float16)
+    for resize in ("nearest", "area"):
+        found = mask_to_grid(mask, (2, 2), resize)
+        assert found.dtype is torch.float32 and found.tolist() == [0.0, 0.5, 1.0, 1.0]
+
+
+def test_weighted_mask_by_hand() -> None:
+    kept, bias = weighted_mask(torch.tensor([0.0, 1.0, 0.0, 0.5]), 3.0)
+    assert kept.dtype is torch.int64 and kept.tolist() == [1, 3]
+    assert_close(bias, torch.tensor([3.0, 3.0 + math.log(0.5)]))
+    kept, bias = weighted_mask(torch.zeros(4), 3.0)
+    assert kept.numel() == bias.numel() == 0
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 5), m=st.integers(1, 8), weight=st.floats(-2, 5))
+def test_dropping_keys_is_a_bias_of_minus_infinity(seed: int, n: int, m: int, weight: float) -> None:
+    g = generator_of(seed)
+    q, k, v, mask = normal(g, 1, n, 8), normal(g, 1, m, 8), normal(g, 1, m, 8), some_mask(g, m)
+    kept, bias = weighted_mask(mask, weight)
+    found = TorchAttend(2)(q, k[:, kept], v[:, kept], bias)
+    full = torch.tensor([weight + math.log(x) if x > 0 else -math.inf for x in mask.tolist()]).double()
+    expected = naive.apply_maps(naive.attention_maps(q[0], k[0], 2, full), v[0])
+    assert_close(found[0], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_size_correction() -> None:
+    assert size_correction(4096, 4096) == 0.0
+    assert size_correction(2 * 4096, 1024) == pytest.approx(math.log(8))
+    assert size_correction(512, 1024) == pytest.approx(-math.log(2))
+
+
+@given(seed=st.integers(0, 2**32), size=sizes, radius=radii)
+def test_grow_takes_the_highest_near_by_and_shrink_the_lowest(seed: int, size: tuple[int, int], radius: int) -> None:
+    mask = some_picture(seed, size)
+    found, reach, best = grow(mask, radius), abs(radius), max if radius > 0 else min
+    for y in range(size[0]):
+        for x in range(size[1]):
+            near = mask[:, max(0, y - reach) : y + reach + 1, max(0, x - reach) : x + reach + 1].flatten(1)
+            assert found[:, y, x].tolist() == [best(image) for image in near.tolist()]
+
+
+@given(seed=st.integers(0, 2**32), size=sizes, radius=radii)
+def test_growing_and_shrinking_undo_no_more_than_they_must(seed: int, size: tuple[int, int], radius: int) -> None:
+    mask = some_picture(seed, size)
+    there_and_back = grow(grow(mask, radius), -radius)
+    assert torch.equal(grow(grow(there_and_back, radius), -radius), there_and_back)
+    assert torch.equal(1 - grow(1 - mask, radius), grow(mask, -radius))
+    assert torch.equal(grow(mask, 0), mask) and torch.equal(feather(mask, 0), mask)
+
+
+@given(seed=st.integers(0, 2**32), size=sizes, radius=st.integers(1, 4))
+def test_feather_is_two_means_over_what_lies_in_the_picture(seed: int, size: tuple[int, int], radius: int) -> None:
+    mask = some_picture(seed, size)
+    expected = mask
+    for _ in range(2):
+        given_mask, expected = expected, torch.zeros_like(mask)
+        for y in range(size[0]):
+            for x in range(size[1]):
+                near = given_mask[:, max(0, y - radius) : y + radius + 1, max(0, x - radius) : x + radius + 1]
+                expected[:, y, x] = near.flatten(1).mean(dim=1)
+    assert_close(feather(mask, radius), expected)
+
+
+@given(size=sizes, radius=st.integers(0, 6))
+def test_whole_and_empty_masks_stay_as_they_are(size: tuple[int, int], radius: int) -> None:
+    for value in (0.0, 1.0):
+        mask = torch.full((1, *size), value)
+        assert torch.equal(grow(mask, radius), mask) and torch.equal(grow(mask, -radius), mask)
+        assert_close(feather(mask, radius), mask)
+        assert float(feather(mask, radius).max()) <= 1.0
+
+
+def test_trimming_a_known_mask() -> None:
+    mask = torch.zeros(1, 5, 5)
+    mask[0, 2, 2] = 1.0
+    assert grow(mask, 1)[0].sum() == 9 and grow(mask, 1)[0, 1:4, 1:4].min() == 1
+    assert grow(mask, -1).sum() == 0
+    # 1 2 3 2 1 over 9 times a third, but at the border, where a mean is over two pixels instead of three
+    assert feather(mask, 1)[0, 2].tolist() == pytest.approx([1 / 18, 2 / 27, 1 / 9, 2 / 27, 1 / 18])

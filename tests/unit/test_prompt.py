@@ -1,0 +1,157 @@
+"""Where words stand among a prompt's tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from magicface.sampling.prompt import CHUNK, TAG, PromptTokens, Token, read_tokens, start_positions, tagged
+
+
+def laid_out(*chunks: list[Token]) -> PromptTokens:
+    """Chunks of 77: a start token, the words, and no word from there on."""
+    tokens: list[Token | None] = []
+    for chunk in chunks:
+        tokens += [None, *chunk, *[None] * (CHUNK - 1 - len(chunk))]
+    return PromptTokens("", tuple(tokens), tuple(range(0, len(tokens), CHUNK)))
+
+
+def test_a_phrase_of_one_or_several_tokens() -> None:
+    tag = laid_out([10, 20, 30, 40])
+    assert tag.positions([20]) == [2]
+    assert tag.positions((20, 30)) == [2, 3]
+    assert tag.positions([10, 20, 30, 40]) == [1, 2, 3, 4]
+    assert tag.content == (10, 20, 30, 40)
+
+
+@pytest.mark.parametrize("phrase", [[50], [30, 20], [20, 40], [10, 20, 30, 40, 50], []])
+def test_a_phrase_that_is_not_there(phrase: list[Token]) -> None:
+    assert laid_out([10, 20, 30, 40]).positions(phrase) == []
+    assert laid_out([]).positions(phrase) == []
+
+
+def test_all_occurrences_count() -> None:
+    assert laid_out([7, 8, 1, 7, 2, 7, 8]).positions([7, 8]) == [1, 2, 6, 7]
+    assert laid_out([7, 1, 7, 2, 7]).positions([7]) == [1, 3, 5]
+
+
+def test_occurrences_that_overlap_count_each_token_once() -> None:
+    assert laid_out([7, 7, 7]).positions([7, 7]) == [1, 2, 3]
+    assert laid_out([7, 8, 7, 8, 7]).positions([7, 8, 7]) == [1, 2, 3, 4, 5]
+
+
+def test_a_phrase_over_the_end_of_a_chunk() -> None:
+    full = laid_out([*range(100, 174), 7], [8, 9])
+    assert full.tokens[75] == 7 and full.tokens[76:78] == (None, None)
+    assert full.positions([7, 8]) == [75, 78]
+    short = laid_out([1, 7], [8, 9], [7, 8])
+    assert short.positions([7, 8]) == [2, 78, 155, 156]
+
+
+def test_a_textual_inversion_is_a_token_like_others() -> None:
+    assert laid_out([5, "digest", "other"]).positions([5, "digest"]) == [1, 2]
+
+
+@given(
+    chunks=st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=3),
+    phrase=st.lists(st.integers(0, 2), min_size=1, max_size=3),
+)
+def test_positions_are_those_found_by_marking(chunks: list[list[Token]], phrase: list[Token]) -> None:
+    tag = laid_out(*chunks)
+    words = [(77 * number + 1 + at, token) for number, chunk in enumerate(chunks) for at, token in enumerate(chunk)]
+    expected = set()
+    for first in range(len(words)):
+        if [token for _, token in words[first : first + len(phrase)]] == phrase:
+            expected |= {place for place, _ in words[first : first + len(phrase)]}
+    assert tag.positions(phrase) == sorted(expected)
+
+
+def test_start_tokens_of_a_tagged_prompt() -> None:
+    one, two = laid_out([1]), laid_out([1], [2])
+    assert start_positions(one, 77) == [0]
+    assert start_positions(two, 154) == [0, 77]
+
+
+def test_start_tokens_of_what_was_concatenated_to_it() -> None:
+    assert start_positions(laid_out([1]), 231) == [0, 77, 154]
+    assert start_positions(laid_out([1], [2]), 231) == [0, 77, 154]
+    uneven = PromptTokens("", (None,) * 50, (0, 20))
+    assert start_positions(uneven, 50 + 154) == [0, 20, 50, 127]
+
+
+def test_start_tokens_without_a_tag() -> None:
+    assert start_positions(None, 77) == [0]
+    assert start_positions(None, 231) == [0, 77, 154]
+    assert start_positions(None, 0) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a boy, wearing a red hat.", ["a", "boy", "wearing", "a", "red", "hat"]),
+        ("a (red hat:1.2) and [shoes]", ["a", "red", "hat", "and", "shoes"]),
+        ("((big)) {old} coat : 2", ["big", "old", "coat", ":", "2"]),
+        ("a half-open t-shirt; yes!", ["a", "half-open", "t-shirt", "yes"]),
+        ("", []),
+    ],
+)
+def test_words(text: str, words: list[str]) -> None:
+    assert PromptTokens(text, (), ()).words == words
+
+
+class StandInClip:
+    """Gives its streams of (token, weight, word) whatever the text."""
+
+    def __init__(self, **streams: list[list[tuple[Any, float, int]]]) -> None:
+        self.streams = streams
+
+    def tokenize(self, text: str, return_word_ids: bool = False) -> Any:
+        assert return_word_ids
+        return self.streams
+
+
+def chunk(*tokens: Any) -> list[tuple[Any, float, int]]:
+    """Start, words, end and padding; only words have a number."""
+    words = [(token, 1.0, number + 1) for number, token in enumerate(tokens)]
+    return [(49406, 1.0, 0), *words, *[(49407, 1.0, 0)] * (76 - len(words))]
+
+
+def test_tokens_are_read_as_the_clip_lays_them_out() -> None:
+    tag = read_tokens(StandInClip(l=[chunk(10, 20), chunk(30)]), "a text")
+    assert (tag.text, tag.starts, len(tag.tokens)) == ("a text", (0, 77), 154)
+    assert tag.content == (10, 20, 30)
+    assert tag.positions([20, 30]) == [2, 78]
+    assert read_tokens(StandInClip(h=[chunk(4)]), "").content == (4,)
+    assert read_tokens(StandInClip(g=[chunk(5)], l=[chunk(5)]), "").tokens[:2] == (None, 5)
+
+
+def test_a_word_that_is_the_padding_token_is_still_a_word() -> None:
+    assert read_tokens(StandInClip(l=[chunk(49407, 0)]), "").content == (49407, 0)
+
+
+def test_vectors_are_known_by_their_numbers() -> None:
+    g = torch.Generator().manual_seed(1)
+    vector, other = torch.randn(8, generator=g), torch.randn(8, generator=g)
+    tag = read_tokens(StandInClip(l=[chunk(vector, other, vector.clone())]), "")
+    first, second, third = tag.content
+    assert isinstance(first, str) and first == third != second
+    phrase = read_tokens(StandInClip(l=[chunk(vector)]), "").content
+    assert tag.positions(phrase) == [1, 3]
+
+
+def test_other_text_encoders_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"reads l, t5xxl; connect the CLIP of"):
+        read_tokens(StandInClip(t5xxl=[chunk(1)], l=[chunk(1)]), "")
+
+
+def test_tagging_leaves_what_is_given_as_it_is() -> None:
+    cond, options = torch.zeros(1, 77, 4), {"pooled_output": 1}
+    tag = laid_out([1])
+    conditioning = [(cond, options), (cond, {})]
+    out = tagged(conditioning, tag)
+    assert [entry[1] for entry in out] == [{"pooled_output": 1, TAG: tag}, {TAG: tag}]
+    assert all(entry[0] is cond for entry in out)
+    assert conditioning[0][1] is options and options == {"pooled_output": 1}

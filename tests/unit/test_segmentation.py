@@ -1,0 +1,196 @@
+"""Attention maps by word, against dense maps and loops over pixels."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import naive
+import naive_images
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from magicface.attention.attend import TorchAttend
+from magicface.attention.segmentation import (
+    AttentionMaps,
+    apply_self_attention,
+    blur,
+    cross_attention_map,
+    over_spatial_mean,
+    power_average,
+)
+from naive import BlockInput
+from scenes import generator_of, normal
+from torch import Tensor
+from torch.testing import assert_close
+
+grids = st.tuples(st.integers(2, 5), st.integers(2, 5))
+
+
+class WidthWatchingAttend(TorchAttend):
+    """Refuses values of another width than the keys', which breaks hosts' fast kernels."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        assert v.shape == k.shape and v.dtype == q.dtype and bias is None
+        return super().__call__(q, k, v)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    images=st.integers(1, 2),
+    heads=st.integers(1, 3),
+    n=st.integers(1, 6),
+    length=st.integers(1, 7),
+    tiles=st.integers(1, 3),
+)
+def test_cross_attention_map(seed: int, images: int, heads: int, n: int, length: int, tiles: int) -> None:
+    """C, its columns summed modulo T; the tiles differ here, so that the right columns must meet."""
+    g = generator_of(seed)
+    q, k = 2 * normal(g, images, n, 4 * heads), 2 * normal(g, images, length * tiles, 4 * heads)
+    found = cross_attention_map(q, k, heads, length)
+    assert found.dtype is torch.float32
+    for image in range(images):
+        expected = naive.cross_map(q[image], k[image], heads, length)
+        assert_close(found[image].double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_tiled_prompt_has_the_map_of_the_prompt_itself() -> None:
+    g = generator_of(1)
+    q, k = normal(g, 1, 5, 8), normal(g, 1, 7, 8)
+    once = cross_attention_map(q, k, 2, 7)
+    assert_close(cross_attention_map(q, k.repeat(1, 3, 1), 2, 7), once)
+    assert_close(once.sum(dim=-1), torch.ones(1, 5))
+
+
+@given(seed=st.integers(0, 2**32), heads=st.integers(1, 3), n=st.integers(2, 7), columns=st.integers(1, 11))
+def test_self_attention_smooths_as_its_dense_map(seed: int, heads: int, n: int, columns: int) -> None:
+    """S X and (S X + 3 S S X) / 4, whether or not the columns are a multiple of the head size (4)."""
+    g = generator_of(seed)
+    q, k = normal(g, 2, n, 4 * heads), normal(g, 2, n, 4 * heads)
+    maps = torch.rand(2, n, columns, generator=g) * 10.0 ** torch.randint(-6, 3, (columns,), generator=g)
+    attend = WidthWatchingAttend(heads)
+    once, averaged = apply_self_attention(maps, q, k, attend), power_average(maps, q, k, attend)
+    assert once.dtype is averaged.dtype is torch.float32
+    for image in range(2):
+        dense = naive.attention_maps(q[image], k[image], heads).mean(dim=0)
+        assert_close(once[image].double(), dense @ maps[image].double(), rtol=1e-5, atol=1e-12)
+        expected = naive.power_average(maps[image], q[image], k[image], heads)
+        assert_close(averaged[image].double(), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_columns_of_nothing_stay_nothing() -> None:
+    g = generator_of(2)
+    q, k, maps = normal(g, 1, 4, 8), normal(g, 1, 4, 8), torch.rand(1, 4, 3, generator=g)
+    maps[..., 1] = 0.0
+    out = power_average(maps, q, k, TorchAttend(2))
+    assert torch.equal(out[..., 1], torch.zeros(1, 4)) and torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_faint_columns_survive_half_precision(dtype: torch.dtype, tolerance: float) -> None:
+    """Words that get a millionth of the attention vanish in float16 unless they are lifted for the way through."""
+    g = generator_of(3)
+    q, k = (normal(g, 1, 16, 8).to(dtype) for _ in range(2))
+    strength = torch.tensor([1.0, 1e-3, 1e-6, 1e-9, 1e-12, 30.0])
+    maps = (torch.rand(1, 16, 6, generator=g) + 0.1) * strength
+    found = power_average(maps, q, k, TorchAttend(2))
+    assert found.dtype is torch.float32
+    expected = naive.power_average(maps[0], q[0], k[0], 2)
+    assert_close(found[0].double(), expected, rtol=tolerance, atol=0)
+
+
+def test_cross_attention_map_of_half_precision_is_made_in_full() -> None:
+    g = generator_of(4)
+    q, k = (6 * normal(g, 1, 5, 8)).half(), (6 * normal(g, 1, 9, 8)).half()
+    found = cross_attention_map(q, k, 2, 9)
+    assert_close(found[0].double(), naive.cross_map(q[0], k[0], 2, 9), rtol=1e-4, atol=1e-12)
+
+
+@given(seed=st.integers(0, 2**32), size=grids, count=st.integers(1, 3))
+def test_blur_of_maps(seed: int, size: tuple[int, int], count: int) -> None:
+    maps = torch.rand(2, count, *size, generator=generator_of(seed), dtype=torch.float64)
+    for image in range(2):
+        assert_close(blur(maps)[image], naive_images.blur(maps[image]))
+    flat = torch.full((1, 1, *size), 0.3)
+    assert_close(blur(flat), flat)
+
+
+def test_blur_of_one_pixel() -> None:
+    """The kernel itself: e^-1 beside, e^-2 across, over (1 + 2 e^-1)^2."""
+    maps = torch.zeros(1, 1, 5, 5)
+    maps[0, 0, 2, 2] = 1.0
+    out = blur(maps)[0, 0]
+    assert out[2, 2].item() == pytest.approx(0.331911, rel=1e-5)
+    assert out[2, 1].item() == out[1, 2].item() == pytest.approx(0.122103, rel=1e-5)
+    assert out[3, 3].item() == pytest.approx(0.044919, rel=1e-4)
+    assert out[0].sum().item() == 0.0
+
+
+def test_maps_over_their_own_spatial_mean() -> None:
+    maps = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]], [[[2.0, 2.0]], [[5.0, 15.0]]]])
+    expected = torch.tensor([[[[0.5, 1.5]], [[0.0, 0.0]]], [[[1.0, 1.0]], [[0.5, 1.5]]]])
+    assert_close(over_spatial_mean(maps), expected)
+    faint = over_spatial_mean(torch.tensor([[[[1e-8, 3e-8]]]]))
+    assert_close(faint, torch.tensor([[[[1 / 3, 1.0]]]]))
+
+
+def some_block(g: torch.Generator, grid: tuple[int, int], heads: int, length: int, images: int) -> BlockInput:
+    """A block's queries and keys of several images."""
+    n, c = grid[0] * grid[1], 4 * heads
+    q, k, text_q, text_k = (normal(g, images, rows, c) for rows in (n, n, n, length))
+    return BlockInput(q, k, text_q, text_k, grid, heads)
+
+
+def of_image(block: BlockInput, image: int) -> BlockInput:
+    """One image of a block."""
+    picked = {name: getattr(block, name)[image] for name in ("q", "k", "text_q", "text_k")}
+    return replace(block, **picked)
+
+
+def fill(maps: AttentionMaps, blocks: list[BlockInput], length: int) -> AttentionMaps:
+    """Maps that have taken in all blocks."""
+    for block in blocks:
+        cross = cross_attention_map(block.text_q, block.text_k, block.heads, length)
+        maps.add(cross, block.q, block.k, block.grid, TorchAttend(block.heads))
+    return maps
+
+
+@settings(max_examples=25)
+@given(
+    seed=st.integers(0, 2**32),
+    size=grids,
+    block_grids=st.lists(grids, min_size=1, max_size=3),
+    length=st.integers(2, 6),
+    tiles=st.integers(1, 2),
+    second_start=st.booleans(),
+)
+def test_maps_of_several_blocks(
+    seed: int, size: tuple[int, int], block_grids: list[tuple[int, int]], length: int, tiles: int, second_start: bool
+) -> None:
+    """A and F from blocks of different grids and heads, up- and downwards, with one start token or two."""
+    g = generator_of(seed)
+    starts = [0, length - 1] if second_start else [0]
+    blocks = [some_block(g, grid, 1 + number % 2, length * tiles, images=2) for number, grid in enumerate(block_grids)]
+    every = fill(AttentionMaps(size, starts, every_token=True), blocks, length)
+    two = fill(AttentionMaps(size, starts, every_token=False), blocks, length)
+    assert every.blocks == two.blocks == len(blocks)
+    for image in range(2):
+        here = [of_image(block, image) for block in blocks]
+        expected = naive.token_maps(here, size, length)
+        assert_close(every.tokens[image].double(), expected, rtol=1e-4, atol=1e-5)
+        expected = naive.background_maps(here, size, length, starts)
+        assert_close(every.background[image].double(), expected, rtol=1e-4, atol=1e-5)
+        assert_close(two.background[image].double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_upsampling_sets_the_pixels_of_a_grid_at_their_centres() -> None:
+    """Two tokens that see one word each, on a 1 x 2 grid made four wide: 3/4 and 1/4 shares between them."""
+    sharp = torch.tensor([[[40.0], [-40.0]]])  # each query sees its own key only
+    cross = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    maps = AttentionMaps((4, 4), [0], every_token=True)
+    maps.add(cross.repeat(1, 2, 1), sharp.repeat(1, 2, 1), sharp.repeat(1, 2, 1), (2, 2), TorchAttend(1))
+    rising = torch.tensor([0.0, 0.25, 0.75, 1.0])
+    expected = naive_images.blur(rising.repeat(2, 4, 1))[0] / 0.5
+    assert_close(maps.tokens[0, 1].double(), expected, rtol=1e-5, atol=1e-5)
+    assert_close(maps.background[0, 1].double(), expected, rtol=1e-5, atol=1e-5)
+    assert_close(maps.tokens[0, 0].double(), expected.flip(1), rtol=1e-5, atol=1e-5)

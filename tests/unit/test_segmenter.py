@@ -1,0 +1,202 @@
+"""From the conds of one evaluation to the regions of the whole picture, and from these to a block's queries."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import naive
+import naive_images
+import pytest
+import torch
+from magicface.attention.attend import TorchAttend
+from magicface.attention.regions import Regions
+from magicface.sampling.method import Method, Reference, Schedule
+from magicface.sampling.noise import SeededNoise
+from magicface.sampling.prompt import PromptTokens
+from magicface.sampling.roles import Area, CondRow, Role, known_conds
+from magicface.sampling.segmenter import RegionIndex, Segmenter
+from scenes import generator_of, normal
+from torch import Tensor
+
+CPU = torch.device("cpu")
+SIZE_LAT = (8, 12)
+GRID = (4, 6)
+WORDS = (None, 11, 12, 13, None)
+TAG_OF_PROMPT = PromptTokens("eleven twelve thirteen", WORDS, (0,))
+
+
+def method_of(*phrases: tuple[int, ...], off: tuple[int, ...] = (), **schedule: Any) -> Method:
+    """Concepts by their tokens; those whose first token is in `off` have no weight."""
+    latents, masks = torch.zeros(1, 4, 8, 8), torch.ones(1, 64, 64)
+    references = tuple(
+        Reference("", phrase, "", [], latents, masks, *((0.0, 0.0) if phrase[0] in off else (2.0, 2.0)))
+        for phrase in phrases
+    )
+    return Method(references, Schedule(**schedule), (), (), SeededNoise(0))
+
+
+def row_of(
+    role: Role, area: Area | None = None, mask: Tensor | None = None, tag: PromptTokens | None = TAG_OF_PROMPT
+) -> CondRow:
+    """A cond of five tokens."""
+    return CondRow(role, {"uuid": uuid.uuid4()}, area, mask, len(WORDS), tag)
+
+
+def feed(segmenter: Segmenter, row: CondRow, seed: int, images: int = 2) -> tuple[Tensor, Tensor]:
+    """Give a cond random attention on the grid that it sees, and tell its A and F by loops."""
+    g = generator_of(seed)
+    height, width = SIZE_LAT if row.area is None else row.area[:2]
+    grid = ((height + 1) // 2, (width + 1) // 2)
+    n = grid[0] * grid[1]
+    q, k, cross = normal(g, images, n, 8), normal(g, images, n, 8), torch.rand(images, n, 5, generator=g) ** 3
+    maps = segmenter.maps_of(row, (height, width))
+    assert maps is not None
+    maps.add(cross, q, k, grid, TorchAttend(2))
+    each, both = [], []
+    for image in range(images):
+        smooth = naive.power_average(cross[image], q[image], k[image], 2)
+        tokens = naive_images.blur(smooth.T.reshape(5, *grid))
+        each.append(torch.stack([naive_images.over_mean(token) for token in tokens]))
+        both.append(torch.stack([naive_images.over_mean(tokens[0]), naive_images.over_mean(tokens[1:].sum(dim=0))]))
+    return torch.stack(each), torch.stack(both)
+
+
+def assert_regions(found: Regions | None, tokens: Tensor, background: Tensor, phrases: list[list[int]]) -> None:
+    """Regions of one cond that sees everything, two concepts, both on."""
+    assert found is not None
+    for image in range(len(tokens)):
+        foreground = background[image, 0] <= background[image, 1]
+        expected = naive.segment(tokens[image], foreground, phrases, suppression=0.6, cut=True)
+        assert torch.equal(found.foreground[image], foreground)
+        assert torch.equal(found.tokens[image], expected[0])
+        assert torch.equal(found.concepts[image], expected[1])
+
+
+def test_foreground_comes_from_the_negative_where_there_is_one() -> None:
+    method = method_of((12,), (13,))
+    phrases = [[2], [3]]
+    alone, against, zeroed = Segmenter(method, SIZE_LAT, ()), Segmenter(method, SIZE_LAT, ()), row_of("negative")
+    tokens, own = feed(alone, row_of("positive"), seed=1)
+    assert_regions(alone.regions(), tokens, own, phrases)
+
+    feed(against, row_of("positive"), seed=1)
+    negative = row_of("negative", tag=None)
+    _, uncond = feed(against, negative, seed=2)
+    assert not torch.equal(uncond[:, 0] <= uncond[:, 1], own[:, 0] <= own[:, 1])
+    assert_regions(against.regions(), tokens, uncond, phrases)
+    _, second = feed(against, row_of("negative"), seed=3)
+    assert_regions(against.regions(), tokens, (uncond + second) / 2, phrases)
+
+    without = Segmenter(method, SIZE_LAT, {zeroed.cond["uuid"]})
+    feed(without, row_of("positive"), seed=1)
+    assert without.maps_of(zeroed, SIZE_LAT) is None
+    assert_regions(without.regions(), tokens, own, phrases)
+
+
+def test_a_concept_that_is_off_has_no_words() -> None:
+    method = method_of((12,), (13,), off=(12,), suppression=0.6)
+    segmenter = Segmenter(method, SIZE_LAT, ())
+    tokens, own = feed(segmenter, row_of("positive"), seed=1)
+    assert_regions(segmenter.regions(), tokens, own, [[], [3]])
+
+
+def test_conds_that_tell_nothing() -> None:
+    segmenter = Segmenter(method_of((12,)), SIZE_LAT, ())
+    textless = CondRow("positive", {"uuid": 1}, None, None, 0, TAG_OF_PROMPT)
+    for row in (row_of("other"), row_of("positive", tag=None), textless):
+        assert segmenter.maps_of(row, SIZE_LAT) is None
+    assert segmenter.regions() is None
+    feed(segmenter, row_of("negative"), seed=1)
+    assert segmenter.maps_of(row_of("positive"), SIZE_LAT) is not None  # but it is never called
+    assert segmenter.regions() is None
+
+
+def test_an_area_stands_at_its_place() -> None:
+    area: Area = (4, 6, 2, 4)  # height, width, top, left
+    whole, placed = (Segmenter(method_of((12,), (13,)), size, ()) for size in (area[:2], SIZE_LAT))
+    feed(placed, row_of("positive", area), seed=1)
+    tokens, own = feed(whole, row_of("positive", area), seed=1)
+    part, found = naive_regions(tokens, own), placed.regions()
+    assert found is not None and found.tokens.shape == (2, *GRID)
+    inside = (slice(None), slice(1, 3), slice(2, 5))
+    assert torch.equal(found.tokens[inside], part[0]) and torch.equal(found.concepts[inside], part[1])
+    assert torch.equal(found.foreground[inside], own[:, 0] <= own[:, 1])
+    outside = torch.ones(2, *GRID, dtype=torch.bool)
+    outside[inside] = False
+    assert (found.tokens[outside] == -1).all() and (found.concepts[outside] == -1).all()
+    assert not found.foreground[outside].any()
+
+
+def naive_regions(tokens: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens and concepts of both images, for the phrases of the tokens 2 and 3."""
+    foreground = background[:, 0] <= background[:, 1]
+    both = [naive.segment(tokens[image], foreground[image], [[2], [3]], 0.6, cut=True) for image in range(2)]
+    return torch.stack([found[0] for found in both]), torch.stack([found[1] for found in both])
+
+
+def test_a_mask_silences_what_lies_outside_it() -> None:
+    mask = torch.zeros(1, *SIZE_LAT)
+    mask[:, :, 6:] = 0.2
+    free, masked = (Segmenter(method_of((12,), (13,)), SIZE_LAT, ()) for _ in range(2))
+    feed(free, row_of("positive"), seed=1)
+    feed(masked, row_of("positive", mask=mask), seed=1)
+    all_of_it, found = free.regions(), masked.regions()
+    assert all_of_it is not None and found is not None
+    for name in ("tokens", "concepts", "foreground"):
+        assert torch.equal(getattr(found, name)[..., 3:], getattr(all_of_it, name)[..., 3:])
+    assert (found.tokens[..., :3] == -1).all() and (found.concepts[..., :3] == -1).all()
+    assert not found.foreground[..., :3].any()
+
+
+def test_two_prompts_are_united_and_the_later_concept_wins() -> None:
+    method = method_of((12,), (13,))
+    separate = [Segmenter(method, SIZE_LAT, ()) for _ in range(2)]
+    together = Segmenter(method, SIZE_LAT, ())
+    for seed, segmenter in enumerate(separate):
+        feed(segmenter, row_of("positive"), seed)
+        feed(together, row_of("positive"), seed)
+    one, other, found = separate[0].regions(), separate[1].regions(), together.regions()
+    assert one is not None and other is not None and found is not None
+    assert torch.equal(found.concepts, torch.maximum(one.concepts, other.concepts))
+    assert torch.equal(found.foreground, one.foreground | other.foreground)
+    assert found.length == 10
+    for place in range(found.tokens.numel()):
+        mine, theirs = int(one.tokens.flatten()[place]), int(other.tokens.flatten()[place])
+        by_concept = int(other.concepts.flatten()[place]) > int(one.concepts.flatten()[place])
+        expected = theirs + 5 if theirs >= 0 and (by_concept or mine < 0) else mine
+        assert int(found.tokens.flatten()[place]) == expected
+
+
+def test_query_groups_of_an_area_are_those_of_what_it_sees() -> None:
+    concepts = torch.tensor([[[0, 0, 1, 1], [0, -1, 1, 1], [2, 2, 2, 2]]])
+    index = RegionIndex(Regions(concepts, concepts, concepts >= 0, 3))
+
+    def groups(area: Area | None, grid: tuple[int, int]) -> dict[int, list[int]]:
+        return {label: queries.tolist() for label, queries in index.groups(area, grid, CPU)[0]}
+
+    assert groups(None, (3, 4)) == {0: [0, 1, 4], -1: [5], 1: [2, 3, 6, 7], 2: [8, 9, 10, 11]}
+    assert groups((4, 4, 0, 2), (2, 2)) == {0: [0], 1: [1, 3], -1: [2]}
+    assert groups((2, 8, 4, 0), (1, 2)) == {2: [0, 1]}
+    assert index.groups(None, (3, 4), CPU) is index.groups(None, (3, 4), CPU)
+    assert torch.equal(index.foreground, concepts >= 0) and torch.equal(index.concepts, concepts)
+
+
+@pytest.mark.parametrize(("place", "role"), [(0, "negative"), (1, "positive"), (2, "other")])
+def test_a_role_is_whose_list_it_is_and_not_its_place(place: int, role: str) -> None:
+    """Three lists in an order of their own, the last one a copy of the positive list."""
+    cond = {"uuid": "a", "model_conds": {}, "area": (100, 6, 2, 4)}
+    positive, negative = [cond], [dict(cond)]
+    guider_conds = {"positive": positive, "negative": negative}
+    known = known_conds([negative, positive, list(positive), None], guider_conds, (1, 4, *SIZE_LAT))
+    assert set(known) == {(0, "a"), (1, "a"), (2, "a")}
+    row = known[place, "a"]
+    assert (row.role, row.length, row.tag, row.starts) == (role, 0, None, [])
+    assert row.area == (6, 6, 2, 4)  # cut to the latent
+
+
+@pytest.mark.parametrize(("sigma", "on"), [(5.0, True), (4.0, True), (2.0, True), (5.1, False), (1.9, False)])
+def test_a_scheduled_cond_is_on_between_its_noise_levels(sigma: float, on: bool) -> None:
+    row = CondRow("positive", {"uuid": 1, "timestep_start": 5.0, "timestep_end": 2.0}, None, None, 77, None)
+    assert row.is_on(sigma) is on and row.starts == [0]
+    assert CondRow("positive", {"uuid": 1}, None, None, 77, None).is_on(sigma)
