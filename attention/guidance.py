@@ -26,10 +26,10 @@ def guidance_rate(delta: Tensor, regions: Regions, cfg: float) -> Tensor:
     foreground = carry(regions.foreground, delta.shape[-2:]).flatten(1).float()
     in_foreground = (norm * foreground).sum(dim=1, keepdim=True) / (foreground.sum(dim=1, keepdim=True) + EPS)
 
-    # Slot 0 is for pixels with no token.
+    # Slot 0 is for pixels with no token. Sums over one-hot maps: scattered sums change from run to run on a GPU.
     slot = carry(regions.tokens, delta.shape[-2:]).flatten(1) - NO_TOKEN
-    slots = norm.new_zeros((norm.shape[0], regions.length + 1))
-    in_token = slots.scatter_add(1, slot, norm) / (slots.scatter_add(1, slot, torch.ones_like(norm)) + EPS)
+    member = (slot[:, None] == torch.arange(regions.length + 1, device=slot.device)[:, None]).float()
+    in_token = (member * norm[:, None]).sum(dim=2) / (member.sum(dim=2) + EPS)
     rate = in_foreground / (in_token + EPS)
     rate[:, 0] = 0.0
 

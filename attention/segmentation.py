@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import interpolate, pad
 
 from .attend import Attend
 from .regions import NO_CONCEPT, NO_TOKEN, Regions
@@ -72,11 +72,11 @@ def power_average(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
 
 def blur(maps: Tensor) -> Tensor:
     """3 x 3 blur of (b, t, H, W) with reflected borders and separable weights e^-1 : 1 : e^-1, summing to 1."""
+    # Sums of shifted maps: a convolution may be run in lower precision, and its kernel would have to be copied over.
     side = math.exp(-1.0)
-    line = torch.tensor([side, 1.0, side], dtype=maps.dtype, device=maps.device) / (1 + 2 * side)
-    flat = rearrange(maps, "b t h w -> (b t) 1 h w")
-    out = conv2d(pad(flat, (1, 1, 1, 1), mode="reflect"), torch.outer(line, line)[None, None])
-    return out.view_as(maps)
+    maps = pad(maps, (1, 1, 1, 1), mode="reflect")
+    maps = (maps[..., 1:-1] + side * (maps[..., :-2] + maps[..., 2:])) / (1 + 2 * side)
+    return (maps[..., 1:-1, :] + side * (maps[..., :-2, :] + maps[..., 2:, :])) / (1 + 2 * side)
 
 
 def over_spatial_mean(maps: Tensor) -> Tensor:
@@ -119,10 +119,8 @@ class AttentionMaps:
         self.blocks += 1
 
     def _start_and_rest(self, maps: Tensor) -> Tensor:
-        start = torch.zeros(maps.shape[-1])
-        start[self.starts] = 1.0
-        start = start.to(maps)  # a factor, not an index: boolean indexing would make the device wait
-        return torch.stack(((maps * start).sum(dim=-1), (maps * (1.0 - start)).sum(dim=-1)), dim=-1)
+        start = torch.stack([maps[..., position] for position in self.starts]).sum(dim=0)
+        return torch.stack((start, maps.sum(dim=-1) - start), dim=-1)
 
     @property
     def tokens(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from comfy_api.latest import io
@@ -47,10 +48,11 @@ class MagicFaceApply(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: io.Model.Type, references: dict[str, Any], schedule: Schedule | None = None
+        cls, model: io.Model.Type, references: dict[str, Any], schedule: Schedule | None = None, **beyond: Any
     ) -> io.NodeOutput:
+        # Links that a prompt sent to the API has beyond the last socket arrive beside the dict, as "references.<name>".
         with speaking_for("MagicFaceApply"):
-            given = _in_order(references)
+            given = _in_order({**references, **{name.rpartition(".")[2]: value for name, value in beyond.items()}})
             if not 1 <= len(given) <= MOST_REFERENCES:
                 raise ValueError(
                     f"references: {len(given)} connected; connect 1 to {MOST_REFERENCES} MagicFaceReference outputs"
@@ -61,6 +63,9 @@ class MagicFaceApply(io.ComfyNode):
 
 def _in_order(references: dict[str, Any]) -> tuple[Reference, ...]:
     """The connected references by their sockets' numbers."""
+    unknown = [name for name in references if not re.fullmatch(rf"{_PREFIX}\d+", name)]
+    if unknown:
+        raise ValueError(f"references: no input {unknown[0]!r}; name them {_PREFIX}0 to {_PREFIX}{MOST_REFERENCES - 1}")
     by_number = sorted(references.items(), key=lambda item: int(item[0].removeprefix(_PREFIX)))
     return tuple(reference for _, reference in by_number if reference is not None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..attention.masks import MaskResize, feather, grow
 from ..sampling.method import Reference
@@ -105,11 +106,10 @@ class MagicFaceMaskWeight(io.ComfyNode):
             if resize not in ("nearest", "area"):
                 raise ValueError(f"resize: is {resize!r}; choose nearest or area")
             masks = 1.0 - reference.masks if invert else reference.masks
-            masks = feather(grow(masks, grow_px), feather_px)
-            empty = [view + 1 for view, mask in enumerate(masks) if not (mask > 0).any()]
-            if empty:
-                cause = f"grow_px {grow_px}" + (" and invert" if invert else "")
-                raise ValueError(f"{cause}: leaves nothing of the mask of picture {empty[0]}; shrink it less")
+            _check_not_empty(masks, "invert: the mask of picture {} covers all of it, nothing is left; do not invert")
+            masks = grow(masks, grow_px)
+            _check_not_empty(masks, f"grow_px: {grow_px} leaves nothing of the mask of picture {{}}; shrink it less")
+            masks = feather(masks, feather_px)
         settled = replace(
             reference,
             masks=masks,
@@ -118,6 +118,12 @@ class MagicFaceMaskWeight(io.ComfyNode):
             resize=resize,
         )
         return io.NodeOutput(settled, masks)
+
+
+def _check_not_empty(masks: Tensor, message: str) -> None:
+    for view, mask in enumerate(masks):
+        if not (mask > 0).any():
+            raise ValueError(message.format(view + 1))
 
 
 NODES = [MagicFaceMaskWeight]

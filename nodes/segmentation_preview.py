@@ -55,14 +55,7 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
     def execute(cls, latent: dict[str, Any], step: int, image: Tensor | None = None) -> io.NodeOutput:
         with speaking_for("MagicFaceSegmentationPreview"):
             samples = latent["samples"]
-            if samples.ndim != 4:
-                raise ValueError(f"latent: has shape {tuple(samples.shape)}; give the latent of an image sampler")
-            found = STORE.find(samples)
-            if found is None:
-                raise ValueError(
-                    "latent: no run with MagicFace is known for it (it was changed after sampling, was sampled without"
-                    " MagicFace Apply, or too long ago); connect the sampler's own output and sample it again"
-                )
+            found = _recordings(samples)
             pictures = _pictures(image, samples)
             previews, masks = [], []
             for (recording, place), picture in zip(found, pictures, strict=True):
@@ -72,6 +65,29 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
                 previews.append(draw_regions(picture, concepts, foreground, recording.concepts, image is not None))
         preview = torch.stack(previews)
         return io.NodeOutput(preview, torch.stack(masks).float(), ui=ui.PreviewImage(preview, cls=cls))
+
+
+def _recordings(samples: Tensor) -> list[tuple[Recording, int]]:
+    """For each image of the latent its run's recording and its place in that run's batch.
+
+    Raises:
+        ValueError: no sampled picture of a run with the method, or pictures with different concepts.
+    """
+    if samples.ndim != 4:
+        raise ValueError(f"latent: has shape {tuple(samples.shape)}; give the latent of an image sampler")
+    if not torch.isfinite(samples).all():
+        raise ValueError("latent: has values that are not finite (a black picture); sample in a wider number type")
+    found = STORE.find(samples)
+    if found is None:
+        raise ValueError(
+            "latent: no run with MagicFace is known for it (it was changed after sampling, was sampled without"
+            " MagicFace Apply, or too long ago); connect the sampler's own output and sample it again"
+        )
+    lists = sorted({recording.concepts for recording, _ in found})
+    if len(lists) > 1:
+        named = " and ".join(f"({', '.join(names)})" for names in lists)
+        raise ValueError(f"latent: its pictures were sampled with different concepts, {named}; preview them one by one")
+    return found
 
 
 def _pictures(image: Tensor | None, samples: Tensor) -> Tensor:

@@ -33,6 +33,9 @@ def encode_reference(
     Raises:
         ValueError: naming the input that is wrong and what to do.
     """
+    for name, given in (("vae", vae), ("clip", clip)):
+        if given is None:
+            raise ValueError(f"{name}: is empty, the checkpoint holds none; load one and connect it")
     if not caption.strip():
         raise ValueError("caption: is empty; say what the picture shows, such as 'a cartoon boy wearing a hat'")
     concept_tokens = _within("clip", lambda: read_tokens(clip, concept)).content

@@ -99,29 +99,28 @@ def sampling_with(method: Method, watch: Callable[[Run, int], None] | None = Non
         **kwargs: Any,
     ) -> Tensor:
         guider = executor.class_obj
-        rest = (denoise_mask, callback, disable_pbar, seed)
-        recording = Recording(tuple(concept.concept for concept in method.concepts))
-        if not any(reference.active for reference in method.references):
-            # Every weight 0 is exactly nothing; the preview still knows the picture.
-            samples: Tensor = executor(noise, latent_image, sampler, sigmas, *rest, **kwargs)
-            STORE.add(recording, [samples])
-            return samples
-
-        check_prompt(method, guider.conds.get("positive") or [])
-        run = Run(method, guider)
-        run.install(guider.model_options, seed)
+        run: Run | None = None
+        # Every weight 0 is exactly nothing; the preview still knows the picture.
+        if any(reference.active for reference in method.references):
+            check_prompt(method, guider.conds.get("positive") or [])
+            run = Run(method, guider)
+            run.install(guider.model_options, seed)
         denoised: list[Tensor] = []
 
         def each_step(step: int, x0: Tensor, x: Tensor, total: int) -> Any:
             denoised[:] = [x0]
-            run.step_done(step)
-            if watch is not None:
-                watch(run, step)
+            if run is not None:
+                run.step_done(step)
+                if watch is not None:
+                    watch(run, step)
             return callback(step, x0, x, total) if callback is not None else None
 
-        samples = executor(noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs)
+        samples: Tensor = executor(
+            noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
+        )
         as_output = [guider.model_patcher.model.process_latent_out(x0.float().cpu()) for x0 in denoised]
-        STORE.add(run.recording, [samples, *as_output])
+        names = tuple(concept.concept for concept in method.concepts)
+        STORE.add(run.recording if run else Recording(names), [samples, *as_output])
         return samples
 
     return outer_sample

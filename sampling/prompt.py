@@ -69,8 +69,9 @@ def read_tokens(clip: Any, text: str) -> PromptTokens:
     if not set(streams) <= _CLIP_STREAMS:
         given = ", ".join(sorted(streams))
         raise ValueError(f"the text encoder reads {given}; connect the CLIP of an SD 1.x, SD 2.x or SDXL checkpoint")
-    # All streams of one model are laid out alike, so any will do.
-    chunks = streams.get("l") or next(iter(streams.values()))
+    # Streams of one model are laid out alike, unless an embedding has more vectors for one of them: then the encoder
+    # cuts to the shorter.
+    chunks = min(streams.values(), key=lambda stream: sum(map(len, stream)))
     starts: list[int] = []
     tokens: list[Token | None] = []
     for chunk in chunks:

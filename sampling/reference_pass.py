@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,8 @@ from ..attention.references import ConceptTokens, pool
 from ..attention.schedule import Stage
 from .attention_call import HostAttend
 from .method import Method, Reference
+
+log = logging.getLogger(__name__)
 
 KeptKeys = dict[Block, list[ConceptTokens | None]]
 """For each injected block one entry a concept."""
@@ -44,6 +47,14 @@ class _View:
         """Indices of the tokens inside the mask and the logarithms of their masks, on a token grid."""
         if grid not in self.grids:
             kept, log_mask = weighted_mask(mask_to_grid(self.mask, grid, self.reference.resize), weight=0.0)
+            if not len(kept):
+                log.warning(
+                    "MagicFace: the mask of %r vanishes on a grid of %dx%d, so blocks there do not see the reference;"
+                    " set resize to area in MagicFaceMaskWeight.",
+                    self.reference.concept,
+                    grid[1],
+                    grid[0],
+                )
             self.grids[grid] = kept.to(device), log_mask.to(device)
         return self.grids[grid]
 
@@ -85,6 +96,7 @@ class ReferencePass:
     def __init__(self, method: Method, model: Any, device: torch.device, seed: int) -> None:
         self._method, self._model, self._device = method, model, device
         self._views: list[_View] = []
+        self._most_together = sum(len(reference.latents) for reference in method.references)
         occurrence: dict[tuple[Any, str], int] = {}
         for reference in method.references:
             same = (reference.concept_tokens, reference.caption)
@@ -132,7 +144,8 @@ class ReferencePass:
         views = [view for view in self._views if view.reference.weight_at(at.stage) != 0]
         caught: dict[_View, dict[Block, ConceptTokens]] = {view: {} for view in views}
         for group in _groups(views, at.level):
-            self._run_group(group, at, caught)
+            for part in _parts(group, self._most_together):
+                self._run_group(part, at, caught)
         of_concept: list[list[_View]] = [[] for _ in self._method.concepts]
         for view in views:
             of_concept[self._method.concept_of(view.reference)].append(view)
@@ -146,14 +159,14 @@ class ReferencePass:
         try:
             self._through_unet(group, at, caught)
             return
-        except comfy.model_management.OOM_EXCEPTION:
-            if len(group) == 1:
+        except Exception as error:
+            if len(group) == 1 or not _is_out_of_memory(error):
                 raise
-        # Only now, with the failed pass's tensors gone, the same in halves.
+        # Only now, with the failed pass's tensors gone, the same in halves; so for the rest of the run.
         comfy.model_management.soft_empty_cache(True)
-        half = len(group) // 2
-        self._run_group(group[:half], at, caught)
-        self._run_group(group[half:], at, caught)
+        self._most_together = len(group) // 2
+        for part in _parts(group, self._most_together):
+            self._run_group(part, at, caught)
 
     def _through_unet(
         self, group: list[_View], at: NoiseLevel, caught: dict[_View, dict[Block, ConceptTokens]]
@@ -208,3 +221,15 @@ def _groups(views: list[_View], level: float) -> list[list[_View]]:
         return tuple(view.latent.shape), tuple((name, tuple(conds[name].size())) for name in sorted(conds))
 
     return [list(group) for _, group in groupby(sorted(views, key=shape), key=shape)]
+
+
+def _parts(group: list[_View], most: int) -> list[list[_View]]:
+    return [group[first : first + most] for first in range(0, len(group), most)]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """What ComfyUI takes for lack of memory; newer ones know more kinds of it."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):
+        return bool(management.is_oom(error))
+    return isinstance(error, management.OOM_EXCEPTION)

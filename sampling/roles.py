@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from .prompt import TAG, PromptTokens, start_positions
@@ -30,6 +31,7 @@ class CondRow:
         mask: (b, H, W) where it has a say, None for everywhere.
         length: T, its own number of tokens; 0 without text.
         tag: its words, where it comes from MagicFacePrompt.
+        zeroed: whether its text is zeroed out, so that its attention tells nothing.
     """
 
     role: Role
@@ -38,6 +40,7 @@ class CondRow:
     mask: Tensor | None
     length: int
     tag: PromptTokens | None
+    zeroed: bool = False
 
     @property
     def hooks(self) -> Any:
@@ -54,16 +57,44 @@ class CondRow:
         return not (sigma > self.cond.get("timestep_start", sigma) or sigma < self.cond.get("timestep_end", sigma))
 
 
+class Texts:
+    """What is known of the texts of a run, found again by the text itself.
+
+    A cond's own options may speak of another text than the one it carries: for a prompt with an area ComfyUI gives the
+    other list a cond of the same area, with the options (tag and uuid too) of the one and the text of the other.
+
+    Args:
+        guider_conds: the guider's lists by name, before ComfyUI prepares them; their texts are still in main memory.
+    """
+
+    def __init__(self, guider_conds: dict[str, Any]) -> None:
+        self._known: dict[int, tuple[Tensor, PromptTokens | None, bool]] = {}
+        for conds in guider_conds.values():
+            for cond in conds or ():
+                text = cond.get("cross_attn")
+                if text is not None:
+                    # The text is held too, or another could come to lie in its place.
+                    self._known[id(text)] = text, cond.get(TAG), not bool(torch.any(text))
+
+    def of(self, text: Tensor) -> tuple[PromptTokens | None, bool]:
+        """The tag of a text, and whether it is zeroed out."""
+        _, tag, zeroed = self._known.get(id(text), (None, None, False))
+        return tag, zeroed
+
+
 KnownConds = dict[tuple[int, Any], CondRow]
 """The conds of one call, by what ComfyUI tells a UNet call of them: (place of the list, uuid)."""
 
 
-def known_conds(conds: Sequence[Any], guider_conds: dict[str, Any], size_lat: Sequence[int]) -> KnownConds:
+def known_conds(
+    conds: Sequence[Any], guider_conds: dict[str, Any], texts: Texts, size_lat: Sequence[int]
+) -> KnownConds:
     """Who is who in a call.
 
     Args:
         conds: the lists of conds that are asked for, None where one is left out.
         guider_conds: the guider's own lists by name.
+        texts: the run's texts.
         size_lat: (..., H, W) of the latent.
     """
     known: KnownConds = {}
@@ -71,10 +102,9 @@ def known_conds(conds: Sequence[Any], guider_conds: dict[str, Any], size_lat: Se
         role = role_of(conds_there, guider_conds)
         for cond in conds_there or ():
             text = cond["model_conds"].get("c_crossattn")
-            length = 0 if text is None else text.cond.shape[1]
-            known[place, cond["uuid"]] = CondRow(
-                role, cond, _area_of(cond, size_lat), cond.get("mask"), length, cond.get(TAG)
-            )
+            length, (tag, zeroed) = (0, (None, False)) if text is None else (text.cond.shape[1], texts.of(text.cond))
+            area = _area_of(cond, size_lat)
+            known[place, cond["uuid"]] = CondRow(role, cond, area, cond.get("mask"), length, tag, zeroed)
     return known
 
 

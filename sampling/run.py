@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.patcher_extension
-import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from ..attention.schedule import Stage, StageSigmas
 from .method import Method
 from .recording import Recording, StepRegions
 from .reference_pass import KeptKeys, NoiseLevel, ReferencePass
-from .roles import KnownConds, known_conds, role_of
+from .roles import KnownConds, Texts, known_conds, role_of
 from .segmenter import RegionIndex, Segmenter
 from .unet_call import CallPlan, UNetCall
 
@@ -33,16 +32,16 @@ class Evaluation:
 
     Attributes:
         at: its noise level and stage.
-        segmenter: takes in attention maps until the primary call is over.
+        segmenter: takes in attention maps until the primary call, which holds the positive list, is over.
+        steering: the regions that steer RBA in all its calls: those of the evaluation before.
         keys: what the references left, by hook group.
-        primary_done: whether the call that holds the positive list has been made.
         rate_due: whether the guidance rate is still to be applied.
     """
 
     at: NoiseLevel
     segmenter: Segmenter | None
+    steering: RegionIndex | None
     keys: dict[Any, KeptKeys] = field(default_factory=dict)
-    primary_done: bool = False
     rate_due: bool = False
 
 
@@ -64,15 +63,11 @@ class Run:
         self._references: ReferencePass | None = None
         self._evaluation: Evaluation | None = None
         self._plan: CallPlan | None = None
-        self.regions: RegionIndex | None = None
-        # Their text is still in main memory here: asked later, the device would have to wait.
-        self._zeroed = {
-            cond["uuid"]
-            for cond in guider.conds.get("negative") or ()
-            if "cross_attn" in cond and not bool(torch.any(cond["cross_attn"]))
-        }
+        self._texts = Texts(guider.conds)
+        self._acting = False
         self._guidance_off_said = False
         self._seed = 0
+        self.regions: RegionIndex | None = None
         self.recording = Recording(tuple(c.concept for c in method.concepts))
 
     def install(self, model_options: dict[str, Any], seed: int | None) -> None:
@@ -91,7 +86,7 @@ class Run:
 
     def step_done(self, step: int) -> None:
         """Keep the regions of the sampler's step for the preview."""
-        if self.regions is not None:
+        if self._acting and self.regions is not None:
             self.recording.steps.append(StepRegions(step, self.regions.concepts, self.regions.foreground))
 
     def _prepare_sampling(
@@ -109,9 +104,10 @@ class Run:
         """Open an evaluation."""
         level = float(timestep[0])
         stage = self._sigmas.stage(level)
-        at = NoiseLevel(stage, timestep, level, {})
-        segmenter = None if stage is Stage.OFF else Segmenter(self._method, x.shape[-2:], self._zeroed)
-        around, self._evaluation = self._evaluation, Evaluation(at, segmenter)
+        self._acting = stage is not Stage.OFF
+        segmenter = Segmenter(self._method, x.shape[-2:]) if self._acting else None
+        opened = Evaluation(NoiseLevel(stage, timestep, level, {}), segmenter, self.regions)
+        around, self._evaluation = self._evaluation, opened
         try:
             return executor(x, timestep, *args, **kwargs)
         finally:
@@ -132,24 +128,24 @@ class Run:
             with self._following(None):
                 return executor(model, conds, x, timestep, model_options)
 
-        known = known_conds(conds, guider.conds, x.shape)
+        known = known_conds(conds, guider.conds, self._texts, x.shape)
         roles = [role_of(listed, guider.conds) for listed in conds]
-        primary = not evaluation.primary_done and "positive" in roles
+        segmenter = evaluation.segmenter
+        primary = segmenter is not None and "positive" in roles
         if primary:
             evaluation.keys = self._run_references(evaluation.at, known, model, x, model_options)
-        segmenter = None if evaluation.primary_done else evaluation.segmenter
-        plan = CallPlan(self._method, evaluation.at.stage, known, evaluation.keys, self.regions, segmenter)
+        plan = CallPlan(
+            self._method, evaluation.at.stage, known, evaluation.keys, evaluation.steering, segmenter, x.shape[-2:]
+        )
         with self._following(plan):
             out = executor(model, conds, x, timestep, model_options)
-        if primary and evaluation.segmenter is not None:
-            evaluation.primary_done = True
-            found = evaluation.segmenter.regions()
+        if primary and segmenter is not None:
+            found = segmenter.regions(known, x.device)
             evaluation.segmenter = None
             if found is not None:
                 self.regions = RegionIndex(found)
-            evaluation.rate_due = self._guidance_possible(
-                [r for r, c in zip(roles, conds, strict=True) if c is not None]
-            )
+            asked = [role for role, listed in zip(roles, conds, strict=True) if listed is not None]
+            evaluation.rate_due = sorted(asked) == ["negative", "positive"]
         return out
 
     def _run_references(
@@ -161,19 +157,6 @@ class Run:
         at = replace(at, options=model_options.get("transformer_options", {}))
         groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(at.level)}
         return {hooks: self._references.run(at, hooks) for hooks in groups}
-
-    def _guidance_possible(self, roles: list[str]) -> bool:
-        """Whether the lists asked for make it guidance of one positive against one negative."""
-        if self.regions is None or not self._method.schedule.guidance:
-            return False
-        if sorted(roles) == ["negative", "positive"]:
-            return True
-        if roles != ["positive"] and not self._guidance_off_said:
-            self._guidance_off_said = True
-            log.info(
-                "MagicFace: semantic guidance is off, for this guider has other than one positive and one negative."
-            )
-        return False
 
     def _diffusion_model(
         self,
@@ -196,12 +179,22 @@ class Run:
         """Semantic-aware guidance, as denoised += cfg (rate - 1) (cond - uncond): cond stays as others know it."""
         denoised: Tensor = args["denoised"]
         evaluation, cfg = self._evaluation, args["cond_scale"]
-        if evaluation is None or not evaluation.rate_due or self.regions is None or math.isclose(cfg, 1.0):
+        if evaluation is None or self.regions is None or not self._acting:
+            return denoised
+        if args["uncond"] is None or math.isclose(cfg, 1.0):
+            return denoised
+        if not evaluation.rate_due:
+            self._say_that_guidance_is_off()
             return denoised
         evaluation.rate_due = False
         delta = args["cond_denoised"] - args["uncond_denoised"]
         rate = guidance_rate(delta, self.regions.regions, cfg)
         return denoised + cfg * (rate - 1.0) * delta
+
+    def _say_that_guidance_is_off(self) -> None:
+        if not self._guidance_off_said:
+            self._guidance_off_said = True
+            log.info("MagicFace: no semantic guidance: this guider asks for other than one positive and one negative.")
 
     @contextmanager
     def _following(self, plan: CallPlan | None) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import reduce as fold
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attention.regions import NO_CONCEPT, NO_TOKEN, Regions, carry, group_queries, half_grid
 from ..attention.segmentation import AttentionMaps, segment
 from .method import Method
-from .roles import Area, CondRow
+from .roles import Area, CondRow, KnownConds
 
 
 class Segmenter:
@@ -21,11 +21,10 @@ class Segmenter:
     Args:
         method: the method.
         size_lat: (H, W) of the whole latent.
-        zeroed: uuids of conds whose text is zeroed out: their attention tells nothing.
     """
 
-    def __init__(self, method: Method, size_lat: Sequence[int], zeroed: Collection[Any]) -> None:
-        self._method, self._size_lat, self._zeroed = method, size_lat, zeroed
+    def __init__(self, method: Method, size_lat: Sequence[int]) -> None:
+        self._method, self._size_lat = method, size_lat
         self._maps: dict[tuple[str, Any], tuple[CondRow, AttentionMaps]] = {}
 
     def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> AttentionMaps | None:
@@ -35,29 +34,31 @@ class Segmenter:
             row: the cond.
             size_lat: (H, W) of what it sees.
         """
-        uuid = row.cond["uuid"]
-        if (
-            row.role == "other"
-            or (row.role == "positive" and row.tag is None)
-            or row.length == 0
-            or uuid in self._zeroed
-        ):
+        wordless = row.role == "positive" and row.tag is None
+        if row.role == "other" or wordless or row.zeroed or row.length == 0:
             return None
-        key = row.role, uuid
+        key = row.role, row.cond["uuid"]
         if key not in self._maps:
             self._maps[key] = row, AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
         return self._maps[key][1]
 
-    def regions(self) -> Regions | None:
-        """The regions of all positive conds together; None if no UNet call told anything."""
+    def regions(self, known: KnownConds, device: torch.device) -> Regions | None:
+        """The regions of all positive conds together; None if no UNet call told anything.
+
+        Args:
+            known: the evaluation's conds, whose order counts: UNet calls come in any.
+            device: where the regions shall lie; conds may have run on several.
+        """
+        positive = [row for row in known.values() if row.role == "positive"]
+        told = [(row, self._maps.get(("positive", row.cond["uuid"]))) for row in positive]
         found = [
-            _on_canvas(self._segment(row, maps), row, self._size_lat)
-            for row, maps in self._maps.values()
-            if row.role == "positive" and maps.blocks
+            _on_canvas(self._segment(row, entry[1], device), row, self._zone(row, positive, device))
+            for row, entry in told
+            if entry is not None and entry[1].blocks
         ]
         return fold(_unite, found) if found else None
 
-    def _segment(self, row: CondRow, maps: AttentionMaps) -> Regions:
+    def _segment(self, row: CondRow, maps: AttentionMaps, device: torch.device) -> Regions:
         """The regions of one cond, on its own grid."""
         assert row.tag is not None
         phrases = [
@@ -65,40 +66,55 @@ class Segmenter:
             for concept in self._method.concepts
         ]
         against = [
-            other.background
+            other.background.to(device)
             for negative, other in self._maps.values()
             if negative.role == "negative" and negative.area == row.area and other.blocks
         ]
-        background = torch.stack(against).mean(dim=0) if against else maps.background
+        background = torch.stack(against).mean(dim=0) if against else maps.background.to(device)
         foreground = background[:, 0] <= background[:, 1]
-        return segment(maps.tokens, foreground, phrases, self._method.suppression, self._method.cut_to_foreground)
+        tokens = maps.tokens.to(device)
+        return segment(tokens, foreground, phrases, self._method.suppression, self._method.cut_to_foreground)
+
+    def _zone(self, row: CondRow, positive: Sequence[CondRow], device: torch.device) -> Tensor | None:
+        """(1 or b, H2, W2) bool: where a cond has a say; None for everywhere.
+
+        A default cond fills what the others leave.
+        """
+        if "default" in row.cond:
+            others = [self._reach(other, device) for other in positive if "default" not in other.cond]
+            return ~fold(torch.logical_or, others) if others else None
+        return None if row.area is None and row.mask is None else self._reach(row, device)
+
+    def _reach(self, row: CondRow, device: torch.device) -> Tensor:
+        """(1 or b, H2, W2) bool: the cond's area and mask on the r = 2 grid."""
+        grid = half_grid(self._size_lat)
+        reach = torch.zeros((1, *grid), dtype=torch.bool, device=device)
+        rows, columns = _span(row.area)
+        reach[:, rows, columns] = True
+        return reach if row.mask is None else reach & carry(row.mask > 0, grid).to(device)
 
 
-def _span(area: Area) -> tuple[slice, slice]:
+def _span(area: Area | None) -> tuple[slice, slice]:
     """What an area of the latent covers on the r = 2 grid."""
+    if area is None:
+        return slice(None), slice(None)
     height, width, top, left = area
     return slice(top // 2, (top + height + 1) // 2), slice(left // 2, (left + width + 1) // 2)
 
 
-def _on_canvas(regions: Regions, row: CondRow, size_lat: Sequence[int]) -> Regions:
-    """Regions of a cond that sees an area, or has a say in a mask only, on the whole picture's grid."""
-    if row.area is None and row.mask is None:
+def _on_canvas(regions: Regions, row: CondRow, zone: Tensor | None) -> Regions:
+    """A cond's regions on the whole picture's grid, nothing outside its zone."""
+    if zone is None:
         return regions
-    grid = half_grid(size_lat)
-    batch = regions.tokens.shape[0]
-    tokens = regions.tokens.new_full((batch, *grid), NO_TOKEN)
-    concepts = regions.concepts.new_full((batch, *grid), NO_CONCEPT)
-    foreground = regions.foreground.new_zeros((batch, *grid))
-    rows, columns = _span(row.area) if row.area is not None else (slice(None), slice(None))
-    size = tokens[0, rows, columns].shape
+    batch, (rows, columns) = len(regions.tokens), _span(row.area)
+    zone = zone.repeat(-(-batch // len(zone)), 1, 1)[:batch]
+    tokens = torch.full_like(zone, NO_TOKEN, dtype=torch.int64)
+    concepts = torch.full_like(zone, NO_CONCEPT, dtype=torch.int64)
+    foreground = torch.zeros_like(zone)
     for canvas, part in ((tokens, regions.tokens), (concepts, regions.concepts), (foreground, regions.foreground)):
-        canvas[:, rows, columns] = carry(part, size)
-    if row.mask is not None:
-        silent = ~carry(row.mask > 0, grid).to(tokens.device)
-        silent = silent.repeat(-(-batch // len(silent)), 1, 1)[:batch]
-        tokens, concepts = tokens.masked_fill(silent, NO_TOKEN), concepts.masked_fill(silent, NO_CONCEPT)
-        foreground = foreground & ~silent
-    return Regions(tokens, concepts, foreground, regions.length)
+        canvas[:, rows, columns] = carry(part, canvas[0, rows, columns].shape)
+    tokens, concepts = tokens.masked_fill(~zone, NO_TOKEN), concepts.masked_fill(~zone, NO_CONCEPT)
+    return Regions(tokens, concepts, foreground & zone, regions.length)
 
 
 def _unite(one: Regions, other: Regions) -> Regions:
@@ -131,6 +147,6 @@ class RegionIndex:
         """Queries of a block by region, for a cond that sees an area (or all); see `group_queries`."""
         key = area, grid, device
         if key not in self._groups:
-            rows, columns = (slice(None), slice(None)) if area is None else _span(area)
+            rows, columns = _span(area)
             self._groups[key] = group_queries(self.concepts[:, rows, columns], grid, device)
         return self._groups[key]

@@ -14,12 +14,16 @@ def unet_of(model: Any) -> UNetModel:
     """The UNet of a MODEL.
 
     Raises:
-        ValueError: no image UNet with cross-attention (Flux, SD3, video models).
+        ValueError: no image UNet with self-attention in every block (Flux, SD3, video models, the x4 upscaler).
     """
     unet = getattr(model.model, "diffusion_model", None)
-    if not isinstance(unet, UNetModel) or any(isinstance(m, SpatialVideoTransformer) for m in unet.modules()):
+    if not isinstance(unet, UNetModel) or any(map(_lacks_spatial_self_attention, unet.modules())):
         raise ValueError(f"{type(model.model).__name__} is no image UNet; connect an SD 1.x, SD 2.x or SDXL model")
     return unet
+
+
+def _lacks_spatial_self_attention(module: Any) -> bool:
+    return isinstance(module, SpatialVideoTransformer) or bool(getattr(module, "disable_self_attn", False))
 
 
 def layout_of(unet: UNetModel) -> tuple[Block, ...]:

@@ -32,8 +32,9 @@ class CallPlan:
         stage: the evaluation's stage.
         known: who is who.
         keys: what the references left, by the hook group of the cond that looks at them.
-        regions: what the previous evaluation found, if any.
+        regions: those that steer RBA, if there are any yet.
         segmenter: takes in attention maps, or None when nobody asks.
+        size_lat: (H, W) of the latent that the conds are asked for.
     """
 
     method: Method
@@ -42,6 +43,7 @@ class CallPlan:
     keys: dict[Any, KeptKeys]
     regions: RegionIndex | None
     segmenter: Segmenter | None
+    size_lat: tuple[int, ...]
 
 
 class UNetCall:
@@ -58,6 +60,7 @@ class UNetCall:
         self._plan = plan
         places = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
         images = x.shape[0] // max(1, len(places))
+        _check_whole(plan, places, x)
         self._rows: list[tuple[slice, CondRow | None]] = [
             (slice(i * images, (i + 1) * images), plan.known.get(place)) for i, place in enumerate(places)
         ]
@@ -165,3 +168,18 @@ class UNetCall:
                 " changes the tokens there: remove it, or choose other blocks in MagicFaceSchedule"
             )
         return hh, ww
+
+
+def _check_whole(plan: CallPlan, places: Sequence[Any], x: Tensor) -> None:
+    """Make sure that the UNet is given all that each cond sees.
+
+    Raises:
+        ValueError: it is given a part: regions and areas would be of another place.
+    """
+    for row in (plan.known.get(place) for place in places):
+        sees = plan.size_lat if row is None or row.area is None else row.area[:2]
+        if tuple(x.shape[-2:]) != tuple(sees):
+            raise ValueError(
+                f"MagicFace: the UNet was called with a latent of {x.shape[-1]}x{x.shape[-2]} where the prompt sees"
+                f" {sees[1]}x{sees[0]}: MagicFace cannot be used with a patch that cuts it into tiles; remove it"
+            )
