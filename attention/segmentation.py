@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from einops import rearrange, reduce
@@ -94,7 +95,7 @@ class AttentionMaps:
     """
 
     def __init__(self, size: tuple[int, int], starts: Sequence[int], every_token: bool) -> None:
-        self.size, self.starts, self.every_token = size, list(starts), every_token
+        self.size, self.starts, self.every_token = size, sorted(starts), every_token
         self._tokens: Tensor | float = 0.0
         self._background: Tensor | float = 0.0
         self.blocks = 0
@@ -119,8 +120,12 @@ class AttentionMaps:
         self.blocks += 1
 
     def _start_and_rest(self, maps: Tensor) -> Tensor:
+        # By slices: a boolean index would make the device wait, and a difference from the whole cancels where the start
+        # token has nearly all.
+        borders = [-1, *self.starts, maps.shape[-1]]
+        between = [maps[..., left + 1 : right].sum(dim=-1) for left, right in pairwise(borders)]
         start = torch.stack([maps[..., position] for position in self.starts]).sum(dim=0)
-        return torch.stack((start, maps.sum(dim=-1) - start), dim=-1)
+        return torch.stack((start, torch.stack(between).sum(dim=0)), dim=-1)
 
     @property
     def tokens(self) -> Tensor:
@@ -155,7 +160,11 @@ def segment(
     for index, positions in enumerate(concepts):
         concept_of[list(positions)] = index
     factor = torch.where(concept_of[:length] == NO_CONCEPT, suppression, 1.0).to(token_maps)
-    tokens = (token_maps * factor[:, None, None]).argmax(dim=1)
+    strength = token_maps * factor[:, None, None]
+    highest = strength == strength.amax(dim=1, keepdim=True)
+    # Among tokens that tie a later concept's wins; every rank is above the 0 of those that are not highest.
+    rank = (concept_of[:length] - NO_CONCEPT + 1).to(strength.device)
+    tokens = (highest * rank[:, None, None]).argmax(dim=1)
     if cut:
         tokens = torch.where(foreground, tokens, NO_TOKEN)
     # Index -1 finds the table's last entry, which stands for "no token".

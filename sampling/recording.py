@@ -11,7 +11,7 @@ from torch import Tensor
 
 _MOST_BYTES = 64 * 2**20
 _SAMPLES = 4096
-# One rounding to bfloat16 moves a number by at most 2^-9 of itself; to float16 by less, down to its smallest step.
+# One rounding to bfloat16 moves a number by at most 2^-8 of itself; to float16 by less, down to its smallest step.
 _RELATIVE, _ABSOLUTE = 2.0**-8, 1e-6
 
 

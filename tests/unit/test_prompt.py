@@ -128,6 +128,13 @@ def test_tokens_are_read_as_the_clip_lays_them_out() -> None:
     assert read_tokens(StandInClip(g=[chunk(5)], l=[chunk(5)]), "").tokens[:2] == (None, 5)
 
 
+def test_the_shorter_stream_says_how_long_the_encoded_prompt_is() -> None:
+    """An embedding may have more vectors for one encoder of SDXL than for the other."""
+    long, short = [chunk(1), chunk(2)], [chunk(3)]
+    for streams in ({"l": long, "g": short}, {"g": short, "l": long}, {"g": long, "l": short}):
+        assert read_tokens(StandInClip(**streams), "").content == (3,)
+
+
 def test_a_word_that_is_the_padding_token_is_still_a_word() -> None:
     assert read_tokens(StandInClip(l=[chunk(49407, 0)]), "").content == (49407, 0)
 

@@ -130,6 +130,7 @@ def test_the_least_recently_used_goes_first() -> None:
     latents = [some_latent(seed) for seed in range(4)]
     one = RecordingStore()
     one.add(recording_of("0"), [latents[0]])
+    assert one.nbytes == 4 * (3 + 1024) + 2 * 8 * 8
     store = RecordingStore(most_bytes=3 * one.nbytes)
     for number in range(3):
         store.add(recording_of(str(number)), [latents[number]])

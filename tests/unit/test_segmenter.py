@@ -14,7 +14,7 @@ from magicface.attention.regions import Regions
 from magicface.sampling.method import Method, Reference, Schedule
 from magicface.sampling.noise import SeededNoise
 from magicface.sampling.prompt import PromptTokens
-from magicface.sampling.roles import Area, CondRow, Role, known_conds
+from magicface.sampling.roles import Area, CondRow, Role
 from magicface.sampling.segmenter import RegionIndex, Segmenter
 from scenes import generator_of, normal
 from torch import Tensor
@@ -37,10 +37,20 @@ def method_of(*phrases: tuple[int, ...], off: tuple[int, ...] = (), **schedule: 
 
 
 def row_of(
-    role: Role, area: Area | None = None, mask: Tensor | None = None, tag: PromptTokens | None = TAG_OF_PROMPT
+    role: Role,
+    area: Area | None = None,
+    mask: Tensor | None = None,
+    tag: PromptTokens | None = TAG_OF_PROMPT,
+    zeroed: bool = False,
+    **options: Any,
 ) -> CondRow:
     """A cond of five tokens."""
-    return CondRow(role, {"uuid": uuid.uuid4()}, area, mask, len(WORDS), tag)
+    return CondRow(role, {"uuid": uuid.uuid4(), **options}, area, mask, len(WORDS), tag, zeroed)
+
+
+def regions_of(segmenter: Segmenter, *rows: CondRow) -> Regions | None:
+    """What was found for an evaluation's conds in their order."""
+    return segmenter.regions({(place, row.cond["uuid"]): row for place, row in enumerate(rows)}, CPU)
 
 
 def feed(segmenter: Segmenter, row: CondRow, seed: int, images: int = 2) -> tuple[Tensor, Tensor]:
@@ -74,58 +84,73 @@ def assert_regions(found: Regions | None, tokens: Tensor, background: Tensor, ph
 
 
 def test_foreground_comes_from_the_negative_where_there_is_one() -> None:
-    method = method_of((12,), (13,))
-    phrases = [[2], [3]]
-    alone, against, zeroed = Segmenter(method, SIZE_LAT, ()), Segmenter(method, SIZE_LAT, ()), row_of("negative")
-    tokens, own = feed(alone, row_of("positive"), seed=1)
-    assert_regions(alone.regions(), tokens, own, phrases)
+    method, phrases = method_of((12,), (13,)), [[2], [3]]
+    positive, negative, second = row_of("positive"), row_of("negative", tag=None), row_of("negative")
+    alone, against = Segmenter(method, SIZE_LAT), Segmenter(method, SIZE_LAT)
+    tokens, own = feed(alone, positive, seed=1)
+    assert_regions(regions_of(alone, positive), tokens, own, phrases)
 
-    feed(against, row_of("positive"), seed=1)
-    negative = row_of("negative", tag=None)
+    feed(against, positive, seed=1)
     _, uncond = feed(against, negative, seed=2)
     assert not torch.equal(uncond[:, 0] <= uncond[:, 1], own[:, 0] <= own[:, 1])
-    assert_regions(against.regions(), tokens, uncond, phrases)
-    _, second = feed(against, row_of("negative"), seed=3)
-    assert_regions(against.regions(), tokens, (uncond + second) / 2, phrases)
+    assert_regions(regions_of(against, positive, negative), tokens, uncond, phrases)
+    _, other = feed(against, second, seed=3)
+    assert_regions(regions_of(against, negative, positive, second), tokens, (uncond + other) / 2, phrases)
 
-    without = Segmenter(method, SIZE_LAT, {zeroed.cond["uuid"]})
-    feed(without, row_of("positive"), seed=1)
-    assert without.maps_of(zeroed, SIZE_LAT) is None
-    assert_regions(without.regions(), tokens, own, phrases)
+
+def test_a_zeroed_negative_tells_nothing() -> None:
+    segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
+    zeroed = row_of("negative", zeroed=True)
+    tokens, own = feed(segmenter, positive, seed=1)
+    assert segmenter.maps_of(zeroed, SIZE_LAT) is None
+    assert_regions(regions_of(segmenter, positive, zeroed), tokens, own, [[2], [3]])
 
 
 def test_a_concept_that_is_off_has_no_words() -> None:
-    method = method_of((12,), (13,), off=(12,), suppression=0.6)
-    segmenter = Segmenter(method, SIZE_LAT, ())
-    tokens, own = feed(segmenter, row_of("positive"), seed=1)
-    assert_regions(segmenter.regions(), tokens, own, [[], [3]])
+    segmenter, row = Segmenter(method_of((12,), (13,), off=(12,), suppression=0.6), SIZE_LAT), row_of("positive")
+    tokens, own = feed(segmenter, row, seed=1)
+    assert_regions(regions_of(segmenter, row), tokens, own, [[], [3]])
 
 
 def test_conds_that_tell_nothing() -> None:
-    segmenter = Segmenter(method_of((12,)), SIZE_LAT, ())
+    segmenter = Segmenter(method_of((12,)), SIZE_LAT)
     textless = CondRow("positive", {"uuid": 1}, None, None, 0, TAG_OF_PROMPT)
-    for row in (row_of("other"), row_of("positive", tag=None), textless):
+    silent = [row_of("other"), row_of("positive", tag=None), textless]
+    for row in silent:
         assert segmenter.maps_of(row, SIZE_LAT) is None
-    assert segmenter.regions() is None
-    feed(segmenter, row_of("negative"), seed=1)
-    assert segmenter.maps_of(row_of("positive"), SIZE_LAT) is not None  # but it is never called
-    assert segmenter.regions() is None
+    negative, never_called = row_of("negative"), row_of("positive")
+    feed(segmenter, negative, seed=1)
+    assert segmenter.maps_of(never_called, SIZE_LAT) is not None
+    assert regions_of(segmenter, *silent, negative, never_called) is None
+
+
+def assert_nothing_at(found: Regions, where: Tensor) -> None:
+    """No token, no concept and no foreground there."""
+    where = where.expand(found.tokens.shape)
+    assert (found.tokens[where] == -1).all() and (found.concepts[where] == -1).all()
+    assert not found.foreground[where].any()
 
 
 def test_an_area_stands_at_its_place() -> None:
     area: Area = (4, 6, 2, 4)  # height, width, top, left
-    whole, placed = (Segmenter(method_of((12,), (13,)), size, ()) for size in (area[:2], SIZE_LAT))
-    feed(placed, row_of("positive", area), seed=1)
-    tokens, own = feed(whole, row_of("positive", area), seed=1)
-    part, found = naive_regions(tokens, own), placed.regions()
+    segmenter, row = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive", area)
+    tokens, own = feed(segmenter, row, seed=1)
+    part, found = naive_regions(tokens, own), regions_of(segmenter, row)
     assert found is not None and found.tokens.shape == (2, *GRID)
     inside = (slice(None), slice(1, 3), slice(2, 5))
     assert torch.equal(found.tokens[inside], part[0]) and torch.equal(found.concepts[inside], part[1])
     assert torch.equal(found.foreground[inside], own[:, 0] <= own[:, 1])
     outside = torch.ones(2, *GRID, dtype=torch.bool)
     outside[inside] = False
-    assert (found.tokens[outside] == -1).all() and (found.concepts[outside] == -1).all()
-    assert not found.foreground[outside].any()
+    assert_nothing_at(found, outside)
+
+
+def test_a_negative_of_another_area_is_no_measure() -> None:
+    segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
+    negative = row_of("negative", area=(8, 6, 0, 0))
+    tokens, own = feed(segmenter, positive, seed=1)
+    feed(segmenter, negative, seed=2)
+    assert_regions(regions_of(segmenter, positive, negative), tokens, own, [[2], [3]])
 
 
 def naive_regions(tokens: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
@@ -138,25 +163,35 @@ def naive_regions(tokens: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
 def test_a_mask_silences_what_lies_outside_it() -> None:
     mask = torch.zeros(1, *SIZE_LAT)
     mask[:, :, 6:] = 0.2
-    free, masked = (Segmenter(method_of((12,), (13,)), SIZE_LAT, ()) for _ in range(2))
-    feed(free, row_of("positive"), seed=1)
-    feed(masked, row_of("positive", mask=mask), seed=1)
-    all_of_it, found = free.regions(), masked.regions()
+    whole, masked = row_of("positive"), row_of("positive", mask=mask)
+    segmenter = Segmenter(method_of((12,), (13,)), SIZE_LAT)
+    for row in (whole, masked):
+        feed(segmenter, row, seed=1)
+    all_of_it, found = regions_of(segmenter, whole), regions_of(segmenter, masked)
     assert all_of_it is not None and found is not None
     for name in ("tokens", "concepts", "foreground"):
         assert torch.equal(getattr(found, name)[..., 3:], getattr(all_of_it, name)[..., 3:])
-    assert (found.tokens[..., :3] == -1).all() and (found.concepts[..., :3] == -1).all()
-    assert not found.foreground[..., :3].any()
+    assert_nothing_at(found, torch.arange(GRID[1]) < 3)
 
 
-def test_two_prompts_are_united_and_the_later_concept_wins() -> None:
-    method = method_of((12,), (13,))
-    separate = [Segmenter(method, SIZE_LAT, ()) for _ in range(2)]
-    together = Segmenter(method, SIZE_LAT, ())
-    for seed, segmenter in enumerate(separate):
-        feed(segmenter, row_of("positive"), seed)
-        feed(together, row_of("positive"), seed)
-    one, other, found = separate[0].regions(), separate[1].regions(), together.regions()
+def test_a_default_cond_fills_what_others_leave() -> None:
+    default, left = row_of("positive", default=True), row_of("positive", area=(8, 6, 0, 0))
+    segmenter = Segmenter(method_of((12,), (13,)), SIZE_LAT)
+    feed(segmenter, default, seed=1)
+    everywhere = regions_of(segmenter, default)
+    beside = regions_of(segmenter, default, left)  # which has not been called
+    assert everywhere is not None and beside is not None
+    assert torch.equal(beside.tokens[..., 3:], everywhere.tokens[..., 3:])
+    assert_nothing_at(beside, torch.arange(GRID[1]) < 3)
+
+
+@pytest.mark.parametrize("called_in_order", [True, False])
+def test_two_prompts_are_united_and_the_later_concept_wins(called_in_order: bool) -> None:
+    """Where both claim a pixel for one concept the first has it, whichever was called first."""
+    segmenter, rows = Segmenter(method_of((12,), (13,)), SIZE_LAT), [row_of("positive"), row_of("positive")]
+    for seed in (0, 1) if called_in_order else (1, 0):
+        feed(segmenter, rows[seed], seed)
+    one, other, found = regions_of(segmenter, rows[0]), regions_of(segmenter, rows[1]), regions_of(segmenter, *rows)
     assert one is not None and other is not None and found is not None
     assert torch.equal(found.concepts, torch.maximum(one.concepts, other.concepts))
     assert torch.equal(found.foreground, one.foreground | other.foreground)
@@ -180,23 +215,3 @@ def test_query_groups_of_an_area_are_those_of_what_it_sees() -> None:
     assert groups((2, 8, 4, 0), (1, 2)) == {2: [0, 1]}
     assert index.groups(None, (3, 4), CPU) is index.groups(None, (3, 4), CPU)
     assert torch.equal(index.foreground, concepts >= 0) and torch.equal(index.concepts, concepts)
-
-
-@pytest.mark.parametrize(("place", "role"), [(0, "negative"), (1, "positive"), (2, "other")])
-def test_a_role_is_whose_list_it_is_and_not_its_place(place: int, role: str) -> None:
-    """Three lists in an order of their own, the last one a copy of the positive list."""
-    cond = {"uuid": "a", "model_conds": {}, "area": (100, 6, 2, 4)}
-    positive, negative = [cond], [dict(cond)]
-    guider_conds = {"positive": positive, "negative": negative}
-    known = known_conds([negative, positive, list(positive), None], guider_conds, (1, 4, *SIZE_LAT))
-    assert set(known) == {(0, "a"), (1, "a"), (2, "a")}
-    row = known[place, "a"]
-    assert (row.role, row.length, row.tag, row.starts) == (role, 0, None, [])
-    assert row.area == (6, 6, 2, 4)  # cut to the latent
-
-
-@pytest.mark.parametrize(("sigma", "on"), [(5.0, True), (4.0, True), (2.0, True), (5.1, False), (1.9, False)])
-def test_a_scheduled_cond_is_on_between_its_noise_levels(sigma: float, on: bool) -> None:
-    row = CondRow("positive", {"uuid": 1, "timestep_start": 5.0, "timestep_end": 2.0}, None, None, 77, None)
-    assert row.is_on(sigma) is on and row.starts == [0]
-    assert CondRow("positive", {"uuid": 1}, None, None, 77, None).is_on(sigma)

@@ -1,0 +1,51 @@
+"""Whose a cond is, what it sees, and which words it carries."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from magicface.sampling.prompt import TAG, PromptTokens
+from magicface.sampling.roles import CondRow, Texts, known_conds
+from torch import Tensor
+
+PROMPT = PromptTokens("a prompt", (None, 1, 2, None, None), (0,))
+
+
+class StandInText:
+    """What a model's conds hold of a text."""
+
+    def __init__(self, cond: Tensor) -> None:
+        self.cond = cond
+
+
+@pytest.mark.parametrize(("place", "role"), [(0, "negative"), (1, "positive"), (2, "other")])
+def test_a_role_is_whose_list_it_is_and_not_its_place(place: int, role: str) -> None:
+    """Three lists in an order of their own, the last one a copy of the positive list."""
+    cond = {"uuid": "a", "model_conds": {}, "area": (100, 9, 2, 4)}
+    positive, negative = [cond], [dict(cond)]
+    guider_conds = {"positive": positive, "negative": negative}
+    known = known_conds([negative, positive, list(positive), None], guider_conds, Texts({}), (1, 4, 8, 12))
+    assert set(known) == {(0, "a"), (1, "a"), (2, "a")}
+    row = known[place, "a"]
+    assert (row.role, row.length, row.tag, row.zeroed, row.starts) == (role, 0, None, False, [])
+    assert row.area == (6, 8, 2, 4)  # cut to the latent
+
+
+def test_a_tag_goes_with_its_text_and_not_with_the_options_around_it() -> None:
+    prompt, zeros = torch.ones(1, 5, 4), torch.zeros(1, 9, 4)
+    texts = Texts({"positive": [{"cross_attn": prompt, TAG: PROMPT}], "negative": [{"cross_attn": zeros}, {}]})
+    assert texts.of(prompt) == (PROMPT, False) and texts.of(zeros) == (None, True)
+    assert texts.of(prompt.clone()) == (None, False)
+    copied = {"uuid": "a", TAG: PROMPT, "model_conds": {"c_crossattn": StandInText(zeros)}}
+    row = known_conds([[copied]], {}, texts, (8, 12))[0, "a"]
+    assert (row.tag, row.zeroed, row.length, row.starts) == (None, True, 9, [0])
+    own = {"uuid": "a", "model_conds": {"c_crossattn": StandInText(prompt)}}
+    row = known_conds([[own]], {}, texts, (8, 12))[0, "a"]
+    assert (row.tag, row.zeroed, row.length, row.starts) == (PROMPT, False, 5, [0])
+
+
+@pytest.mark.parametrize(("sigma", "on"), [(5.0, True), (4.0, True), (2.0, True), (5.1, False), (1.9, False)])
+def test_a_scheduled_cond_is_on_between_its_noise_levels(sigma: float, on: bool) -> None:
+    row = CondRow("positive", {"uuid": 1, "timestep_start": 5.0, "timestep_end": 2.0}, None, None, 77, None)
+    assert row.is_on(sigma) is on and row.starts == [0]
+    assert CondRow("positive", {"uuid": 1}, None, None, 77, None).is_on(sigma)
