@@ -106,7 +106,9 @@ class MagicFaceMaskWeight(io.ComfyNode):
             if resize not in ("nearest", "area"):
                 raise ValueError(f"resize: is {resize!r}; choose nearest or area")
             masks = 1.0 - reference.masks if invert else reference.masks
-            _check_not_empty(masks, "invert: the mask of picture {} covers all of it, nothing is left; do not invert")
+            _check_not_empty(
+                masks, "invert: leaves nothing of the mask of picture {}, which covers all of it; do not invert"
+            )
             masks = grow(masks, grow_px)
             _check_not_empty(masks, f"grow_px: {grow_px} leaves nothing of the mask of picture {{}}; shrink it less")
             masks = feather(masks, feather_px)

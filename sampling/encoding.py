@@ -35,7 +35,7 @@ def encode_reference(
     """
     for name, given in (("vae", vae), ("clip", clip)):
         if given is None:
-            raise ValueError(f"{name}: is empty, the checkpoint holds none; load one and connect it")
+            raise ValueError(f"{name}: is empty, the checkpoint holds none; connect one from Load {name.upper()}")
     if not caption.strip():
         raise ValueError("caption: is empty; say what the picture shows, such as 'a cartoon boy wearing a hat'")
     concept_tokens = _within("clip", lambda: read_tokens(clip, concept)).content

@@ -194,7 +194,9 @@ class Run:
     def _say_that_guidance_is_off(self) -> None:
         if not self._guidance_off_said:
             self._guidance_off_said = True
-            log.info("MagicFace: no semantic guidance: this guider asks for other than one positive and one negative.")
+            log.info(
+                "MagicFace: semantic guidance is off: this guider asks for other than one positive and one negative."
+            )
 
     @contextmanager
     def _following(self, plan: CallPlan | None) -> Iterator[None]:
