@@ -106,6 +106,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, end)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, end)
+    # Threads that wait for work by spinning make torch several times slower on a CPU that others use too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         if not inside:
             return run_inside(interpreter(arguments.command), argv)

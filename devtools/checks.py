@@ -14,7 +14,6 @@ from . import environment
 from .incore import CHOICE, PACK
 from .links import link
 from .pins import CORES, ROOT
-from .server import WAITING
 
 TESTS = ROOT / "tests"
 # Typed as strictly as ComfyUI, which has no types, allows.
@@ -127,7 +126,7 @@ def _paths_in(part: Part, paths: list[str]) -> list[str]:
 
 def _test(part: Part, targets: list[str], others: list[str]) -> Result:
     print(f"\n=== tests: {part.name}", flush=True)
-    variables = {**WAITING, **os.environ, CHOICE: str(environment.comfyui(part.core))}
+    variables = {**os.environ, CHOICE: str(environment.comfyui(part.core))}
     with tempfile.TemporaryDirectory(prefix="magicface-tests-") as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *targets, *others]

@@ -69,16 +69,18 @@ def _build_environment(folder: Path) -> None:
 
 def _install_pip(interpreter: Path, folder: Path) -> None:
     """Put pip into a fresh environment: Python's own copy, or one fetched with the running pip."""
-    bundled = subprocess.run([interpreter, "-m", "ensurepip"], env=_environment(), capture_output=True, check=False)
+    bundled = subprocess.run(
+        [interpreter, "-m", "ensurepip"], env=_environment(), cwd=folder, capture_output=True, check=False
+    )
     if bundled.returncode == 0:
         return
     asked = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = subprocess.run([interpreter, "-c", asked], capture_output=True, text=True, check=True).stdout.strip()
+    site = subprocess.run([interpreter, "-c", asked], cwd=folder, capture_output=True, text=True, check=True).stdout
     wanted = folder / "pip.txt"
     wanted.write_text(pins.locked("pip", pins.LOCK.read_text(encoding="utf-8")), encoding="utf-8")
     try:
         # `--target`, as `--python` is unknown to older pips and `--prefix` is rewritten by Debian's.
-        _pip(sys.executable, "install", "--no-deps", "--require-hashes", "--target", site, "-r", str(wanted))
+        _pip(sys.executable, "install", "--no-deps", "--require-hashes", "--target", site.strip(), "-r", str(wanted))
     except SetupError as error:
         raise SetupError(NO_PIP.format(python=sys.executable)) from error
 
@@ -112,9 +114,12 @@ def _pip(interpreter: Path | str, command: str, *arguments: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    """Run a step of the set-up; the child inherits the set-up's lock, see `cache.lock`."""
+    """Run a step of the set-up; the child inherits the set-up's lock, see `cache.lock`.
+
+    Not in the user's folder: `python -m pip` would take a pip.py in it for pip.
+    """
     try:
-        subprocess.run(command, env=_environment(), close_fds=False, check=True)
+        subprocess.run(command, env=_environment(), cwd=cache.root(), close_fds=False, check=True)
     except subprocess.CalledProcessError as error:
         raise SetupError(f"this step of the set-up failed: {' '.join(command)}") from error
 

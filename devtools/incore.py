@@ -68,11 +68,16 @@ def _parse_arguments(arguments: list[str]) -> None:
 def load_pack(root: Path = ROOT) -> ModuleType:
     """The checkout as package `magicface`, whatever its folder is called.
 
-    Its modules are then `magicface.attention`, `magicface.sampling` and so on. It needs no ComfyUI by
-    itself; call `prepare` first for what does.
+    After `prepare` its nodes are loaded as well, and with them all they use: `load_pack().sampling.method`
+    works. Without a ComfyUI only what needs none can be imported, by name: `magicface.attention.rsa`.
     """
-    if PACK in sys.modules:
-        return sys.modules[PACK]
+    module = sys.modules.get(PACK) or _load(root)
+    if "comfy.cli_args" in sys.modules:
+        importlib.import_module(f"{PACK}.nodes")
+    return module
+
+
+def _load(root: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(PACK, root / "__init__.py", submodule_search_locations=[str(root)])
     if spec is None or spec.loader is None:
         raise ImportError(f"{root} is no Python package")

@@ -20,8 +20,6 @@ from .links import link
 from .pins import ROOT
 
 PACKS = {"magicface": ROOT, "magicface_dev": ROOT / "devtools" / "tiny_pack"}
-# Threads that wait for work by spinning make torch several times slower on a CPU that others use too.
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE"}
 START_LIMIT_S = 300
 STOP_LIMIT_S = 10
 PORT_TRIES = 5
@@ -89,7 +87,7 @@ class Server:
             ServerError: it ended before it answered, or the given port is taken.
         """
         prepare_base(self.base)
-        command = [*self._command(), *([] if has_gpu(self.install.python) else ["--cpu"])]
+        command = [*self._command(), *([] if has_gpu(self.install.python, self.base) else ["--cpu"])]
         for attempt in range(1, PORT_TRIES + 1):
             if not self._fixed_port:
                 self.port = free_port()
@@ -143,7 +141,6 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "PYTHONPATH")}
         environment["PYTHONUNBUFFERED"] = "1"
         environment["PYTHONIOENCODING"] = "utf-8"
-        environment = WAITING | environment
         if self.install.own:
             environment["PYTHONDONTWRITEBYTECODE"] = "1"
         # A group of its own, so that Ctrl-C reaches only us and all of it can be ended.
@@ -188,9 +185,9 @@ def prepare_base(base: Path) -> None:
         link(source, base / "custom_nodes" / name)
 
 
-def has_gpu(python: Path) -> bool:
-    """Whether this Python's torch can compute on a GPU."""
-    probe = subprocess.run([python, "-c", HAS_GPU], capture_output=True, check=False)
+def has_gpu(python: Path, folder: Path) -> bool:
+    """Whether this Python's torch can compute on a GPU. The folder must hold no modules, as Python looks there."""
+    probe = subprocess.run([python, "-c", HAS_GPU], cwd=folder, capture_output=True, check=False)
     return probe.returncode == 0
 
 

@@ -1,4 +1,4 @@
-"""The same run for the product and for the plain program in `dense`: what the one gets from nodes, the other gets bare."""
+"""One run for two programs: what the product gets from nodes, the plain program in `dense` gets bare."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Case:
 
     family: str = "sdxl"
     v_prediction: bool = False
+    dtype: torch.dtype = torch.float32
     prompt: str = PROMPT
     positions: tuple[tuple[int, ...], ...] = ((HAT,), (SCARF,))
     starts: tuple[tuple[int, ...], tuple[int, ...]] = ((0,), (0,))
@@ -108,7 +109,7 @@ def _concepts(graph: Graph, given: list[Any]) -> list[list[View]]:
     for reference in given:
         known = concepts.setdefault(reference.concept, [])
         known.append(_views(graph, reference, len(known)))
-    return [sum(known, []) for known in concepts.values()]
+    return [[view for seen in known for view in seen] for known in concepts.values()]
 
 
 def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:

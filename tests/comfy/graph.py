@@ -12,12 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import folder_paths
-import nodes as core_nodes
 import pytest
 import torch
 from torch import Tensor
+
+import nodes as core_nodes
 
 PROMPT = "a boy wearing a hat and a scarf"
 HAT, SCARF = 5, 8  # where these words stand in PROMPT, the start token being 0
@@ -170,7 +172,16 @@ def graph(graph_of: Callable[[str], Graph]) -> Graph:
 
 @pytest.fixture
 def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What ComfyUI sets up around every node: no gradients, a folder for previews; but no progress bars here."""
+    """What ComfyUI sets up around every node: no gradients, a folder for previews; but no progress bars here.
+
+    How much memory is free decides what ComfyUI runs together, and so the last bits: here it is always the same.
+    """
+    gigabytes = 8 * 2**30
+    monkeypatch.setattr(
+        comfy.model_management,
+        "get_free_memory",
+        lambda dev=None, torch_free_too=False: (gigabytes, gigabytes) if torch_free_too else gigabytes,
+    )
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", False)
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
     with torch.inference_mode():

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import comfy.sample
 import comfy.samplers
-import nodes as core_nodes
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+
+import nodes as core_nodes
 
 from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
 from .graph import call
@@ -200,7 +201,6 @@ def test_prompts_in_turns(graph):
         for text, start, end in ((HAT_TEXT, 0.0, 0.4), (SCARF_TEXT, 0.4, 1.0))
     ]
     found = regions_of(graph, graph.sample(model, combine(*turns), steps=4))
-    of_hat = regions_of(graph, graph.sample(model, graph.prompt(HAT_TEXT + " and a scarf"), steps=4))
-    assert len(found) == len(of_hat) == 4
+    assert len(found) == 4
     for step, own in enumerate((0, 0, 1, 1)):
         assert own in found[step] and 1 - own not in found[step]

@@ -8,9 +8,10 @@ from dataclasses import replace
 import comfy.model_patcher
 import comfy.supported_models
 import comfy.text_encoders.flux
-import nodes as core_nodes
 import pytest
 import torch
+
+import nodes as core_nodes
 
 from .graph import box, call, picture
 
@@ -112,7 +113,7 @@ AT_THE_NODE = [
     (weigh(grow_px=600), WEIGHT, "grow_px", "600", "from -512 to 512"),
     (weigh(feather_px=-1), WEIGHT, "feather_px", "-1", "from 0 to 512"),
     (weigh(resize="bicubic"), WEIGHT, "resize", "'bicubic'", "nearest or area"),
-    (weigh(invert=True), WEIGHT, "invert", "nothing of the mask of picture 1"),
+    (weigh(invert=True), WEIGHT, "invert", "the mask of picture 1", "do not invert"),
     (
         lambda graph: graph.weighted(graph.reference(mask=box(128, 128, 0, 0, 20, 20)), grow_px=-30),
         *(WEIGHT, "grow_px", "-30", "nothing of the mask", "shrink it less"),

@@ -6,10 +6,11 @@ import comfy.lora
 import comfy.sd
 import comfy_extras.nodes_hooks as hook_nodes
 import folder_paths
-import nodes as core_nodes
 import pytest
 import safetensors.torch
 import torch
+
+import nodes as core_nodes
 
 from .graph import PROMPT, call
 

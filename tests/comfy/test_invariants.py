@@ -5,25 +5,27 @@ from __future__ import annotations
 import gc
 from typing import Any
 
-import comfy.lora
 import comfy.model_management
 import comfy.sample
 import comfy.samplers
-import comfy.sd
 import pytest
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 
-from .graph import NEGATIVE, PROMPT, box, picture
+from .graph import NEGATIVE, PROMPT
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
-RUN_STATE = tuple(
-    f"magicface.{module}"
-    for module in ("sampling.run", "sampling.unet_call", "sampling.reference_pass", "sampling.segmenter")
-) + ("magicface.attention.references", "magicface.attention.segmentation", "magicface.attention.regions")
+RUN_STATE = {
+    "magicface.sampling.run",
+    "magicface.sampling.unet_call",
+    "magicface.sampling.reference_pass",
+    "magicface.sampling.segmenter",
+    "magicface.attention.references",
+    "magicface.attention.segmentation",
+    "magicface.attention.regions",
+}
 
 
 def frozen(value: Any) -> Any:
@@ -205,7 +207,9 @@ def test_nothing_is_left_of_a_run_whose_callback_breaks_off(graph, interrupt):
         comfy.model_management.interrupt_current_processing()  # seen at the next chance: before the references
 
     latent, seen = torch.zeros(1, 4, 16, 16), []
-    patched.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: seen.append(1) or run(*a, **k))
+    patched.add_wrapper_with_key(
+        WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: seen.append(1) or run(*a, **k)
+    )
     with pytest.raises(comfy.model_management.InterruptProcessingException if interrupt else Boom):
         comfy.sample.sample(
             patched, comfy.sample.prepare_noise(latent, 1), 3, 5.0, "euler", "normal", graph.prompt(),
@@ -214,42 +218,3 @@ def test_nothing_is_left_of_a_run_whose_callback_breaks_off(graph, interrupt):
     assert len(seen) == 1
     assert left_over() == []
     assert torch.equal(graph.sample(patched), clean)
-
-
-def lora_of(model, strength=0.5):
-    """The model with a LoRA on a self-attention that references pass through."""
-    keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    layer = "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
-    rows, columns = model.model.state_dict()[keys[layer]].shape
-    lora = {f"{layer}.lora_up.weight": torch.ones(rows, 1), f"{layer}.lora_down.weight": torch.ones(1, columns) / 9}
-    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
-
-
-def scaled_by(block_type, factor):
-    """Another pack's attention patch: the usual attention times a factor."""
-
-    def patched(model):
-        model = model.clone()
-
-        def attention(q, k, v, extra):
-            return factor * optimized_attention(q, k, v, extra["n_heads"], transformer_options=extra)
-
-        for number in (1, 4):
-            getattr(model, f"set_model_{block_type}_replace")(attention, "output", number, 0)
-        return model
-
-    return patched
-
-
-@pytest.mark.parametrize("other", [lora_of, scaled_by("attn1", 0.5), scaled_by("attn2", 0.5)])
-def test_other_patches_count_and_their_order_does_not(graph, other):
-    hat = graph.reference(image=picture(1), mask=box(128, 128, 0, 0, 128, 64), weight=3.0)
-    before, after = graph.apply(other(graph.model), hat), other(graph.apply(graph.model, hat))
-    assert torch.equal(graph.sample(before), graph.sample(after))
-    assert not torch.equal(graph.sample(before), graph.sample(graph.apply(graph.model, hat)))
-
-
-def test_an_attention_patch_that_changes_nothing_changes_nothing(graph):
-    same = graph.apply(scaled_by("attn1", 1.0)(graph.model), *graph.two())
-    expected = graph.sample(graph.apply(graph.model, *graph.two()))
-    torch.testing.assert_close(graph.sample(same), expected, rtol=1e-4, atol=1e-3)

@@ -38,7 +38,7 @@ CASES = {
     "one concept": Case(references="hat", suppression=0.9, size=(16, 16)),
     "two references of one concept": Case(references="hat scarf hat"),
     "no suppression": Case(suppression=1.0, suppression_given=True),
-    "one stage, no guidance": Case(switch=1.0, guidance=False),
+    "one stage, no guidance": Case(switch=1.0, guidance=False, size=(16, 16)),
     "begins late and ends early": Case(start=0.2, end=0.7),
     "second part of a run": Case(from_step=2),
     "much guidance": Case(cfg=16.0),
@@ -46,6 +46,7 @@ CASES = {
     "sd2": Case(family="sd2", size=(16, 16), batch=2),
     "sd2 predicting v": Case(family="sd2", v_prediction=True, size=(16, 16)),
     "sd1": Case(family="sd1", size=(24, 16)),
+    "weights of 8 bits": Case(dtype=torch.float8_e4m3fn, size=(16, 16)),
 }
 
 
@@ -79,8 +80,8 @@ def product_run(graph: Graph, case: Case, model: Any) -> tuple[Tensor, list[Tens
 def test_a_run_is_that_of_the_plain_program(graph_of, tiny_model, name):
     case = CASES[name]
     graph = graph_of(case.family)
-    if case.v_prediction:
-        graph = replace(graph, model=tiny_model.load_unet(case.family, 0, torch.float32, v_prediction=True))
+    if case.v_prediction or case.dtype is not torch.float32:
+        graph = replace(graph, model=tiny_model.load_unet(case.family, 0, case.dtype, v_prediction=case.v_prediction))
     given = references(graph, case.references)
     latent, ours = product_run(graph, case, patched(graph, case, given))
     _, unpatched = product_run(graph, case, graph.model)

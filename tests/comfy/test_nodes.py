@@ -1,14 +1,15 @@
-"""The nodes: what they are called for ever, and what each one makes of its inputs. The preview has a file of its own."""
+"""The nodes: their names, kept for ever, and what each makes of its inputs. The preview has a file of its own."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 
 import comfy_extras.nodes_clip_sdxl as sdxl_nodes
-import nodes as core_nodes
 import pytest
 import safetensors.torch
 import torch
+
+import nodes as core_nodes
 
 from .graph import HAT, PROMPT, SCARF, box, call, picture
 

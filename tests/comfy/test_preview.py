@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import comfy_extras.nodes_custom_sampler as custom
-import nodes as core_nodes
 import pytest
 import torch
 from PIL import Image
+
+import nodes as core_nodes
 
 from .graph import call, picture
 
@@ -129,7 +130,7 @@ def test_a_batch_of_two_runs(graph, patched):
 )
 def test_a_changed_latent_is_unknown(graph, patched, change):
     samples = graph.sample(patched)
-    with pytest.raises(ValueError, match="MagicFaceSegmentationPreview: latent: no run .* sample it again"):
+    with pytest.raises(ValueError, match=r"MagicFaceSegmentationPreview: latent: no run .* sample it again"):
         masks_of(graph, change(samples))
 
 
