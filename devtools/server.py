@@ -120,6 +120,12 @@ class Server:
         assert self._process is not None, "the server was not started"
         return self._process.wait()
 
+    def resident_bytes(self) -> int:
+        """Memory that the server's process holds; where the system has /proc."""
+        assert self._process is not None, "the server was not started"
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
     def log_tail(self, lines: int = 30) -> str:
         """The end of the server's log."""
         text = self.log.read_text(encoding="utf-8", errors="replace") if self.log.is_file() else ""

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from devtools import demo, model
+from devtools import api_format, demo, model
 from devtools.client import Client, PromptError
+from devtools.install import Install
+from devtools.server import Server
 
 Dev = Callable[..., "subprocess.Popen[str]"]
 
@@ -105,3 +107,55 @@ def decoded(client: Client, output: dict[str, Any]) -> bytes:
     (shown,) = output["images"]
     with Image.open(io.BytesIO(client.view(shown))) as image:
         return image.tobytes()
+
+
+def test_eleven_references_are_refused_by_name(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
+    """The editor offers ten sockets; what a script links beyond them must not be dropped unseen."""
+    apply = prompt[only(prompt, "MagicFaceApply")]["inputs"]
+    for number in range(2, 11):
+        apply[f"references.reference{number}"] = apply["references.reference0"]
+    with pytest.raises(PromptError, match="MagicFaceApply: references: 11 connected; connect 1 to 10"):
+        client.run(prompt)
+
+
+def test_no_reference_is_refused(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
+    apply = prompt[only(prompt, "MagicFaceApply")]["inputs"]
+    for name in [name for name in apply if name.startswith("references.")]:
+        del apply[name]
+    with pytest.raises(PromptError, match=r"(?s)MagicFaceApply.*reference0"):
+        client.run(prompt)
+
+
+def test_the_twins_are_what_the_editor_would_queue(client: Client) -> None:
+    """Node ids, input names, links and widget values of every workflow, against the server that knows them."""
+    known = client.get_json("/object_info")
+    workflows = sorted(api_format.WORKFLOWS.glob("*.json"))
+    assert workflows
+    for file in workflows:
+        made = api_format.api_format(json.loads(file.read_text(encoding="utf-8")), known)
+        assert made == json.loads((api_format.TWINS / file.name).read_text(encoding="utf-8")), file.name
+        for node_id, node in made.items():
+            info = known[node["class_type"]]
+            names = {name for group in ("required", "optional") for name in info["input"].get(group, {})}
+            assert {name.partition(".")[0] for name in node["inputs"]} <= names, f"{file.name}: node {node_id}"
+            for value in node["inputs"].values():
+                if isinstance(value, list):
+                    source, output = value
+                    assert output < len(known[made[source]["class_type"]]["output"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the server's memory from /proc")
+def test_memory_stays_level(install: Install, tmp_path: Path, prompt: dict[str, dict[str, Any]]) -> None:
+    """Ten different prompts on one server: seeds, weights, words and sizes."""
+    with Server(install, tmp_path / "base", flags=("--cache-classic",)) as server:
+        for name in demo.pictures_read(prompt):
+            server.client.upload(demo.PICTURES / name)
+        used = []
+        for number in range(14):
+            prompt[only(prompt, "KSampler")]["inputs"]["seed"] = number
+            prompt[only(prompt, "MagicFaceMaskWeight")]["inputs"]["weight"] = 1.0 + number / 10
+            prompt[only(prompt, "MagicFacePrompt")]["inputs"]["text"] = f"boy number {number} wearing a hat"
+            prompt[only(prompt, "EmptyLatentImage")]["inputs"]["width"] = 128 + 64 * (number % 2)
+            server.client.run(prompt)
+            used.append(server.resident_bytes())
+    assert max(used[4:]) - used[3] < 64 * 2**20, [f"{size / 2**20:.0f} MiB" for size in used]

@@ -1,0 +1,90 @@
+"""How the method calls attention and the UNet: backends, tiles, memory, masks that vanish."""
+
+from __future__ import annotations
+
+import logging
+
+import comfy.ldm.modules.attention as comfy_attention
+import comfy.model_management
+import pytest
+import torch
+
+from .graph import Graph
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+
+def test_an_attention_override_sees_all_calls_but_those_with_a_bias(graph: Graph) -> None:
+    """Overrides commonly drop masks: a weighted mask must not go through one."""
+    seen: list[bool] = []
+
+    def override(func, *args, **kwargs):
+        seen.append(kwargs.get("mask") is not None)
+        return func(*args, **kwargs)
+
+    model = graph.apply(graph.model, *graph.two())
+    expected = graph.sample(model)
+    overridden = model.clone()
+    overridden.model_options["transformer_options"]["optimized_attention_override"] = override
+    assert torch.equal(graph.sample(overridden), expected)
+    assert len(seen) > 100 and not any(seen)
+
+
+def test_a_bias_is_computed_as_precisely_as_asked(graph: Graph, pack, monkeypatch) -> None:
+    """Where ComfyUI asks for float32 attention, calls with a bias get it too."""
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 9, 32, generator=generator).half() * 8 for _ in range(3))
+    bias = torch.randn(9, generator=generator)
+    types = []
+    monkeypatch.setattr(
+        pack.sampling.attention_call,
+        "attention_pytorch",
+        lambda q, *args, **kwargs: types.append(q.dtype) or comfy_attention.attention_pytorch(q, *args, **kwargs),
+    )
+    for precision in (None, torch.float32):
+        attend = pack.sampling.attention_call.HostAttend({"n_heads": 2, "attn_precision": precision})
+        assert attend(q, k, v, bias.half()).dtype == torch.float16
+    assert types == [torch.float16, torch.float32]
+
+
+def test_tiles_of_the_latent_are_refused(graph: Graph) -> None:
+    def tiles(apply_model, args):
+        halves = args["input"].chunk(2, dim=-1)
+        return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
+
+    model = graph.apply(graph.model, *graph.two())
+    model.set_model_unet_function_wrapper(tiles)
+    with pytest.raises(ValueError, match=r"MagicFace: the UNet was called with a latent of .* into tiles; remove it"):
+        graph.sample(model)
+
+
+def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkeypatch) -> None:
+    """The same references in smaller groups, and no failed try again in the same run."""
+    real = pack.sampling.reference_pass.ReferencePass._through_unet
+    sizes: list[int] = []
+
+    def scarce(self, group, at, caught):
+        sizes.append(len(group))
+        if len(group) > 1:
+            raise comfy.model_management.OOM_EXCEPTION("no room for two")
+        real(self, group, at, caught)
+
+    model = graph.apply(graph.model, *(graph.reference("hat"), graph.reference("scarf")))
+    expected = graph.sample(model)
+    monkeypatch.setattr(pack.sampling.reference_pass.ReferencePass, "_through_unet", scarce)
+    assert (graph.sample(model) - expected).abs().max() < 1e-3
+    assert sizes[:3] == [2, 1, 1] and set(sizes[3:]) == {1}
+
+
+def test_a_mask_that_vanishes_is_told(graph: Graph, caplog) -> None:
+    mask = torch.zeros(1, 128, 128)
+    mask[0, 3, 3] = 1.0
+    thin = graph.reference("hat", mask=mask)
+    with caplog.at_level(logging.WARNING, logger="magicface"):
+        seen = graph.sample(graph.apply(graph.model, graph.weighted(thin, resize="area")))
+        assert not [r for r in caplog.records if "vanishes" in r.message]
+        unseen = graph.sample(graph.apply(graph.model, thin))
+    told = [record.message for record in caplog.records if "vanishes" in record.message]
+    assert told and all("'hat'" in message and "resize to area" in message for message in told)
+    assert not torch.equal(seen, unseen)
