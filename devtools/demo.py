@@ -15,7 +15,7 @@ from .pins import ROOT
 from .progress import Progress
 from .server import Server, ServerError
 
-WORKFLOW = ROOT / "workflows" / "api" / "two_concepts.json"
+WORKFLOW = ROOT / "workflows" / "api" / "magicface_two_concepts.json"
 PICTURES = ROOT / "workflows" / "inputs"
 # What is saved, by the class of the node that shows it.
 SAVED = {"SaveImage": "picture", "MagicFaceSegmentationPreview": "segmentation"}

@@ -36,10 +36,16 @@ class MagicFaceSchedule(io.ComfyNode):
                     " (each region its own reference).",
                 ),
                 io.Float.Input(
-                    "start", default=_DEFAULTS.start, **percent, tooltip="Part of sampling at which MagicFace begins."
+                    "start",
+                    default=_DEFAULTS.start,
+                    **percent,
+                    tooltip="Part of sampling at which MagicFace begins, at the switch at the latest.",
                 ),
                 io.Float.Input(
-                    "end", default=_DEFAULTS.end, **percent, tooltip="Part of sampling at which MagicFace ends."
+                    "end",
+                    default=_DEFAULTS.end,
+                    **percent,
+                    tooltip="Part of sampling at which MagicFace ends, not before the switch.",
                 ),
                 io.Boolean.Input(
                     "semantic_guidance",
@@ -107,6 +113,8 @@ class MagicFaceSchedule(io.ComfyNode):
             for name, value in (("switch", switch), ("start", start), ("end", end)):
                 within(name, value, 0.0, 1.0)
             within("token_suppression", token_suppression, 0.0, 1.0)
+            if start > end:
+                raise ValueError(f"start: is {start:g}, later than end ({end:g}); begin before you end")
             if not start <= switch <= end:
                 raise ValueError(
                     f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"

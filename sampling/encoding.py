@@ -90,7 +90,7 @@ def _fitting_mask(mask: Tensor, image: Tensor) -> Tensor:
             if single.shape == (64, 64):
                 hint = (
                     " (64x64 and all zero is what LoadImage gives for a picture without transparency: draw a mask"
-                    " with the mask editor, or load one with Load Image (as Mask))"
+                    " with the mask editor, or load one with Load Image (as Mask), channel red)"
                 )
             raise ValueError(
                 f"mask: is empty for picture {view + 1} of {views}{hint}; mark the concept, or leave the input"

@@ -106,6 +106,11 @@ class Method:
             first.setdefault(reference.concept_tokens, reference)
         return tuple(first.values())
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The concepts' names for a legend."""
+        return tuple(c.concept if self.is_active(c) else f"{c.concept} (off)" for c in self.concepts)
+
     def concept_of(self, reference: Reference) -> int:
         """The index of a reference's concept."""
         return [c.concept_tokens for c in self.concepts].index(reference.concept_tokens)

@@ -119,8 +119,7 @@ def sampling_with(method: Method, watch: Callable[[Run, int], None] | None = Non
             noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
         )
         as_output = [guider.model_patcher.model.process_latent_out(x0.float().cpu()) for x0 in denoised]
-        names = tuple(concept.concept for concept in method.concepts)
-        STORE.add(run.recording if run else Recording(names), [samples, *as_output])
+        STORE.add(run.recording if run else Recording(method.labels), [samples, *as_output])
         return samples
 
     return outer_sample

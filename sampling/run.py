@@ -68,7 +68,7 @@ class Run:
         self._guidance_off_said = False
         self._seed = 0
         self.regions: RegionIndex | None = None
-        self.recording = Recording(tuple(c.concept for c in method.concepts))
+        self.recording = Recording(method.labels)
 
     def install(self, model_options: dict[str, Any], seed: int | None) -> None:
         """Hang the run's wrappers on the model options that belong to this run alone."""

@@ -26,7 +26,9 @@ async def comfy_entrypoint() -> Any:
                 description="A small model with random weights. Its pictures mean nothing; it is for tests.",
                 inputs=[
                     io.Combo.Input("family", options=list(tiny_model.FAMILIES), default="sdxl"),
-                    io.Int.Input("seed", default=0, min=0, max=2**32 - 1),
+                    io.Int.Input(
+                        "seed", default=0, min=0, max=2**32 - 1, control_after_generate=io.ControlAfterGenerate.fixed
+                    ),
                 ],
                 outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
             )

@@ -57,8 +57,8 @@ def test_its_nodes_are_there(client: Client) -> None:
 
 def test_its_workflows_are_in_the_template_browser(client: Client) -> None:
     templates = client.get_json("/workflow_templates")["magicface"]
-    assert "two_concepts" in templates
-    graph = client.get_json("/api/workflow_templates/magicface/two_concepts.json")
+    assert "magicface_two_concepts" in templates
+    graph = client.get_json("/api/workflow_templates/magicface/magicface_two_concepts.json")
     assert graph["nodes"], "the form of the graph, which the browser reads, and not that of the API"
 
 
@@ -153,7 +153,9 @@ def test_memory_stays_level(install: Install, tmp_path: Path, prompt: dict[str, 
         used = []
         for number in range(14):
             prompt[only(prompt, "KSampler")]["inputs"]["seed"] = number
-            prompt[only(prompt, "MagicFaceMaskWeight")]["inputs"]["weight"] = 1.0 + number / 10
+            for node in prompt.values():
+                if node["class_type"] == "MagicFaceMaskWeight":
+                    node["inputs"]["weight"] = 1.0 + number / 10
             prompt[only(prompt, "MagicFacePrompt")]["inputs"]["text"] = f"boy number {number} wearing a hat"
             prompt[only(prompt, "EmptyLatentImage")]["inputs"]["width"] = 128 + 64 * (number % 2)
             server.client.run(prompt)
