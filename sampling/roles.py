@@ -73,8 +73,10 @@ class Texts:
             for cond in conds or ():
                 text = cond.get("cross_attn")
                 if text is not None:
-                    # The text is held too, or another could come to lie in its place.
-                    self._known[id(text)] = text, cond.get(TAG), not bool(torch.any(text))
+                    # One text may stand in a list with its tag and in another without. The text is held too, or
+                    # another could come to lie in its place.
+                    tag = cond.get(TAG) or self.of(text)[0]
+                    self._known[id(text)] = text, tag, not bool(torch.any(text))
 
     def of(self, text: Tensor) -> tuple[PromptTokens | None, bool]:
         """The tag of a text, and whether it is zeroed out."""

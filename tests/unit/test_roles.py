@@ -49,3 +49,12 @@ def test_a_scheduled_cond_is_on_between_its_noise_levels(sigma: float, on: bool)
     row = CondRow("positive", {"uuid": 1, "timestep_start": 5.0, "timestep_end": 2.0}, None, None, 77, None)
     assert row.is_on(sigma) is on and row.starts == [0]
     assert CondRow("positive", {"uuid": 1}, None, None, 77, None).is_on(sigma)
+
+
+@pytest.mark.parametrize("tagged_first", [True, False])
+def test_a_text_that_stands_with_and_without_its_tag_has_it(tagged_first: bool) -> None:
+    """One encoding both tagged for the positive prompt and used as it is for the negative."""
+    text = torch.ones(1, 5, 4)
+    lists = [[{"cross_attn": text, TAG: PROMPT}], [{"cross_attn": text}]]
+    first, second = lists if tagged_first else reversed(lists)
+    assert Texts({"one": first, "other": second}).of(text) == (PROMPT, False)
