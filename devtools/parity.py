@@ -157,10 +157,13 @@ def _unet_model(tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
 def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
     """A diffusers UNet config in ComfyUI's terms."""
     channels = config["block_out_channels"]
-    heads = config["attention_head_dim"]
-    heads = heads if isinstance(heads, list) else [heads] * len(channels)
-    depth = [int(kind.startswith("CrossAttn")) for kind in config["down_block_types"]]
+    heads, depths = (
+        _each(config.get(name, 1), channels) for name in ("attention_head_dim", "transformer_layers_per_block")
+    )
+    depth = [d * kind.startswith("CrossAttn") for d, kind in zip(depths, config["down_block_types"], strict=True)]
     layers = config["layers_per_block"]
+    # What diffusers calls the heads' size is their number: SD 2 keeps their size, SD 1 their number.
+    sizes = {width // count for width, count in zip(channels, heads, strict=True)}
     return {
         "image_size": 32,
         "in_channels": config["in_channels"],
@@ -170,9 +173,9 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "num_res_blocks": [layers] * len(channels),
         "transformer_depth": [d for d in depth for _ in range(layers)],
         "transformer_depth_output": [d for d in depth for _ in range(layers + 1)],
-        "transformer_depth_middle": 1,
-        "num_heads": -1,
-        "num_head_channels": channels[0] // heads[0],
+        "transformer_depth_middle": depths[-1],
+        "num_heads": -1 if len(sizes) == 1 else heads[0],
+        "num_head_channels": sizes.pop() if len(sizes) == 1 else -1,
         "context_dim": config["cross_attention_dim"],
         "use_linear_in_transformer": config.get("use_linear_projection", False),
         "use_spatial_transformer": True,
@@ -180,6 +183,10 @@ def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
         "adm_in_channels": None,
         "use_temporal_attention": False,
     }
+
+
+def _each(value: Any, levels: list[int]) -> list[int]:
+    return value if isinstance(value, list) else [value] * len(levels)
 
 
 def _references(pack: Any, tensors: dict[str, Tensor], meta: dict[str, str], model: Any) -> tuple[Any, ...]:
@@ -210,9 +217,10 @@ def _schedule(pack: Any, model: Any, tensors: dict[str, Tensor], meta: dict[str,
     else:
         switch = 1.0
     layout = pack.sampling.unet.layout_of(model.model.diffusion_model)
-    first, final = (int(number) for number in meta["layers"].split("-"))
+    spans = [[int(number) for number in part.split("-")] for part in meta["layers"].split(",")]
+    chosen = [block for span in spans for block in layout[span[0] : span[-1] + 1]]
     return pack.sampling.method.Schedule(
         switch=math.floor(switch * 1e6) / 1e6,
-        injection=",".join(str(block) for block in layout[first : final + 1]),
+        injection=",".join(str(block) for block in chosen),
         suppression=float(meta["ca_scale"]),
     )
