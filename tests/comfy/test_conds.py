@@ -9,6 +9,7 @@ import comfy.samplers
 import pytest
 import torch
 from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
+from comfy_extras.nodes_hooks import ConditioningSetDefaultAndCombine
 
 import nodes as core_nodes
 
@@ -182,6 +183,27 @@ def test_a_prompt_for_each_half(graph, kind, negative, hat_text):
     expected = [first_found(graph, of, crop) for of, crop in zip((hat, scarf), crops, strict=True)]
     assert torch.equal(found[0], torch.cat([expected[0][:, :4], expected[1][:, -4:]], dim=1))
     assert 0 not in found[..., 4:] and 1 not in found[..., :4]
+    assert {0, 1} <= set(found.flatten().tolist())
+
+
+def test_a_default_prompt_fills_what_the_others_leave(graph):
+    """The default prompt's words, here the later concept's, claim nothing where the other prompt has its say."""
+    case = Case(size=SIZE, guidance=False, picture=SIZE)
+    hat = replace(case, prompt=HAT_TEXT, positions=((5,), ()))
+    scarf = replace(case, prompt=SCARF_TEXT, positions=((), (5,)))
+    model = patched(graph, case, references(graph, case.references))
+    left = {"conditioning": graph.prompt(HAT_TEXT), "mask": half_mask(True), "set_cond_area": "default"}
+    both = call(
+        ConditioningSetDefaultAndCombine,
+        cond=call(core_nodes.ConditioningSetMask, **left)[0],
+        cond_DEFAULT=graph.prompt(SCARF_TEXT),
+    )[0]
+    found = regions_of(graph, graph.sample(model, both, negative_of(graph, case)))
+
+    x = comfy.sample.prepare_noise(torch.zeros(1, 4, *SIZE), 1) * (1 + 14.6146**2) ** 0.5
+    expected = [first_found(graph, of, x) for of in (hat, scarf)]
+    assert torch.equal(found[0], torch.cat([expected[0][:, :4], expected[1][:, -4:]], dim=1))
+    assert 1 not in found[..., :4] and 0 not in found[..., 4:]
     assert {0, 1} <= set(found.flatten().tolist())
 
 
