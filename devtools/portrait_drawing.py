@@ -1,0 +1,161 @@
+"""How a portrait is drawn: a canvas that keeps each part's visible pixels, and a figure made of shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+Colour = tuple[int, int, int]
+Picture = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+Point = tuple[float, float]
+
+SKIN: tuple[Colour, ...] = ((255, 224, 196), (244, 203, 170), (222, 170, 130), (176, 122, 84), (124, 82, 56))
+_JITTER = 8.0
+
+
+class Canvas:
+    """A picture being painted, part over part; what lies below loses the pixels.
+
+    Args:
+        rng: chooses the background and the colours' slight differences.
+        side: in pixels.
+    """
+
+    def __init__(self, rng: Generator, side: int) -> None:
+        self.side, self._rng = side, rng
+        self.masks: dict[str, Mask] = {}
+        top, bottom = (rng.integers(90, 246, 3) for _ in range(2))
+        blend = np.linspace(0, 1, side)[:, None, None]
+        self.pixels: Picture = np.broadcast_to(top * (1 - blend) + bottom * blend, (side, side, 3)).copy()
+
+    def shape(self, kind: str, points: Sequence[Point], *more: float) -> Mask:
+        """(side, side) bool: what a shape of pillow's ImageDraw fills.
+
+        Args:
+            kind: the method, such as "ellipse".
+            points: its corners.
+            more: what the method takes after them: angles, or a radius.
+        """
+        image = Image.new("1", (self.side, self.side), 0)
+        getattr(ImageDraw.Draw(image), kind)(list(points), *more, fill=1)
+        return np.asarray(image).copy()
+
+    def paint(self, part: str | None, area: Mask, fill: Picture | Colour) -> None:
+        """Paint an area with a picture or one colour; without a part it belongs to what lies below."""
+        self.pixels = np.where(area[..., None], fill, self.pixels)
+        if part is not None:
+            for mask in self.masks.values():
+                mask &= ~area
+            self.masks[part] = self.masks.get(part, np.zeros_like(area)) | area
+
+    def filling(self, pattern: str, first: Colour, second: Colour | None, period: float, angle: float) -> Picture:
+        """(side, side, 3) a pattern all over, its colours slightly off; plain without a second colour."""
+        first_near = np.asarray(first) + self._rng.normal(0, _JITTER, 3)
+        if second is None:
+            return np.broadcast_to(first_near, (self.side, self.side, 3))
+        second_near = np.asarray(second) + self._rng.normal(0, _JITTER, 3)
+        y, x = np.mgrid[: self.side, : self.side] / period
+        u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+        inside = {
+            "striped": (u % 1) < 0.5,
+            "dotted": np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
+            "checked": ((u % 1) < 0.5) ^ ((v % 1) < 0.5),
+        }[pattern]
+        return np.where(inside[..., None], second_near, first_near)
+
+
+class Figure:
+    """One figure: where it stands, how large it is, and its shapes, all by the random numbers given.
+
+    Args:
+        rng: chooses them.
+        canvas: to draw on.
+    """
+
+    def __init__(self, rng: Generator, canvas: Canvas) -> None:
+        self._rng, self._canvas = rng, canvas
+        self.unit = canvas.side * rng.uniform(0.13, 0.22)  # half the head's width
+        self._tall = rng.uniform(1.1, 1.35)
+        self._x, self._y = canvas.side * rng.uniform(0.26, 0.74), canvas.side * rng.uniform(0.38, 0.58)
+
+    def _at(self, x: float, y: float) -> Point:
+        """A point given in half head widths from the head's centre."""
+        return self._x + x * self.unit, self._y + y * self.unit
+
+    def _box(self, left: float, top: float, right: float, bottom: float) -> list[Point]:
+        return [self._at(left, top), self._at(right, bottom)]
+
+    def draw(self, fills: Mapping[str, Picture], worn: Sequence[str]) -> None:
+        """Paint it from back to front.
+
+        Args:
+            fills: what each part that has a look is painted with.
+            worn: which of hat, glasses and scarf.
+        """
+        rng, tall = self._rng, self._tall
+        if rng.random() < 0.5:
+            self._paint("hair", fills, "ellipse", self._box(-1.35, -tall - 0.15, 1.35, 1.9))
+        wide = rng.uniform(1.7, 2.3)
+        self._paint("shirt", fills, "ellipse", self._box(-wide, 1.45 * tall, wide, 6))
+        self._face(SKIN[rng.integers(len(SKIN))])
+        self._fringe(fills)
+        for part, wear in (("scarf", self._scarf), ("glasses", self._glasses), ("hat", self._hat)):
+            if part in worn:
+                wear(fills)
+
+    def _paint(self, part: str, fills: Mapping[str, Picture], kind: str, points: Sequence[Point], *more: float) -> None:
+        self._canvas.paint(part, self._canvas.shape(kind, points, *more), fills[part])
+
+    def _face(self, skin: Colour) -> None:
+        tall, canvas = self._tall, self._canvas
+        shade = (int(skin[0] * 0.86), int(skin[1] * 0.82), int(skin[2] * 0.8))
+        canvas.paint("face", canvas.shape("rectangle", self._box(-0.38, 0.7, 0.38, 1.6 * tall)), shade)
+        for ear in (-1.0, 1.0):
+            canvas.paint("face", canvas.shape("ellipse", self._box(ear - 0.15, -0.25, ear + 0.15, 0.25)), shade)
+        canvas.paint("face", canvas.shape("ellipse", self._box(-1, -tall, 1, tall)), skin)
+        eye, mouth = self._rng.uniform(0.13, 0.2), self._rng.uniform(0.25, 0.45)
+        for x in (-0.4, 0.4):
+            canvas.paint(None, canvas.shape("ellipse", self._box(x - eye, -0.3, x + eye, 0.02)), (250, 250, 250))
+            canvas.paint(None, canvas.shape("ellipse", self._box(x - eye / 2, -0.26, x + eye / 2, -0.02)), (30, 30, 36))
+        smile = self._box(-mouth, 0.35 * tall, mouth, 0.7 * tall)
+        canvas.paint(None, canvas.shape("chord", smile, 10, 170), (170, 50, 56))
+
+    def _fringe(self, fills: Mapping[str, Picture]) -> None:
+        tall, low, canvas = self._tall, self._rng.uniform(-0.62, -0.42), self._canvas
+        cap = canvas.shape("ellipse", self._box(-1.12, -tall - 0.18, 1.12, tall))
+        above = canvas.shape("rectangle", self._box(-2, -3, 2, low))
+        forehead = canvas.shape("ellipse", self._box(-0.9, low - 0.25, 0.9, tall))
+        canvas.paint("hair", cap & above & ~forehead, fills["hair"])
+
+    def _scarf(self, fills: Mapping[str, Picture]) -> None:
+        top, x, length = self._tall * 0.95, self._rng.uniform(-0.6, 0.2), self._rng.uniform(0.9, 1.6)
+        around = self._box(-0.95, top, 0.95, top + 0.62)
+        self._paint("scarf", fills, "rounded_rectangle", around, 0.25 * self.unit)
+        self._paint("scarf", fills, "rectangle", self._box(x, top + 0.3, x + 0.5, top + length))
+
+    def _glasses(self, fills: Mapping[str, Picture]) -> None:
+        across, high = self._rng.uniform(0.3, 0.38), self._rng.uniform(0.24, 0.34)
+        lens = str(self._rng.choice(["ellipse", "rectangle"]))
+        for x in (-0.42, 0.42):
+            self._paint("glasses", fills, lens, self._box(x - across, -0.15 - high, x + across, -0.15 + high))
+        self._paint("glasses", fills, "rectangle", self._box(-1.0, -0.24, 1.0, -0.12))
+
+    def _hat(self, fills: Mapping[str, Picture]) -> None:
+        rim = -self._tall * self._rng.uniform(0.45, 0.62)
+        high, wide = self._rng.uniform(0.9, 1.5), self._rng.uniform(1.0, 1.2)
+        kind = self._rng.choice(["dome", "top", "cone"])
+        if kind == "dome":
+            self._paint("hat", fills, "pieslice", self._box(-wide, rim - high, wide, rim + high), 180, 360)
+        elif kind == "top":
+            self._paint("hat", fills, "rectangle", self._box(-wide * 0.85, rim - high, wide * 0.85, rim))
+        else:
+            corners = [self._at(-wide, rim), self._at(wide, rim), self._at(0, rim - high * 1.5)]
+            self._paint("hat", fills, "polygon", corners)
+        if kind == "top" or self._rng.random() < 0.5:
+            brim = self._rng.uniform(1.4, 1.9)
+            self._paint("hat", fills, "ellipse", self._box(-brim, rim - 0.16, brim, rim + 0.2))

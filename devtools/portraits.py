@@ -1,0 +1,191 @@
+"""Drawn portraits with exact masks and captions: the world that a small model can learn.
+
+A figure has a face, hair and a shirt, and may have a hat, glasses and a scarf. Shapes, places, sizes, colours and
+patterns are all random, and known: every part's visible pixels come with the picture.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from .portrait_drawing import Canvas, Figure, Picture
+
+Split = Literal["train", "reference", "evaluation"]
+Pattern = Literal["plain", "striped", "dotted", "checked"]
+
+SIZE_PX = 256
+_FINE = 2  # drawn larger by this much, then averaged down
+PATTERNS: tuple[Pattern, ...] = ("plain", "striped", "dotted", "checked")
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (208, 44, 48),
+    "orange": (238, 132, 36),
+    "yellow": (244, 210, 60),
+    "green": (58, 152, 72),
+    "teal": (38, 160, 164),
+    "blue": (48, 92, 196),
+    "purple": (132, 66, 172),
+    "pink": (242, 142, 180),
+    "brown": (126, 80, 46),
+    "white": (244, 242, 236),
+    "grey": (142, 144, 150),
+    "black": (38, 36, 42),
+}
+# What a figure may wear, and how often it does.
+WORN = {"hat": 0.6, "glasses": 0.4, "scarf": 0.45}
+PARTS = ("face", "hair", "shirt", *WORN)
+# Parts that carry a look, which captions may name, and how often each pattern is drawn on them.
+LOOKS: dict[str, tuple[float, float, float, float]] = {
+    "hair": (0.7, 0.3, 0.0, 0.0),
+    "shirt": (0.4, 0.25, 0.175, 0.175),
+    "hat": (0.4, 0.25, 0.175, 0.175),
+    "glasses": (1.0, 0.0, 0.0, 0.0),
+    "scarf": (0.4, 0.25, 0.175, 0.175),
+}
+# Seeds of the splits never meet.
+_SEED_BASE: dict[Split, int] = {"train": 0, "reference": 1 << 40, "evaluation": 2 << 40}
+_HELD_OUT_SHARE = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a part looks.
+
+    Attributes:
+        colour: a name in `COLOURS`.
+        pattern: one of `PATTERNS`.
+        second: the pattern's other colour, of contrast; None if plain.
+    """
+
+    colour: str
+    pattern: Pattern = "plain"
+    second: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The words that stand before the noun: "red striped"."""
+        return self.colour if self.pattern == "plain" else f"{self.colour} {self.pattern}"
+
+
+@dataclass(frozen=True, eq=False)
+class Portrait:
+    """A drawn figure.
+
+    Attributes:
+        picture: (size, size, 3) uint8.
+        masks: for each part there is, its visible pixels, (size, size) bool.
+        looks: for each part that has one, its look.
+    """
+
+    picture: NDArray[np.uint8]
+    masks: dict[str, NDArray[np.bool_]]
+    looks: dict[str, Look]
+
+
+def is_held_out(part: str, look: Look) -> bool:
+    """Whether a part's combination of colour and pattern never occurs in training; about one in eight."""
+    digest = hashlib.sha256(f"{part}|{look.words}".encode()).digest()
+    return digest[0] % _HELD_OUT_SHARE == 0
+
+
+def generator_of(split: Split, number: int) -> Generator:
+    """The random numbers of one portrait."""
+    return np.random.default_rng(_SEED_BASE[split] + number)
+
+
+def draw_portrait(split: Split, number: int, worn: Sequence[str] | None = None, size_px: int = SIZE_PX) -> Portrait:
+    """Portrait `number` of a split, the same whenever it is drawn.
+
+    Args:
+        split: "train" has no held-out look; the others have any.
+        number: from 0.
+        worn: which of `WORN` the figure has; by chance if None.
+        size_px: side of the picture.
+
+    Raises:
+        ValueError: a thing that nobody wears here.
+    """
+    rng = generator_of(split, number)
+    by_chance = [part for part, share in WORN.items() if rng.random() < share]
+    worn = by_chance if worn is None else worn
+    if not set(worn) <= set(WORN):
+        raise ValueError(f"worn: {sorted(set(worn) - set(WORN))} cannot be drawn; choose among {', '.join(WORN)}")
+    looks = {part: _look(rng, part, split) for part in LOOKS}
+    canvas = Canvas(rng, size_px * _FINE)
+    figure = Figure(rng, canvas)
+    figure.draw({part: _filling(rng, canvas, look, figure.unit) for part, look in looks.items()}, worn)
+
+    fine = Image.fromarray(canvas.pixels.clip(0, 255).astype(np.uint8))
+    picture = np.asarray(fine.resize((size_px, size_px), Image.Resampling.BOX)).copy()
+    # A pixel is a part's where most of its fine pixels are; a part of which none is left is not there.
+    blocks = (size_px, _FINE, size_px, _FINE)
+    masks = {part: mask.reshape(blocks).mean(axis=(1, 3)) > 0.5 for part, mask in canvas.masks.items()}
+    seen = {part: mask for part, mask in masks.items() if mask.any()}
+    return Portrait(picture, seen, {part: look for part, look in looks.items() if part in seen})
+
+
+def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
+    """What the picture shows, in one of several phrasings.
+
+    Args:
+        portrait: the portrait.
+        rng: chooses the phrasing.
+        with_looks: whether colour and pattern stand before the nouns; without, only the nouns are there.
+    """
+
+    def named(part: str) -> str:
+        look = portrait.looks.get(part)
+        return f"{look.words} {part}" if with_looks and look else part
+
+    def with_article(part: str) -> str:
+        phrase = named(part)
+        if part in ("hair", "glasses"):
+            return phrase
+        return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+    opening = str(rng.choice(["a person", "a drawing of a person", "portrait of a person", "a cartoon person"]))
+    body = [with_article(part) for part in ("hair", "shirt") if part in portrait.masks and rng.random() < 0.8]
+    worn = [with_article(part) for part in WORN if part in portrait.masks]
+    style = rng.integers(3)
+    if style == 0:
+        return ", ".join([opening, *body, *worn])
+    verb = "wearing" if style == 1 else "in"
+    text = f"{opening} with {_listed(body)}" if body else opening
+    return f"{text} {verb} {_listed(worn)}" if worn else text
+
+
+def _listed(phrases: Sequence[str]) -> str:
+    return phrases[0] if len(phrases) == 1 else f"{', '.join(phrases[:-1])} and {phrases[-1]}"
+
+
+def _look(rng: Generator, part: str, split: Split) -> Look:
+    """A look by chance; training draws again where it is held out."""
+    while True:
+        colour, second = (str(name) for name in rng.choice(list(COLOURS), size=2, replace=False))
+        pattern = PATTERNS[int(rng.choice(len(PATTERNS), p=LOOKS[part]))]
+        look = Look(colour) if pattern == "plain" else Look(colour, pattern, _contrasting(colour, second))
+        if split != "train" or not is_held_out(part, look):
+            return look
+
+
+def _contrasting(colour: str, second: str) -> str:
+    """The second colour, or white or black where it is too near the first to be seen."""
+    apart = np.abs(np.subtract(COLOURS[colour], COLOURS[second])).sum()
+    if apart > 180:
+        return second
+    return "white" if sum(COLOURS[colour]) < 400 else "black"
+
+
+def _filling(rng: Generator, canvas: Canvas, look: Look, unit: float) -> Picture:
+    """A look all over the canvas, its pattern sized by the figure and turned by chance."""
+    second = None if look.second is None else COLOURS[look.second]
+    return canvas.filling(
+        look.pattern, COLOURS[look.colour], second, unit * rng.uniform(0.3, 0.6), rng.uniform(0, np.pi)
+    )

@@ -1,0 +1,85 @@
+"""Drawn portraits: repeatable, with masks and captions that tell the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from devtools import portraits
+from devtools.portraits import COLOURS, LOOKS, PATTERNS, WORN, caption_of, draw_portrait, generator_of, is_held_out
+
+SMALL = 64
+NUMBERS = range(40)
+
+
+def of(split: portraits.Split, number: int, **how: object) -> portraits.Portrait:
+    return draw_portrait(split, number, size_px=SMALL, **how)  # type: ignore[arg-type]
+
+
+def test_a_number_is_always_the_same_portrait() -> None:
+    once, again, other = of("train", 3), of("train", 3), of("train", 4)
+    assert np.array_equal(once.picture, again.picture) and once.looks == again.looks
+    assert all(np.array_equal(once.masks[part], again.masks[part]) for part in once.masks)
+    assert not np.array_equal(once.picture, other.picture)
+
+
+def test_splits_never_meet() -> None:
+    drawn = [
+        of(split, number).picture.tobytes() for split in ("train", "reference", "evaluation") for number in range(5)
+    ]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_training_never_sees_held_out_looks_and_the_others_do() -> None:
+    def held_out(split: portraits.Split) -> list[bool]:
+        return [is_held_out(part, look) for number in NUMBERS for part, look in of(split, number).looks.items()]
+
+    assert not any(held_out("train"))
+    assert 0.03 < np.mean(held_out("evaluation")) < 0.3
+
+
+def test_masks_are_disjoint_and_only_of_what_is_worn() -> None:
+    for number in range(12):
+        worn = [part for part, bit in zip(WORN, (1, 2, 4), strict=True) if number & bit]
+        portrait = of("reference", number, worn=worn)
+        assert {part for part in portrait.masks if part in WORN} == set(worn)
+        assert "face" in portrait.masks and set(portrait.looks) <= set(portrait.masks)
+        assert sum(mask.astype(int) for mask in portrait.masks.values()).max() == 1
+        assert portrait.picture.shape == (SMALL, SMALL, 3) and portrait.picture.dtype == np.uint8
+
+
+@pytest.mark.parametrize("part", LOOKS)
+def test_a_plain_part_has_its_colour(part: str) -> None:
+    """Within what jitter and the edges' averaging allow; for each colour that occurs."""
+    errors = []
+    for number in range(60):
+        portrait = draw_portrait("evaluation", number, worn=list(WORN), size_px=128)
+        look = portrait.looks.get(part)
+        if look and look.pattern == "plain" and portrait.masks[part].sum() > 60:
+            median = np.median(portrait.picture[portrait.masks[part]], axis=0)
+            errors.append(np.abs(median - COLOURS[look.colour]).max())
+    assert len(errors) >= 10 and max(errors) < 40
+
+
+def test_figures_stand_and_measure_differently() -> None:
+    faces = [of("train", number).masks["face"] for number in NUMBERS]
+    centres = np.array([np.argwhere(face).mean(axis=0) / SMALL for face in faces])
+    areas = np.array([face.mean() for face in faces])
+    assert (np.ptp(centres, axis=0) > 0.2).all() and areas.max() > 2 * areas.min()
+
+
+def test_captions_name_what_is_worn_and_looks_only_if_asked() -> None:
+    for number in NUMBERS:
+        portrait, chooser = of("train", number), generator_of("train", 1000 + number)
+        plain = caption_of(portrait, chooser, with_looks=False).replace(",", "").split()
+        assert {part for part in WORN if part in plain} == {part for part in WORN if part in portrait.masks}
+        assert not {*COLOURS, *PATTERNS} & set(plain)
+        told = caption_of(portrait, chooser, with_looks=True)
+        for part in WORN:
+            if part in portrait.masks:
+                assert f"{portrait.looks[part].words} {part}" in told
+
+
+def test_what_cannot_be_worn_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"worn: \['cape'\] cannot be drawn; choose among hat, glasses, scarf"):
+        of("train", 0, worn=["hat", "cape"])
