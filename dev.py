@@ -1,4 +1,4 @@
-"""One script for everything around the pack: demo, serve, test and parity.
+"""One script for everything around the pack: demo, serve, test, parity and workflows.
 
 It needs Python 3.10 or later and nothing else. Each command sets up what it lacks in the user's cache
 folder (MAGICFACE_CACHE moves it), then runs again inside the environment that it made.
@@ -43,6 +43,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     parity = commands.add_parser("parity", help="compare with recorded runs of the authors' program")
     parity.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    commands.add_parser("workflows", help="write the API twins of the shipped workflows")
 
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "test":
@@ -89,6 +91,10 @@ def run(arguments: argparse.Namespace) -> int:
         from devtools import checks
 
         return checks.main(arguments.rest)
+    if arguments.command == "workflows":
+        from devtools import api_format
+
+        return api_format.main()
     from devtools import incore
 
     incore.prepare()

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 _ITEM = re.compile(r"(input|middle|output)(?:\.(\d+)(?:-(\d+))?(?:\.(\d+)(?:-(\d+))?)?)?")
 _SEGMENTED_RATIOS = (2, 4, 8)
-INJECTION_PRESETS = ("auto", "all", "encoder", "decoder", "finest")
-SEGMENTATION_PRESETS = INJECTION_PRESETS
+PRESETS = ("auto", "all", "encoder", "decoder", "finest")
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 # What a figure may wear, and how often it does.
 WORN = {"hat": 0.6, "glasses": 0.4, "scarf": 0.45}
-PARTS = ("face", "hair", "shirt", *WORN)
 # Parts that carry a look, which captions may name, and how often each pattern is drawn on them.
 LOOKS: dict[str, tuple[float, float, float, float]] = {
     "hair": (0.7, 0.3, 0.0, 0.0),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
+from ..attention.blocks import PRESETS
 from ..sampling.method import Foreground, Schedule
 from .sockets import CATEGORY, ScheduleSocket, speaking_for, within
 
@@ -18,8 +19,8 @@ class MagicFaceSchedule(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         percent = {"min": 0.0, "max": 1.0, "step": 0.01}
         names = (
-            "Names such as output.3-5, middle or output.0.2-9 (with depth), separated by commas, or a preset: auto,"
-            " all, encoder, decoder, finest."
+            "Names such as output.3-5, middle or output.0.2-9 (with depth), separated by commas, or a preset:"
+            f" {', '.join(PRESETS)}."
         )
         return io.Schema(
             node_id="MagicFaceSchedule",

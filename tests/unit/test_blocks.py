@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 from magicface.attention.blocks import (
-    INJECTION_PRESETS,
-    SEGMENTATION_PRESETS,
+    PRESETS,
     Block,
     describe,
     injection_blocks,
@@ -103,9 +102,9 @@ def test_presets(spec: str, expected: tuple[Block, ...]) -> None:
 
 
 def test_every_preset_on_offer_is_known() -> None:
-    for preset in INJECTION_PRESETS:
+    for preset in PRESETS:
         assert injection_blocks(preset, SDXL)
-    for preset in SEGMENTATION_PRESETS:
+    for preset in PRESETS:
         assert segmentation_blocks(preset, SDXL)
 
 
@@ -135,7 +134,7 @@ def test_unknown_names_are_named_beside_those_there_are(spec: str, culprit: str)
             choose(spec, SDXL)
         message = str(error.value)
         assert repr(culprit) in message
-        for there in (*INJECTION_PRESETS, "input.4 (2 deep)", "middle.0 (10 deep)", "output.5 (2 deep)"):
+        for there in (*PRESETS, "input.4 (2 deep)", "middle.0 (10 deep)", "output.5 (2 deep)"):
             assert there in message
 
 
