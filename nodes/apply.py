@@ -8,8 +8,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..sampling.method import Reference, Schedule
+from ..sampling.naming import naming
 from ..sampling.patch import bind, patched
-from .sockets import CATEGORY, ReferenceSocket, ScheduleSocket, speaking_for
+from .sockets import CATEGORY, ReferenceSocket, ScheduleSocket
 
 MOST_REFERENCES = 10
 _PREFIX = "reference"
@@ -51,7 +52,7 @@ class MagicFaceApply(io.ComfyNode):
         cls, model: io.Model.Type, references: dict[str, Any], schedule: Schedule | None = None, **beyond: Any
     ) -> io.NodeOutput:
         # Links that a prompt sent to the API has beyond the last socket arrive beside the dict, as "references.<name>".
-        with speaking_for("MagicFaceApply"):
+        with naming("MagicFaceApply"):
             given = _in_order({**references, **{name.rpartition(".")[2]: value for name, value in beyond.items()}})
             if not 1 <= len(given) <= MOST_REFERENCES:
                 raise ValueError(

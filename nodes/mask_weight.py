@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..attention.masks import MaskResize, feather, grow
 from ..sampling.method import Reference
-from .sockets import CATEGORY, ReferenceSocket, speaking_for, within
+from ..sampling.naming import naming
+from .sockets import CATEGORY, ReferenceSocket, within
 
 MOST_WEIGHT = 10.0
 MOST_PX = 512
@@ -97,7 +98,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
         feather_px: int,
         invert: bool,
     ) -> io.NodeOutput:
-        with speaking_for("MagicFaceMaskWeight"):
+        with naming("MagicFaceMaskWeight"):
             within("weight", weight, 0.0, MOST_WEIGHT)
             if injection_weight != SAME:
                 within("injection_weight", injection_weight, 0.0, MOST_WEIGHT)

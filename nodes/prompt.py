@@ -6,8 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..sampling.naming import naming
 from ..sampling.prompt import read_tokens, tagged
-from .sockets import CATEGORY, speaking_for
+from .sockets import CATEGORY
 
 
 class MagicFacePrompt(io.ComfyNode):
@@ -48,13 +49,11 @@ class MagicFacePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: io.Clip.Type, text: str, conditioning: list[list[Any]] | None = None) -> io.NodeOutput:
-        with speaking_for("MagicFacePrompt"):
+        with naming("MagicFacePrompt"):
             if clip is None:
                 raise ValueError("clip: is empty; the checkpoint holds no text encoder, load one with Load CLIP")
-            try:
+            with naming("clip"):
                 tag = read_tokens(clip, text)
-            except ValueError as error:
-                raise ValueError(f"clip: {error}") from error
             if conditioning is None:
                 conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
             for entry in conditioning:

@@ -6,7 +6,8 @@ import torch
 from comfy_api.latest import io
 
 from ..sampling.encoding import encode_reference
-from .sockets import CATEGORY, ReferenceSocket, speaking_for, within
+from ..sampling.naming import naming
+from .sockets import CATEGORY, ReferenceSocket, within
 
 MOST_PX = 4096
 
@@ -73,7 +74,7 @@ class MagicFaceReference(io.ComfyNode):
         size: int,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with speaking_for("MagicFaceReference"):
+        with naming("MagicFaceReference"):
             if size:
                 within("size", size, 64, MOST_PX)
             return io.NodeOutput(encode_reference(image, mask, vae, clip, caption, concept, size))

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 
 from ..attention.blocks import PRESETS
 from ..sampling.method import Foreground, Schedule
-from .sockets import CATEGORY, ScheduleSocket, speaking_for, within
+from ..sampling.naming import naming
+from .sockets import CATEGORY, ScheduleSocket, within
 
 AUTO_SUPPRESSION = 0.0
 _DEFAULTS = Schedule()
@@ -110,7 +111,7 @@ class MagicFaceSchedule(io.ComfyNode):
         foreground: Foreground,
         noise_seed: int,
     ) -> io.NodeOutput:
-        with speaking_for("MagicFaceSchedule"):
+        with naming("MagicFaceSchedule"):
             for name, value in (("switch", switch), ("start", start), ("end", end)):
                 within(name, value, 0.0, 1.0)
             within("token_suppression", token_suppression, 0.0, 1.0)

@@ -9,9 +9,10 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..attention.regions import carry
+from ..sampling.naming import naming
 from ..sampling.recording import STORE, Recording, StepRegions
 from .region_picture import draw_regions
-from .sockets import CATEGORY, speaking_for
+from .sockets import CATEGORY
 
 LAST = -1
 _MOST_STEPS = 10000
@@ -53,7 +54,7 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], step: int, image: Tensor | None = None) -> io.NodeOutput:
-        with speaking_for("MagicFaceSegmentationPreview"):
+        with naming("MagicFaceSegmentationPreview"):
             samples = latent["samples"]
             found = _recordings(samples)
             pictures = _pictures(image, samples)

@@ -1,10 +1,8 @@
-"""The pack's own socket types, its category, and how its errors name node and input."""
+"""The pack's own socket types, its category, and the check of numbers."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from comfy_api.latest import io
 
@@ -12,15 +10,6 @@ CATEGORY = "MagicFace"
 
 ReferenceSocket = io.Custom("MAGICFACE_REFERENCE")
 ScheduleSocket = io.Custom("MAGICFACE_SCHEDULE")
-
-
-@contextmanager
-def speaking_for(node_id: str) -> Iterator[None]:
-    """Put the node's name before the message of a ValueError, which names the input itself."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{node_id}: {error}") from error
 
 
 def within(name: str, value: float, lowest: float, highest: float) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .method import Reference
+from .naming import naming
 from .prompt import read_tokens
 
 _MULTIPLE_PX = 64
@@ -38,7 +39,8 @@ def encode_reference(
             raise ValueError(f"{name}: is empty, the checkpoint holds none; connect one from Load {name.upper()}")
     if not caption.strip():
         raise ValueError("caption: is empty; say what the picture shows, such as 'a cartoon boy wearing a hat'")
-    concept_tokens = _within("clip", lambda: read_tokens(clip, concept)).content
+    with naming("clip"):
+        concept_tokens = read_tokens(clip, concept).content
     if not concept.strip() or not concept_tokens:
         raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
     _check_image(image)
@@ -105,11 +107,3 @@ def _fitting_mask(mask: Tensor, image: Tensor) -> Tensor:
     if mask.shape[1:] != (height, width):
         mask = torch.nn.functional.interpolate(mask[:, None], size=(height, width), mode="nearest-exact")[:, 0]
     return mask.clamp(0.0, 1.0)
-
-
-def _within(name: str, call: Any) -> Any:
-    """Name the input in an error of a function that does not know it."""
-    try:
-        return call()
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..attention.blocks import injection_blocks, segmentation_blocks
 from .method import Method, Reference, Schedule
+from .naming import naming
 from .noise import NoiseSource, SeededNoise
 from .prompt import TAG, PromptTokens
 from .recording import STORE, Recording
@@ -32,19 +33,13 @@ def bind(model: Any, references: tuple[Reference, ...], schedule: Schedule, nois
     Raises:
         ValueError: naming the input that is wrong and what to do.
     """
-    try:
+    with naming("model"):
         unet = unet_of(model)
-    except ValueError as error:
-        raise ValueError(f"model: {error}") from error
     layout = layout_of(unet)
-    try:
+    with naming("schedule: injection_blocks"):
         injection = injection_blocks(schedule.injection, layout)
-    except ValueError as error:
-        raise ValueError(f"schedule: injection_blocks: {error}") from error
-    try:
+    with naming("schedule: segmentation_blocks"):
         segmentation = segmentation_blocks(schedule.segmentation, layout)
-    except ValueError as error:
-        raise ValueError(f"schedule: segmentation_blocks: {error}") from error
     for reference in references:
         _check_fits(reference, context_width(unet), model)
     return Method(references, schedule, injection, segmentation, noise or SeededNoise(schedule.noise_seed))

@@ -74,7 +74,7 @@ class NoiseLevel:
         stage: the method's stage there.
         sigma: (b,) the noise level as the sampler gave it.
         level: its first value.
-        options: the call's transformer options, of which references inherit very few.
+        options: the transformer options there, of which references inherit very few.
     """
 
     stage: Stage

@@ -6,10 +6,11 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.patcher_extension
+import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
@@ -100,16 +101,18 @@ class Run:
         rows = noise_shape[0] + -(-reference_area // (2 * area))
         return executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
 
-    def _predict_noise(self, executor: Any, x: Tensor, timestep: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def _predict_noise(
+        self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
         """Open an evaluation."""
         level = float(timestep[0])
         stage = self._sigmas.stage(level)
         self._acting = stage is not Stage.OFF
         segmenter = Segmenter(self._method, x.shape[-2:]) if self._acting else None
-        opened = Evaluation(NoiseLevel(stage, timestep, level, {}), segmenter, self.regions)
-        around, self._evaluation = self._evaluation, opened
+        at = NoiseLevel(stage, timestep, level, model_options.get("transformer_options", {}))
+        around, self._evaluation = self._evaluation, Evaluation(at, segmenter, self.regions)
         try:
-            return executor(x, timestep, *args, **kwargs)
+            return executor(x, timestep, model_options, *args, **kwargs)
         finally:
             self._evaluation = around
 
@@ -133,7 +136,7 @@ class Run:
         segmenter = evaluation.segmenter
         primary = segmenter is not None and "positive" in roles
         if primary:
-            evaluation.keys = self._run_references(evaluation.at, known, model, x, model_options)
+            evaluation.keys = self._run_references(evaluation.at, known, model, x.device)
         plan = CallPlan(
             self._method, evaluation.at.stage, known, evaluation.keys, evaluation.steering, segmenter, x.shape[-2:]
         )
@@ -149,12 +152,11 @@ class Run:
         return out
 
     def _run_references(
-        self, at: NoiseLevel, known: KnownConds, model: Any, x: Tensor, model_options: dict[str, Any]
+        self, at: NoiseLevel, known: KnownConds, model: Any, device: torch.device
     ) -> dict[Any, KeptKeys]:
         """The reference pass, once for each hook group that the prompt's conds have at this noise level."""
         if self._references is None:
-            self._references = ReferencePass(self._method, model, x.device, self._seed)
-        at = replace(at, options=model_options.get("transformer_options", {}))
+            self._references = ReferencePass(self._method, model, device, self._seed)
         groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(at.level)}
         return {hooks: self._references.run(at, hooks) for hooks in groups}
 
