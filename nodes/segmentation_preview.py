@@ -61,7 +61,7 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
             previews, masks = [], []
             for (recording, place), picture in zip(found, pictures, strict=True):
                 at = _at_step(recording, step)
-                concepts, foreground = _maps(at, place, samples, picture)
+                concepts, foreground = _maps(at, place, picture)
                 masks += [concepts == index for index in range(len(recording.concepts))]
                 previews.append(draw_regions(picture, concepts, foreground, recording.concepts, image is not None))
         preview = torch.stack(previews)
@@ -111,7 +111,7 @@ def _at_step(recording: Recording, step: int) -> StepRegions | None:
     return known[number]
 
 
-def _maps(at: StepRegions | None, place: int, samples: Tensor, picture: Tensor) -> tuple[Tensor, Tensor]:
+def _maps(at: StepRegions | None, place: int, picture: Tensor) -> tuple[Tensor, Tensor]:
     """Concepts (H_px, W_px) int64 and foreground (H_px, W_px) bool of one picture."""
     size = picture.shape[:2]
     if at is None:

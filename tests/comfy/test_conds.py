@@ -49,6 +49,16 @@ def first_found(graph, case, x):
     return dense.evaluate(x, 14.6146, None)[1].concepts
 
 
+def assert_plain(graph, case, given, ours):
+    """The latent, and the last regions, of a run with the defaults are those of the plain program."""
+    dense = PlainGuider(plain_program(graph, case, given), graph.model)
+    sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
+    latent = torch.zeros(1, 4, *SIZE)
+    theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
+    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
+    assert torch.equal(graph.recorded(ours)[0][-1], dense.found.concepts)
+
+
 def split_up(model, order):
     """The model with another pack's wrapper inside ours: each list of conds in a call of its own, in this order."""
 
@@ -103,12 +113,7 @@ def test_prompts_too_unlike_to_share_a_call(graph):
     model, calls = unet_calls(patched(graph, case, given))
     ours = graph.sample(model, positive_of(graph, case), negative_of(graph, case), cfg=case.cfg)
     assert {len(call) for call in calls} == {1}
-    dense = PlainGuider(plain_program(graph, case, given), graph.model)
-    sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
-    latent = torch.zeros(1, 4, *SIZE)
-    theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
-    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
-    assert torch.equal(graph.recorded(ours)[0][-1], dense.found.concepts)
+    assert_plain(graph, case, given, ours)
 
 
 def test_combined_with_itself(graph):
@@ -139,12 +144,7 @@ def test_conditionings_made_into_one(graph, node):
     case = Case(size=SIZE, through=through, starts=((0, 77) if node == "Concat" else (0,), (0,)))
     given = references(graph, case.references)
     ours = graph.sample(patched(graph, case, given), positive_of(graph, case), negative_of(graph, case), cfg=case.cfg)
-    dense = PlainGuider(plain_program(graph, case, given), graph.model)
-    sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
-    latent = torch.zeros(1, 4, *SIZE)
-    theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
-    assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
-    assert torch.equal(graph.recorded(ours)[0][-1], dense.found.concepts)
+    assert_plain(graph, case, given, ours)
 
 
 @pytest.mark.parametrize(
