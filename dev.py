@@ -1,4 +1,4 @@
-"""One script for everything around the pack: demo, serve, test, parity and workflows.
+"""One script for everything around the pack: demo, serve, test, parity, train, evaluate and workflows.
 
 It needs Python 3.10 or later and nothing else. Each command sets up what it lacks in the user's cache
 folder (MAGICFACE_CACHE moves it), then runs again inside the environment that it made.
@@ -43,6 +43,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     parity = commands.add_parser("parity", help="compare with recorded runs of the authors' program")
     parity.add_argument("files", nargs="+", type=Path, metavar="FILE")
+
+    train = commands.add_parser("train", help="train the small model and the judge anew")
+    train.add_argument("--minutes", type=float, help="stop after so long, at a checkpoint")
+    train.add_argument("--resume", action="store_true", help="go on from the last checkpoint")
+    train.add_argument("--output", type=Path, default=Path("trained"), help="folder for the weights")
+
+    evaluate = commands.add_parser("evaluate", help="measure the paper's claims on the small model")
+    evaluate.add_argument("--pairs", type=int, default=64, help="combinations of prompt and references")
+    evaluate.add_argument("--rows", default="", help="names of rows, separated by semicolons; all by default")
+    evaluate.add_argument("--json", type=Path, help="file for the figures")
 
     commands.add_parser("workflows", help="write the API twins of the shipped workflows")
 
@@ -95,9 +105,18 @@ def run(arguments: argparse.Namespace) -> int:
         from devtools import api_format
 
         return api_format.main()
+    if arguments.command == "evaluate":
+        from devtools.evaluation import evaluate
+
+        names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
+        return evaluate.main(arguments.pairs, names, arguments.json)
     from devtools import incore
 
     incore.prepare()
+    if arguments.command == "train":
+        from devtools.training import train
+
+        return train.main(arguments.minutes, arguments.resume, arguments.output)
     from devtools import parity
 
     return parity.main([str(file) for file in arguments.files])

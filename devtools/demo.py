@@ -1,21 +1,25 @@
-"""`dev.py demo`: one picture of two concepts, through the API of a real ComfyUI."""
+"""`dev.py demo`: one picture without the method and one with it, through the API of a real ComfyUI."""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from .client import Client, Prompt, PromptError
+from .contact_sheet import Entry, contact_sheet, dimmed
 from .install import chosen
 from .model import with_model
 from .pins import ROOT
 from .progress import Progress
 from .server import Server, ServerError
 
-WORKFLOW = ROOT / "workflows" / "api" / "magicface_two_concepts.json"
+WORKFLOW = ROOT / "workflows" / "api" / "magicface_three_concepts.json"
 PICTURES = ROOT / "workflows" / "inputs"
 # What is saved, by the class of the node that shows it.
 SAVED = {"SaveImage": "picture", "MagicFaceSegmentationPreview": "segmentation"}
@@ -62,7 +66,7 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
         output: folder to save to.
 
     Returns:
-        The files written, the picture first.
+        The files written, the contact sheet last.
 
     Raises:
         DemoError: a picture or a node is missing.
@@ -72,11 +76,38 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
     missing = sorted({node["class_type"] for node in prompt.values()} - set(known))
     if missing:
         raise DemoError(f"ComfyUI knows no node {', '.join(missing)}: did the pack fail to load?")
-    for name in pictures_read(prompt):
-        client.upload(_find(name, sources))
+    files = {name: _find(name, sources) for name in pictures_read(prompt)}
+    for file in files.values():
+        client.upload(file)
     listener = Progress(prompt, {name: info["display_name"] or name for name, info in known.items()})
     outputs = client.run(prompt, listener)["outputs"]
-    return _save(client, prompt, outputs, output)
+    saved = _save(client, prompt, outputs, output)
+    sheet = output / "sheet.png"
+    made = [Entry(Image.open(path), path.stem.replace("_", " ")) for path in saved]
+    contact_sheet([references(prompt, files), made]).save(sheet)
+    return [*saved, sheet]
+
+
+def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:
+    """The pictures of a prompt's references, faded outside their masks.
+
+    Args:
+        prompt: nodes by id, in API format.
+        files: where the pictures that it loads are.
+    """
+
+    def loaded(node: dict[str, Any], name: str) -> Image.Image | None:
+        link = node["inputs"].get(name)
+        source = prompt[link[0]]["inputs"].get("image") if link else None
+        return Image.open(files[source]) if source in files else None
+
+    entries = []
+    for node in prompt.values():
+        if node["class_type"] == "MagicFaceReference":
+            picture = loaded(node, "image")
+            if picture is not None:
+                entries.append(Entry(dimmed(picture, loaded(node, "mask")), f"reference: {node['inputs']['concept']}"))
+    return entries
 
 
 def pictures_read(prompt: Prompt) -> list[str]:
@@ -97,13 +128,16 @@ def _save(client: Client, prompt: Prompt, outputs: dict[str, Any], folder: Path)
     saved = []
     for class_type, name in SAVED.items():
         shown = [
-            picture
+            (re.sub(r"[^\w-]+", "_", node["inputs"].get("filename_prefix", name)), picture)
             for node_id, node in prompt.items()
             if node["class_type"] == class_type
             for picture in outputs.get(node_id, {}).get("images", [])
         ]
-        for number, picture in enumerate(shown):
-            path = folder / (f"{name}.png" if len(shown) == 1 else f"{name}_{number}.png")
+        # One picture has its kind's name; several have those that the workflow gives them.
+        stems = [stem for stem, _ in shown]
+        for number, (stem, picture) in enumerate(shown):
+            numbered = f"{stem}_{number}" if stems.count(stem) > 1 else stem
+            path = folder / f"{name if len(shown) == 1 else numbered}.png"
             path.write_bytes(client.view(picture))
             saved.append(path)
     if not saved:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.random import Generator
@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
-Picture = NDArray[np.float64]
+# The colours, (n, 3), at n places (y, x) of the canvas; one colour, (3,), where all are alike.
+Filling = Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]]
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]
 
-SKIN: tuple[Colour, ...] = ((255, 224, 196), (244, 203, 170), (222, 170, 130), (176, 122, 84), (124, 82, 56))
 _JITTER = 8.0
+_SHADE = (0.86, 0.82, 0.8)  # of neck and ears against the face
 
 
 class Canvas:
@@ -31,7 +32,8 @@ class Canvas:
         self.masks: dict[str, Mask] = {}
         top, bottom = (rng.integers(90, 246, 3) for _ in range(2))
         blend = np.linspace(0, 1, side)[:, None, None]
-        self.pixels: Picture = np.broadcast_to(top * (1 - blend) + bottom * blend, (side, side, 3)).copy()
+        self.pixels: NDArray[np.float32] = np.empty((side, side, 3), np.float32)
+        self.pixels[:] = top * (1 - blend) + bottom * blend
 
     def shape(self, kind: str, points: Sequence[Point], *more: float) -> Mask:
         """(side, side) bool: what a shape of pillow's ImageDraw fills.
@@ -45,28 +47,32 @@ class Canvas:
         getattr(ImageDraw.Draw(image), kind)(list(points), *more, fill=1)
         return np.asarray(image).copy()
 
-    def paint(self, part: str | None, area: Mask, fill: Picture | Colour) -> None:
-        """Paint an area with a picture or one colour; without a part it belongs to what lies below."""
-        self.pixels = np.where(area[..., None], fill, self.pixels)
+    def paint(self, part: str | None, area: Mask, fill: Filling | Colour) -> None:
+        """Paint an area with a filling or one colour; without a part it belongs to what lies below."""
+        self.pixels[area] = fill(*np.nonzero(area)) if callable(fill) else fill
         if part is not None:
             for mask in self.masks.values():
                 mask &= ~area
             self.masks[part] = self.masks.get(part, np.zeros_like(area)) | area
 
-    def filling(self, pattern: str, first: Colour, second: Colour | None, period: float, angle: float) -> Picture:
-        """(side, side, 3) a pattern all over, its colours slightly off; plain without a second colour."""
+    def filling(self, pattern: str, first: Colour, second: Colour | None, period: float, angle: float) -> Filling:
+        """A pattern all over the canvas, its colours slightly off; plain without a second colour."""
         first_near = np.asarray(first) + self._rng.normal(0, _JITTER, 3)
         if second is None:
-            return np.broadcast_to(first_near, (self.side, self.side, 3))
+            return lambda y, x: first_near
         second_near = np.asarray(second) + self._rng.normal(0, _JITTER, 3)
-        y, x = np.mgrid[: self.side, : self.side] / period
-        u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
-        inside = {
-            "striped": (u % 1) < 0.5,
-            "dotted": np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
-            "checked": ((u % 1) < 0.5) ^ ((v % 1) < 0.5),
-        }[pattern]
-        return np.where(inside[..., None], second_near, first_near)
+
+        def at(y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.float64]:
+            u = (x * np.cos(angle) + y * np.sin(angle)) / period
+            v = (y * np.cos(angle) - x * np.sin(angle)) / period
+            inside = {
+                "striped": lambda: (u % 1) < 0.5,
+                "dotted": lambda: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
+                "checked": lambda: ((u % 1) < 0.5) ^ ((v % 1) < 0.5),
+            }[pattern]()
+            return np.where(inside[:, None], second_near, first_near)
+
+        return at
 
 
 class Figure:
@@ -79,7 +85,7 @@ class Figure:
 
     def __init__(self, rng: Generator, canvas: Canvas) -> None:
         self._rng, self._canvas = rng, canvas
-        self.unit = canvas.side * rng.uniform(0.13, 0.22)  # half the head's width
+        self.unit = canvas.side * rng.uniform(0.14, 0.24)  # half the head's width
         self._tall = rng.uniform(1.1, 1.35)
         self._x, self._y = canvas.side * rng.uniform(0.26, 0.74), canvas.side * rng.uniform(0.38, 0.58)
 
@@ -90,7 +96,7 @@ class Figure:
     def _box(self, left: float, top: float, right: float, bottom: float) -> list[Point]:
         return [self._at(left, top), self._at(right, bottom)]
 
-    def draw(self, fills: Mapping[str, Picture], worn: Sequence[str]) -> None:
+    def draw(self, fills: Mapping[str, Filling], worn: Sequence[str]) -> None:
         """Paint it from back to front.
 
         Args:
@@ -102,18 +108,21 @@ class Figure:
             self._paint("hair", fills, "ellipse", self._box(-1.35, -tall - 0.15, 1.35, 1.9))
         wide = rng.uniform(1.7, 2.3)
         self._paint("shirt", fills, "ellipse", self._box(-wide, 1.45 * tall, wide, 6))
-        self._face(SKIN[rng.integers(len(SKIN))])
+        self._face(fills["face"])
         self._fringe(fills)
         for part, wear in (("scarf", self._scarf), ("glasses", self._glasses), ("hat", self._hat)):
             if part in worn:
                 wear(fills)
 
-    def _paint(self, part: str, fills: Mapping[str, Picture], kind: str, points: Sequence[Point], *more: float) -> None:
+    def _paint(self, part: str, fills: Mapping[str, Filling], kind: str, points: Sequence[Point], *more: float) -> None:
         self._canvas.paint(part, self._canvas.shape(kind, points, *more), fills[part])
 
-    def _face(self, skin: Colour) -> None:
+    def _face(self, skin: Filling) -> None:
         tall, canvas = self._tall, self._canvas
-        shade = (int(skin[0] * 0.86), int(skin[1] * 0.82), int(skin[2] * 0.8))
+
+        def shade(y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.float64]:
+            return skin(y, x) * np.asarray(_SHADE)
+
         canvas.paint("face", canvas.shape("rectangle", self._box(-0.38, 0.7, 0.38, 1.6 * tall)), shade)
         for ear in (-1.0, 1.0):
             canvas.paint("face", canvas.shape("ellipse", self._box(ear - 0.15, -0.25, ear + 0.15, 0.25)), shade)
@@ -125,27 +134,27 @@ class Figure:
         smile = self._box(-mouth, 0.35 * tall, mouth, 0.7 * tall)
         canvas.paint(None, canvas.shape("chord", smile, 10, 170), (170, 50, 56))
 
-    def _fringe(self, fills: Mapping[str, Picture]) -> None:
+    def _fringe(self, fills: Mapping[str, Filling]) -> None:
         tall, low, canvas = self._tall, self._rng.uniform(-0.62, -0.42), self._canvas
         cap = canvas.shape("ellipse", self._box(-1.12, -tall - 0.18, 1.12, tall))
         above = canvas.shape("rectangle", self._box(-2, -3, 2, low))
         forehead = canvas.shape("ellipse", self._box(-0.9, low - 0.25, 0.9, tall))
         canvas.paint("hair", cap & above & ~forehead, fills["hair"])
 
-    def _scarf(self, fills: Mapping[str, Picture]) -> None:
+    def _scarf(self, fills: Mapping[str, Filling]) -> None:
         top, x, length = self._tall * 0.95, self._rng.uniform(-0.6, 0.2), self._rng.uniform(0.9, 1.6)
         around = self._box(-0.95, top, 0.95, top + 0.62)
         self._paint("scarf", fills, "rounded_rectangle", around, 0.25 * self.unit)
         self._paint("scarf", fills, "rectangle", self._box(x, top + 0.3, x + 0.5, top + length))
 
-    def _glasses(self, fills: Mapping[str, Picture]) -> None:
+    def _glasses(self, fills: Mapping[str, Filling]) -> None:
         across, high = self._rng.uniform(0.3, 0.38), self._rng.uniform(0.24, 0.34)
         lens = str(self._rng.choice(["ellipse", "rectangle"]))
         for x in (-0.42, 0.42):
             self._paint("glasses", fills, lens, self._box(x - across, -0.15 - high, x + across, -0.15 + high))
         self._paint("glasses", fills, "rectangle", self._box(-1.0, -0.24, 1.0, -0.12))
 
-    def _hat(self, fills: Mapping[str, Picture]) -> None:
+    def _hat(self, fills: Mapping[str, Filling]) -> None:
         rim = -self._tall * self._rng.uniform(0.45, 0.62)
         high, wide = self._rng.uniform(0.9, 1.5), self._rng.uniform(1.0, 1.2)
         kind = self._rng.choice(["dome", "top", "cone"])

@@ -16,7 +16,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from .portrait_drawing import Canvas, Figure, Picture
+from .portrait_drawing import Canvas, Figure, Filling
 
 Split = Literal["train", "reference", "evaluation"]
 Pattern = Literal["plain", "striped", "dotted", "checked"]
@@ -38,10 +38,18 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (142, 144, 150),
     "black": (38, 36, 42),
 }
+SKIN: dict[str, tuple[int, int, int]] = {
+    "pale": (255, 224, 196),
+    "light": (244, 203, 170),
+    "tan": (222, 170, 130),
+    "bronze": (176, 122, 84),
+    "dark": (124, 82, 56),
+}
 # What a figure may wear, and how often it does.
 WORN = {"hat": 0.6, "glasses": 0.4, "scarf": 0.45}
 # Parts that carry a look, which captions may name, and how often each pattern is drawn on them.
 LOOKS: dict[str, tuple[float, float, float, float]] = {
+    "face": (1.0, 0.0, 0.0, 0.0),
     "hair": (0.7, 0.3, 0.0, 0.0),
     "shirt": (0.4, 0.25, 0.175, 0.175),
     "hat": (0.4, 0.25, 0.175, 0.175),
@@ -58,7 +66,7 @@ class Look:
     """How a part looks.
 
     Attributes:
-        colour: a name in `COLOURS`.
+        colour: a name in `COLOURS`, of a face in `SKIN`.
         pattern: one of `PATTERNS`.
         second: the pattern's other colour, of contrast; None if plain.
     """
@@ -89,9 +97,16 @@ class Portrait:
 
 
 def is_held_out(part: str, look: Look) -> bool:
-    """Whether a part's combination of colour and pattern never occurs in training; about one in eight."""
+    """Whether a part's combination of colour and pattern never occurs in training: about one in eight, no face."""
+    if part == "face":
+        return False
     digest = hashlib.sha256(f"{part}|{look.words}".encode()).digest()
     return digest[0] % _HELD_OUT_SHARE == 0
+
+
+def palette_of(part: str) -> dict[str, tuple[int, int, int]]:
+    """The colours that a part may have, by name."""
+    return SKIN if part == "face" else COLOURS
 
 
 def generator_of(split: Split, number: int) -> Generator:
@@ -119,7 +134,8 @@ def draw_portrait(split: Split, number: int, worn: Sequence[str] | None = None, 
     looks = {part: _look(rng, part, split) for part in LOOKS}
     canvas = Canvas(rng, size_px * _FINE)
     figure = Figure(rng, canvas)
-    figure.draw({part: _filling(rng, canvas, look, figure.unit) for part, look in looks.items()}, worn)
+    drawn = {part: look for part, look in looks.items() if part not in WORN or part in worn}
+    figure.draw({part: _filling(rng, canvas, part, look, figure.unit) for part, look in drawn.items()}, worn)
 
     fine = Image.fromarray(canvas.pixels.clip(0, 255).astype(np.uint8))
     picture = np.asarray(fine.resize((size_px, size_px), Image.Resampling.BOX)).copy()
@@ -150,7 +166,7 @@ def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
         return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
     opening = str(rng.choice(["a person", "a drawing of a person", "portrait of a person", "a cartoon person"]))
-    body = [with_article(part) for part in ("hair", "shirt") if part in portrait.masks and rng.random() < 0.8]
+    body = [with_article(part) for part in ("face", "hair", "shirt") if part in portrait.masks and rng.random() < 0.8]
     worn = [with_article(part) for part in WORN if part in portrait.masks]
     style = rng.integers(3)
     if style == 0:
@@ -167,7 +183,7 @@ def _listed(phrases: Sequence[str]) -> str:
 def _look(rng: Generator, part: str, split: Split) -> Look:
     """A look by chance; training draws again where it is held out."""
     while True:
-        colour, second = (str(name) for name in rng.choice(list(COLOURS), size=2, replace=False))
+        colour, second = (str(name) for name in rng.choice(list(palette_of(part)), size=2, replace=False))
         pattern = PATTERNS[int(rng.choice(len(PATTERNS), p=LOOKS[part]))]
         look = Look(colour) if pattern == "plain" else Look(colour, pattern, _contrasting(colour, second))
         if split != "train" or not is_held_out(part, look):
@@ -182,9 +198,10 @@ def _contrasting(colour: str, second: str) -> str:
     return "white" if sum(COLOURS[colour]) < 400 else "black"
 
 
-def _filling(rng: Generator, canvas: Canvas, look: Look, unit: float) -> Picture:
+def _filling(rng: Generator, canvas: Canvas, part: str, look: Look, unit: float) -> Filling:
     """A look all over the canvas, its pattern sized by the figure and turned by chance."""
-    second = None if look.second is None else COLOURS[look.second]
+    palette = palette_of(part)
+    second = None if look.second is None else palette[look.second]
     return canvas.filling(
-        look.pattern, COLOURS[look.colour], second, unit * rng.uniform(0.3, 0.6), rng.uniform(0, np.pi)
+        look.pattern, palette[look.colour], second, unit * rng.uniform(0.45, 0.8), rng.uniform(0, np.pi)
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +15,6 @@ import pytest
 import torch
 
 from devtools import incore
-
-TINY_MODEL = incore.ROOT / "devtools" / "tiny_pack" / "tiny_model.py"
 
 
 def start_comfyui() -> str:
@@ -53,14 +51,8 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> ModuleType:
-    """The module that builds small random models."""
-    name = "magicface_tiny_model"
-    spec = importlib.util.spec_from_file_location(name, TINY_MODEL)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+    """The module that builds small models."""
+    return importlib.import_module("devtools.tiny_pack.tiny_model")
 
 
 @pytest.fixture(scope="session")

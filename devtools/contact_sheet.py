@@ -1,0 +1,63 @@
+"""One picture of all that a run read and made: its references above, its pictures below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+HEIGHT_PX, GAP_PX, LINE_PX = 320, 16, 28
+_PAPER, _INK = "white", "black"
+_DIMMED = 0.25  # what is left of a reference outside its mask
+
+
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """A picture on the sheet and the words beneath it."""
+
+    picture: Image.Image
+    words: str
+
+
+def dimmed(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """A reference with what lies outside its mask faded to the paper's colour."""
+    picture = picture.convert("RGB")
+    if mask is None:
+        return picture
+    faded = Image.blend(Image.new("RGB", picture.size, _PAPER), picture, _DIMMED)
+    return Image.composite(picture, faded, mask.convert("L").resize(picture.size))
+
+
+def contact_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
+    """Rows of pictures of one height, each row in the middle.
+
+    Args:
+        rows: the entries from top to bottom, from left to right; empty rows are left out.
+    """
+    font = ImageFont.load_default(size=18)
+    strips = [_strip(row, font) for row in rows if row]
+    width = max(strip.width for strip in strips)
+    sheet = Image.new("RGB", (width, sum(strip.height for strip in strips)), _PAPER)
+    top = 0
+    for strip in strips:
+        sheet.paste(strip, ((width - strip.width) // 2, top))
+        top += strip.height
+    return sheet
+
+
+def _strip(row: Sequence[Entry], font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:
+    scaled = [entry.picture.resize((_width(entry.picture), HEIGHT_PX), Image.Resampling.LANCZOS) for entry in row]
+    width = sum(picture.width + GAP_PX for picture in scaled) + GAP_PX
+    strip = Image.new("RGB", (width, HEIGHT_PX + LINE_PX + 2 * GAP_PX), _PAPER)
+    draw, left = ImageDraw.Draw(strip), GAP_PX
+    for entry, picture in zip(row, scaled, strict=True):
+        strip.paste(picture.convert("RGB"), (left, GAP_PX))
+        middle = left + picture.width / 2
+        draw.text((middle, GAP_PX + HEIGHT_PX + 6), entry.words, fill=_INK, font=font, anchor="ma")
+        left += picture.width + GAP_PX
+    return strip
+
+
+def _width(picture: Image.Image) -> int:
+    return round(picture.width * HEIGHT_PX / picture.height)

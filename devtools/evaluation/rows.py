@@ -1,0 +1,61 @@
+"""The rows of the table: one way to make the pictures each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+STAGE_1, STAGE_2 = {"switch": 1.0}, {"switch": 0.0}
+# The bias of a token is its weight: next to nothing, for a weight of 0 means off.
+NO_BIAS = 1e-9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to make a picture.
+
+    Attributes:
+        name: in the table.
+        uses: whether the method is used at all.
+        weight: of each reference; None for the default.
+        resize: of masks to token grids.
+        views: of each concept: 2 adds the mirrored picture.
+        schedule: what differs from the default schedule.
+    """
+
+    name: str
+    uses: bool = True
+    weight: float | None = None
+    resize: Literal["nearest", "area"] = "nearest"
+    views: int = 1
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+
+
+MAIN = (
+    Row("none", uses=False),
+    Row("rsa", schedule=STAGE_1),
+    Row("rba", schedule=STAGE_2),
+    Row("both"),
+)
+ABLATIONS = (
+    Row("no weighted masks", weight=NO_BIAS),
+    Row("no guidance", schedule={"guidance": False}),
+    Row("no foreground cut", schedule={"foreground": "never"}),
+    Row("foreground cut always", schedule={"foreground": "always"}),
+    *(Row(f"weight {weight:g}", weight=weight) for weight in (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)),
+    *(Row(f"switch {switch:g}", schedule={"switch": switch}) for switch in (0.1, 0.2, 0.3, 0.43, 0.6, 0.8)),
+    *(Row(f"suppression {factor:g}", schedule={"suppression": factor}) for factor in (0.3, 0.5, 0.7, 0.9, 1.0)),
+    *(
+        Row(f"blocks {blocks}", schedule={"injection": blocks})
+        for blocks in ("output.0-2", "output.3-5", "output.1-5", "output.2-5", "middle,output.0-5")
+    ),
+    *(
+        Row(f"segmentation {blocks}", schedule={"segmentation": blocks})
+        for blocks in ("output.0-5", "output.3-5", "input.4-5,output.3-5")
+    ),
+    Row("mask resize area", resize="area"),
+    Row("two views", views=2),
+    *(Row(f"noise seed {seed}", schedule={"noise_seed": seed}) for seed in (1, 2)),
+)
+ROWS = {row.name: row for row in (*MAIN, *ABLATIONS)}

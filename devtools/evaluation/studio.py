@@ -1,0 +1,101 @@
+"""Where the pictures are made: the pack's own nodes and the trained model, in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..incore import load_pack
+from ..tiny_pack import tiny_model
+from .combinations import Combination, Concept
+from .rows import Row
+
+SIZE_PX, STEPS, CFG = 256, 20, 4.0
+SAMPLER, SCHEDULER = "euler", "normal"
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A picture and what the method recorded on the way.
+
+    Attributes:
+        picture: (h, w, 3) float32 in 0..1.
+        concepts: phrase of each concept index.
+        regions: for each step with regions (H2, W2) int64, concept index or -1; empty without the method.
+    """
+
+    picture: Tensor
+    concepts: tuple[str, ...]
+    regions: list[Tensor]
+
+
+class Studio:
+    """The trained model and the pack; each reference is encoded once."""
+
+    def __init__(self) -> None:
+        self._pack = load_pack()
+        self._model, self._clip, self._vae = tiny_model.load("portraits")
+        self._encoded: dict[tuple[Concept, int], Any] = {}
+
+    @torch.inference_mode()
+    def make(self, wanted: Combination, row: Row, seed: int | None = None) -> Made:
+        """Sample a picture.
+
+        Args:
+            wanted: prompt and references.
+            row: how to.
+            seed: of the sampler; the combination's number by default.
+        """
+        sampling = self._pack.sampling
+        model = self._model
+        if row.uses:
+            references = tuple(self._reference(concept, row) for concept in wanted.concepts)
+            method = sampling.patch.bind(model, references, sampling.method.Schedule(**row.schedule))
+            model = sampling.patch.patched(model, method)
+        positive = self._pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
+        negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
+        side = SIZE_PX // 8
+        noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed or wanted.number))
+        samples = comfy.sample.sample(
+            model,
+            noise,
+            STEPS,
+            CFG,
+            SAMPLER,
+            SCHEDULER,
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=seed or wanted.number,
+        )
+        found = sampling.recording.STORE.find(samples) if row.uses else None
+        recording, place = found[0] if found else (sampling.recording.Recording(()), 0)
+        regions = [step.concepts[place].long() for step in recording.steps]
+        return Made(self._vae.decode(samples)[0].float().cpu(), recording.concepts, regions)
+
+    def _reference(self, concept: Concept, row: Row) -> Any:
+        key = concept, row.views
+        if key not in self._encoded:
+            picture = torch.from_numpy(concept.portrait.picture.astype(np.float32) / 255)
+            mask = torch.from_numpy(concept.portrait.masks[concept.part].astype(np.float32))
+            views = [(picture, mask), (picture.flip(1), mask.flip(1))][: row.views]
+            self._encoded[key] = self._pack.sampling.encoding.encode_reference(
+                torch.stack([view for view, _ in views]),
+                torch.stack([mask for _, mask in views]),
+                self._vae,
+                self._clip,
+                concept.caption,
+                concept.part,
+                SIZE_PX,
+            )
+        reference = replace(self._encoded[key], resize=row.resize)
+        if row.weight is None:
+            return reference
+        return replace(reference, weight=row.weight, weight_injection=row.weight)

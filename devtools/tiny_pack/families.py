@@ -1,0 +1,80 @@
+"""The anatomy of each small model: ComfyUI's description of its family, and sizes of its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import comfy.supported_models
+
+TEXT_LAYERS = 3  # SDXL reads the last layer but one, and ComfyUI wants more layers than it skips
+
+
+@dataclass(frozen=True)
+class Family:
+    """One family.
+
+    Attributes:
+        config: ComfyUI's description of it.
+        unet: parameters of the small UNet.
+        text: width of each text encoder, by name.
+        file: trained weights beside this module; None where weights are random.
+        vae: parameters of the trained autoencoder.
+    """
+
+    config: Any
+    unet: Mapping[str, Any]
+    text: Mapping[str, int]
+    file: str | None = None
+    vae: Mapping[str, Any] = field(default_factory=dict)
+
+
+# fmt: off
+VAE: dict[str, Any] = {
+    "embed_dim": 4,
+    "ddconfig": {
+        "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
+        "ch_mult": [1, 2, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+    },
+}
+
+# Of ComfyUI's StageA, with one level more: no norm on its way takes the mean colour away, as narrow KL ones do.
+VAE_PORTRAITS: dict[str, Any] = {"levels": 3, "bottleneck_blocks": 3, "c_hidden": 192, "codebook_size": 1}
+
+UNET: dict[str, Any] = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "legacy": False,
+    "use_spatial_transformer": True, "use_temporal_attention": False, "use_temporal_resblock": False,
+}
+# Attention at 2 and 4 times fewer cells a side than the latent; depth 1 and 2 instead of 2 and 10.
+UNET_SDXL: dict[str, Any] = {
+    **UNET, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
+    "transformer_depth": [0, 0, 1, 1, 2, 2], "transformer_depth_middle": 2,
+    "transformer_depth_output": [0, 0, 0, 1, 1, 1, 2, 2, 2],
+    "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 16,
+    "context_dim": 32 + 48, "num_classes": "sequential", "adm_in_channels": 48 + 6 * 256,
+}
+UNET_PORTRAITS = {**UNET_SDXL, "channel_mult": [1, 2, 3], "num_head_channels": 32}
+# Attention everywhere but in the lowest level; there in the middle only.
+UNET_SD: dict[str, Any] = {
+    **UNET, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "adm_in_channels": None,
+    "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
+    "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+}
+UNET_SD2 = {
+    **UNET_SD, "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 16, "context_dim": 48,
+}
+UNET_SD1 = {
+    **UNET_SD, "use_linear_in_transformer": False, "num_heads": 2, "num_head_channels": -1, "context_dim": 32,
+}
+
+PORTRAITS = Family(
+    comfy.supported_models.SDXL, UNET_PORTRAITS, {"clip_l": 32, "clip_g": 48}, "portraits.safetensors", VAE_PORTRAITS
+)
+FAMILIES: dict[str, Family] = {
+    "portraits": PORTRAITS,
+    "sdxl": Family(comfy.supported_models.SDXL, UNET_SDXL, {"clip_l": 32, "clip_g": 48}),
+    "sd2": Family(comfy.supported_models.SD20, UNET_SD2, {"clip_h": 48}),
+    "sd1": Family(comfy.supported_models.SD15, UNET_SD1, {"clip_l": 32}),
+}
+# fmt: on

@@ -1,0 +1,1 @@
+"""How the trained model and the judge were made: `dev.py train`."""

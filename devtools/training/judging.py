@@ -1,0 +1,96 @@
+"""How the judge is trained, and how well it sees."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from ..judge import PARTS, SIDE_PX, Judge
+from .drawn_set import Drawings
+from .loop import Phase
+
+STEPS, RATE, BATCH = 700, 4e-3, 16
+NO_PATTERN = -100  # the label that counts for nothing
+
+
+def phase(judge: Judge, drawings: Drawings, device: torch.device) -> Phase:
+    """Training on drawings made worse: blurred, noisy, off in colour, as a model's pictures may be."""
+    judge.train()
+
+    def losses(step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        chosen = torch.randint(len(drawings.pictures), (BATCH,), generator=generator)
+        pictures, labels, patterns = (x.to(device) for x in examples(drawings, chosen))
+        if torch.rand((), generator=generator) < 0.5:
+            pictures, labels, patterns = pictures.flip(-1), labels.flip(-1), patterns.flip(-1)
+        seen, filled = judge(worsened(pictures.cpu(), generator).to(device))
+        return {"parts": F.cross_entropy(seen, labels), "patterns": 0.3 * F.cross_entropy(filled, patterns)}
+
+    return Phase("judge", STEPS, RATE, dict(judge.named_parameters()), losses)
+
+
+def examples(drawings: Drawings, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures (b, 3, 128, 128) in 0..1, labels and patterns (b, 128, 128) int64 of some drawings."""
+    pictures = rearrange(torch.from_numpy(drawings.pictures[chosen.numpy()]), "b h w c -> b c h w").float() / 255
+    pictures = F.interpolate(pictures, (SIDE_PX, SIDE_PX), mode="area")
+    step = drawings.labels.shape[1] // SIDE_PX
+    labels = torch.from_numpy(drawings.labels[chosen.numpy(), ::step, ::step]).long()
+    of_parts = torch.from_numpy(drawings.patterns[chosen.numpy()]).long()
+    background = torch.full((len(chosen), 1), NO_PATTERN)
+    patterns = torch.cat([background, of_parts], dim=1).gather(1, labels.flatten(1)).view_as(labels)
+    return pictures, labels, patterns
+
+
+def worsened(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (b, 3, h, w) as an imperfect model might have made them."""
+    count = len(pictures)
+
+    def uniform(low: float, high: float, channels: int = 1) -> Tensor:
+        return low + (high - low) * torch.rand((count, channels, 1, 1), generator=generator)
+
+    coarse = F.interpolate(F.avg_pool2d(pictures, 4), scale_factor=4, mode="bilinear")
+    soft = F.avg_pool2d(F.pad(pictures, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    blend = uniform(0, 1)
+    worse = torch.lerp(pictures, torch.where(uniform(0, 1) < 0.3, coarse, soft), blend)
+    worse = worse * uniform(0.85, 1.15, 3) + uniform(-0.08, 0.08, 3)
+    spots = F.interpolate(torch.randn((count, 3, SIDE_PX // 8, SIDE_PX // 8), generator=generator), scale_factor=8.0)
+    noise = torch.randn(pictures.shape, generator=generator)
+    return (worse + uniform(0, 0.05) * spots + uniform(0, 0.04) * noise).clamp(0, 1)
+
+
+@torch.no_grad()
+def finish(judge: Judge, average: dict[str, Tensor], drawings: Drawings, device: torch.device) -> None:
+    """Take the averaged weights, and measure anew what the norms go by."""
+    judge.load_state_dict({**judge.state_dict(), **average})
+    norms = [layer for layer in judge.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+    judge.train()
+    generator = torch.Generator().manual_seed(STEPS)
+    for chosen in torch.arange(512).split(32):
+        judge(worsened(examples(drawings, chosen)[0], generator).to(device))
+    judge.eval()
+
+
+@torch.no_grad()
+def accuracy(judge: Judge, drawings: Drawings) -> dict[str, float]:
+    """Mean IoU of each part over drawings, and the share of pattern pixels that are named rightly."""
+    judge.eval()
+    inside, either = torch.zeros(1 + len(PARTS)), torch.zeros(1 + len(PARTS))
+    right = total = 0
+    for chosen in torch.arange(len(drawings.pictures)).split(32):
+        pictures, labels, patterns = examples(drawings, chosen)
+        seen, filled = judge(pictures)
+        found = seen.argmax(1)
+        for label in range(1 + len(PARTS)):
+            is_there, is_seen = labels == label, found == label
+            inside[label] += (is_there & is_seen).sum()
+            either[label] += (is_there | is_seen).sum()
+        counted = patterns != NO_PATTERN
+        right += int((filled.argmax(1) == patterns)[counted].sum())
+        total += int(counted.sum())
+    scores = dict(zip(("background", *PARTS), (inside / either).tolist(), strict=True))
+    return {**scores, "pattern": right / total}

@@ -1,0 +1,137 @@
+"""The training loop: Adam with warm-up and decay, an average of the weights, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 100  # steps
+AVERAGE = 0.999
+CHECKPOINT_SECONDS = 240.0
+_CURVE_POINTS = 200
+
+
+@dataclass
+class Phase:
+    """One thing to train.
+
+    Attributes:
+        name: of its checkpoint.
+        steps: how many there are; the learning rate has fallen to nothing after the last.
+        rate: the largest learning rate.
+        weights: what is trained, by name; float32.
+        losses: step number, from 0 -> losses by name, each a scalar; their sum is minimised.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    weights: Mapping[str, nn.Parameter]
+    losses: Callable[[int], dict[str, Tensor]]
+
+
+@dataclass
+class Progress:
+    """How far a phase is: what its checkpoint holds beside the optimizer.
+
+    Attributes:
+        step: how many steps were made.
+        average: running average of the weights, by name.
+        curve: (step, mean of each loss since the last point).
+    """
+
+    step: int = 0
+    average: dict[str, Tensor] = field(default_factory=dict)
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+def rate_at(step: int, phase: Phase) -> float:
+    """The learning rate: up in a line, then down in half a cosine."""
+    if step < WARM_UP:
+        return phase.rate * (step + 1) / WARM_UP
+    return phase.rate * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(phase.steps - WARM_UP, 1)))
+
+
+def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
+    """Train a phase, going on from its checkpoint where there is one.
+
+    Args:
+        phase: what to train; its weights are changed in place.
+        folder: for the checkpoint.
+        deadline: `time.monotonic()` at which to stop, done or not.
+
+    Returns:
+        How far it is; `step == phase.steps` once it is done.
+    """
+    path = folder / f"{phase.name}.pt"
+    weights = list(phase.weights.values())
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-3)
+    progress = _resumed(path, phase, optimizer)
+    average = [progress.average[name] for name in phase.weights]
+    since: list[dict[str, float]] = []
+    saved = started = time.monotonic()
+    first = progress.step
+    while progress.step < phase.steps and time.monotonic() < deadline:
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(progress.step, phase)
+        losses = phase.losses(progress.step)
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        nn.utils.clip_grad_norm_(weights, 1.0)
+        optimizer.step()
+        progress.step += 1
+        decay = min(AVERAGE, (1 + progress.step) / (10 + progress.step))
+        torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
+        since.append({name: loss.item() for name, loss in losses.items()})
+        if progress.step % max(phase.steps // _CURVE_POINTS, 1) == 0:
+            point = {name: sum(entry[name] for entry in since) / len(since) for name in losses}
+            since = []
+            progress.curve.append((progress.step, point))
+            _print(phase, progress, (time.monotonic() - started) / (progress.step - first))
+        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+            _save(path, phase, progress, optimizer)
+            saved = time.monotonic()
+    if progress.step > first:
+        _save(path, phase, progress, optimizer)
+    return progress
+
+
+def _resumed(path: Path, phase: Phase, optimizer: torch.optim.Optimizer) -> Progress:
+    if not path.is_file():
+        return Progress(average={name: weight.detach().clone() for name, weight in phase.weights.items()})
+    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    with torch.no_grad():
+        for name, weight in phase.weights.items():
+            weight.copy_(kept["weights"][name])
+    optimizer.load_state_dict(kept["optimizer"])
+    average = {name: tensor.to(phase.weights[name].device) for name, tensor in kept["average"].items()}
+    return Progress(kept["step"], average, [(step, point) for step, point in kept["curve"]])
+
+
+def _save(path: Path, phase: Phase, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = {
+        "step": progress.step,
+        "curve": progress.curve,
+        "average": progress.average,
+        "weights": {name: weight.detach() for name, weight in phase.weights.items()},
+        "optimizer": optimizer.state_dict(),
+    }
+    half_made = path.with_suffix(".half")
+    torch.save(kept, half_made)
+    half_made.replace(path)
+
+
+def _print(phase: Phase, progress: Progress, seconds: float) -> None:
+    step, point = progress.curve[-1]
+    left = (phase.steps - step) * seconds / 60
+    values = ", ".join(f"{name} {value:.4f}" for name, value in point.items())
+    speed = f"{seconds:.2f} s a step, {left:.0f} min left"
+    print(f"{phase.name}: step {step} of {phase.steps}, {values}; {speed}", flush=True)

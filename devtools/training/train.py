@@ -1,0 +1,150 @@
+"""`dev.py train`: the trained model and the judge, from nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import comfy.model_management
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from .. import cache, judge, tiny_pack
+from ..tiny_pack.families import PORTRAITS
+from . import autoencoder, denoiser, drawn_set, judging, loop
+from .drawn_set import Drawings, drawings
+
+CHUNKS = 44  # of training drawings
+AUTOENCODER_CHUNKS = 14
+JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser never sees
+CHECKED = 0  # chunk of the evaluation drawings on which the judge is measured
+STEPS = 3600  # of the denoiser
+
+
+def main(minutes: float | None, resume: bool, output: Path) -> int:
+    """Train, or go on training, and write `portraits.safetensors` and `judge.safetensors`.
+
+    Args:
+        minutes: when to stop, at a checkpoint if need be; None for the whole of it.
+        resume: go on from the last checkpoint rather than start anew.
+        output: folder for the two files.
+    """
+    work = cache.root() / "training" / "checkpoints"
+    if not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    device = comfy.model_management.get_torch_device()
+    chunks = [*range(CHUNKS), *JUDGE_CHUNKS]
+    for done in drawn_set.draw_ahead("train", chunks):
+        print(f"drawings: {done} of {len(chunks)} files", flush=True)
+    output.mkdir(parents=True, exist_ok=True)
+    steps: list[Callable[[], bool]] = [
+        lambda: train_judge(work, deadline, device, output),
+        lambda: train_model(work, deadline, device, output),
+    ]
+    if all(step() for step in steps):
+        print(f"Done: {output.resolve()}")
+    else:
+        print("Stopped before the end; `dev.py train --resume` goes on.")
+    return 0
+
+
+def train_judge(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
+    """Train the judge and say how well it sees; whether it got done."""
+    network = judge.Judge().to(device)
+    network.load_state_dict(first_weights(network))
+    seen = gather(JUDGE_CHUNKS)
+    phase = judging.phase(network, seen, device)
+    progress = loop.run(phase, work, deadline)
+    if progress.step < phase.steps:
+        return False
+    judging.finish(network, progress.average, seen, device)
+    scores = judging.accuracy(network.cpu(), drawings("evaluation", CHECKED))
+    print("judge: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()), flush=True)
+    record = {**recorded(phase, progress), "IoU on held-out drawings": scores}
+    write(network.state_dict(), record, output / judge.WEIGHTS.name)
+    return True
+
+
+def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
+    """Train autoencoder, text encoders and UNet; whether all got done. What there is is written anyhow."""
+    coder = autoencoder.make().to(device)
+    seen = gather(range(AUTOENCODER_CHUNKS))
+    coding = autoencoder.phase(coder, seen, device)
+    coded = loop.run(coding, work, deadline)
+    if coded.step < coding.steps:
+        return False
+    scale = PORTRAITS.config.latent_format().scale_factor
+    some = autoencoder.pixels(torch.from_numpy(seen.pictures[:256])).to(device)
+    autoencoder.finish(coder, coded.average, some, scale)
+    data = kept_latents(work, coder, scale, device)
+    model = denoiser.Denoiser().to(device)
+    phase = denoiser.phase(model, data, STEPS, device)
+    progress = loop.run(phase, work, deadline)
+    state = denoiser.state_of(model, progress.average)
+    state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
+    phases = {
+        "autoencoder": recorded(coding, coded),
+        "denoiser": {**recorded(phase, progress), "grounding weight, from the first step": denoiser.GROUNDING},
+    }
+    write(state, phases, output / str(PORTRAITS.file))
+    return progress.step == phase.steps
+
+
+def gather(chunks: range) -> Drawings:
+    """Several files of training drawings as one."""
+    parts = [drawings("train", chunk) for chunk in chunks]
+    return Drawings(
+        np.concatenate([part.pictures for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.patterns for part in parts]),
+        [captions for part in parts for captions in part.captions],
+    )
+
+
+def kept_latents(work: Path, coder: nn.Module, scale: float, device: torch.device) -> denoiser.LatentSet:
+    """What the denoiser learns from, encoded once for these checkpoints."""
+    path = work / "latents.pt"
+    if not path.is_file():
+        print("encoding the drawings", flush=True)
+        parts = (drawings("train", chunk) for chunk in range(CHUNKS))
+        data = denoiser.encode_drawings(coder, parts, scale, device)
+        torch.save({"latents": data.latents, "shares": data.shares, "captions": data.captions}, path)
+    return denoiser.LatentSet(**torch.load(path, weights_only=True))
+
+
+def first_weights(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights as torch starts them, from a generator of their own."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return type(module)().state_dict()
+
+
+def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
+    """The training record of a phase: steps, rate, and the curve of its losses."""
+    curve = [[step, *(round(value, 5) for value in point.values())] for step, point in progress.curve]
+    names = ["step", *(progress.curve[-1][1] if progress.curve else ())]
+    return {"steps": progress.step, "of": phase.steps, "largest rate": phase.rate, "seed": 0, "curve": [names, *curve]}
+
+
+def code_version() -> str:
+    """Hash of the sources that make the model."""
+    folders = [Path(str(module.__file__)).parent for module in (drawn_set, tiny_pack)]
+    sources = sorted(path for folder in folders for path in folder.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+
+
+def write(state: dict[str, Tensor], record: dict[str, Any], path: Path) -> None:
+    """Save weights in float16, with the record of their training."""
+    halves = {name: (w.half() if w.is_floating_point() else w).contiguous().cpu() for name, w in state.items()}
+    text = json.dumps({"code": code_version(), "torch": torch.__version__, **record})
+    safetensors.torch.save_file(halves, path, {"training": text})
+    print(f"wrote {path}: {path.stat().st_size / 1e6:.1f} MB", flush=True)

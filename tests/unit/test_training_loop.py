@@ -1,0 +1,74 @@
+"""The training loop: learns, stops at a deadline, and goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from devtools.training import loop
+
+STEPS = 300
+
+
+def phase(steps: int = STEPS) -> loop.Phase:
+    """A line through noisy points."""
+    slope = nn.Parameter(torch.zeros(2))
+
+    def losses(step: int) -> dict[str, Tensor]:
+        generator = torch.Generator().manual_seed(step)
+        x = torch.randn(16, generator=generator)
+        y = 3 * x - 1 + 0.1 * torch.randn(16, generator=generator)
+        return {"error": (slope[0] * x + slope[1] - y).square().mean()}
+
+    return loop.Phase("line", steps, 0.1, {"slope": slope}, losses)
+
+
+class Stopped(Exception):
+    """The machine went away."""
+
+
+def test_it_learns_and_averages(tmp_path: Path) -> None:
+    line = phase()
+    progress = loop.run(line, tmp_path)
+    assert progress.step == STEPS and (tmp_path / "line.pt").is_file()
+    torch.testing.assert_close(line.weights["slope"].detach(), torch.tensor([3.0, -1.0]), atol=0.05, rtol=0)
+    torch.testing.assert_close(progress.average["slope"], torch.tensor([3.0, -1.0]), atol=0.2, rtol=0)
+    steps, errors = zip(*((step, point["error"]) for step, point in progress.curve), strict=True)
+    assert list(steps) == sorted(steps) and errors[-1] < errors[0] / 10
+
+
+def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = phase()
+    expected = loop.run(whole, tmp_path / "whole")
+
+    stopped = phase()
+    now = time.monotonic()
+    ticks = iter([now] * 100)  # then time is up
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(ticks, now + 100))
+    assert 0 < loop.run(stopped, tmp_path / "parts", now + 50).step < STEPS
+    monkeypatch.undo()
+    resumed = phase()
+    progress = loop.run(resumed, tmp_path / "parts")
+    assert progress.step == STEPS
+    assert torch.equal(resumed.weights["slope"], whole.weights["slope"])
+    assert torch.equal(progress.average["slope"], expected.average["slope"])
+
+
+def test_a_deadline_in_the_past_trains_nothing(tmp_path: Path) -> None:
+    line = phase()
+    assert loop.run(line, tmp_path, time.monotonic() - 1).step == 0
+    assert not line.weights["slope"].any() and not (tmp_path / "line.pt").exists()
+
+
+def test_the_rate_rises_then_falls_to_nothing() -> None:
+    line = phase()
+    rates = [loop.rate_at(step, line) for step in range(STEPS)]
+    highest = rates.index(max(rates))
+    assert highest in (loop.WARM_UP - 1, loop.WARM_UP) and max(rates) == pytest.approx(0.1)
+    assert rates[:highest] == sorted(rates[:highest])
+    assert rates[highest:] == sorted(rates[highest:], reverse=True)
+    assert rates[-1] < 1e-4
