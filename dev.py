@@ -17,6 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 INSIDE = "--inside"
+# Threads that wait for work by spinning make torch several times slower on a CPU that others use too, and half as fast
+# again on one that they have to themselves.
+SHARED = {"OMP_WAIT_POLICY": "PASSIVE"}
+# And memory that glibc gives back at once, to take it again in the next layer, costs as much as the arithmetic.
+ALONE = {
+    "OMP_WAIT_POLICY": "ACTIVE",
+    "MALLOC_MMAP_THRESHOLD_": str(2 * 10**9),
+    "MALLOC_TRIM_THRESHOLD_": str(4 * 10**9),
+}
 
 # An embedded Python does not put the script's folder on its path.
 if str(ROOT) not in sys.path:
@@ -53,6 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--pairs", type=int, default=64, help="combinations of prompt and references")
     evaluate.add_argument("--rows", default="", help="names of rows, separated by semicolons; all by default")
     evaluate.add_argument("--json", type=Path, help="file for the figures")
+    evaluate.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 
     commands.add_parser("workflows", help="write the API twins of the shipped workflows")
 
@@ -109,7 +119,7 @@ def run(arguments: argparse.Namespace) -> int:
         from devtools.evaluation import evaluate
 
         names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
-        return evaluate.main(arguments.pairs, names, arguments.json)
+        return evaluate.main(arguments.pairs, names, arguments.json, arguments.pictures)
     from devtools import incore
 
     incore.prepare()
@@ -131,8 +141,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, end)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, end)
-    # Threads that wait for work by spinning make torch several times slower on a CPU that others use too.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name, value in (ALONE if arguments.command in ("train", "evaluate") else SHARED).items():
+        os.environ.setdefault(name, value)
     try:
         if not inside:
             return run_inside(interpreter(arguments.command), argv)

@@ -10,12 +10,12 @@ from .client import Prompt
 # The loader in the shipped workflows, which want a full checkpoint, ...
 REPLACED = "CheckpointLoaderSimple"
 # ... and what stands in for it: a node with the same outputs, MODEL, CLIP, VAE in this order.
-LOADER: dict[str, Any] = {"class_type": "MagicFaceTinyModel", "inputs": {"family": "sdxl", "seed": 0}}
-# Inputs of other nodes, by class, that suit this model: a picture that a CPU makes within minutes.
+LOADER: dict[str, Any] = {"class_type": "MagicFaceTinyModel", "inputs": {"family": "portraits", "seed": 0}}
+# Inputs of other nodes, by class, that suit this model: it was trained on pictures of this size.
 INPUTS: dict[str, dict[str, Any]] = {
-    "EmptyLatentImage": {"width": 384, "height": 384},
-    "MagicFaceReference": {"size": 384},
-    "KSampler": {"steps": 20},
+    "EmptyLatentImage": {"width": 256, "height": 256},
+    "MagicFaceReference": {"size": 256},
+    "KSampler": {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"},
 }
 
 

@@ -33,7 +33,7 @@ class Combination:
     """A prompt and its references.
 
     Attributes:
-        number: from 0; it is also the sampler's seed.
+        number: from 0; it is also the sampler's first seed.
         prompt: names the concepts and whatever else is to be there, without looks.
         concepts: one to three.
     """

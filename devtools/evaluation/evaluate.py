@@ -34,27 +34,30 @@ MEASURES = {
 _RESAMPLES = 2000
 
 
-def main(pairs: int, names: Sequence[str], file: Path | None) -> int:
+def main(pairs: int, names: Sequence[str], file: Path | None, pictures: Path | None) -> int:
     """Make the pictures, measure them, print the table.
 
     Args:
         pairs: number of combinations for the main rows; ablations get half of them.
         names: rows to do; all if empty.
         file: where to write the figures as JSON.
+        pictures: folder for a contact sheet of each combination.
     """
     unknown = sorted(set(names) - set(ROWS))
     if unknown:
         print(f"dev.py evaluate: no row {', '.join(unknown)}; there are: {', '.join(ROWS)}")
         return 1
     rows = [ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS]
-    table = measured(rows, pairs)
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
+    table = measured(rows, pairs, pictures)
     print_table(table)
     if file:
         file.write_text(json.dumps(as_json(table, pairs), indent=1) + "\n", encoding="utf-8")
     return 0
 
 
-def measured(rows: Sequence[Row], pairs: int) -> dict[str, list[Scores]]:
+def measured(rows: Sequence[Row], pairs: int, pictures: Path | None = None) -> dict[str, list[Scores]]:
     """Scores of each row's pictures, by row; in the order of the combinations."""
     wanted: dict[int, list[Row]] = {}
     for row in rows:
@@ -64,7 +67,7 @@ def measured(rows: Sequence[Row], pairs: int) -> dict[str, list[Scores]]:
     started = time.monotonic()
     # Models this small gain nothing from a second thread: a process a core.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start) as pool:
-        jobs = {pool.submit(_work, number, rows): number for number, rows in wanted.items()}
+        jobs = {pool.submit(_work, number, rows, pictures): number for number, rows in wanted.items()}
         for done, job in enumerate(as_completed(jobs), 1):
             for name, scores in job.result().items():
                 table[name][jobs[job]] = scores
@@ -86,17 +89,29 @@ def _start() -> None:
     logging.getLogger().setLevel(logging.WARNING)
 
 
-def _work(number: int, rows: Iterable[Row]) -> dict[str, Scores]:
+def _work(number: int, rows: Iterable[Row], pictures: Path | None) -> dict[str, Scores]:
+    """Scores of one combination by row; and its contact sheet, if there is a folder for it."""
+    from PIL import Image
+
+    from ..contact_sheet import Entry, contact_sheet, dimmed
     from ..judge import look
     from .combinations import combination
     from .measures import measure
 
     judge, studio = _tools()
     wanted = combination(number)
-    scores = {}
+    scores, made_in = {}, []
     for row in rows:
         made = studio.make(wanted, row)
         scores[row.name] = measure(look(judge, made.picture[None]), made, wanted)
+        made_in.append(Entry(Image.fromarray((made.picture * 255).byte().numpy()), row.name))
+    if pictures:
+        references = [
+            Entry(dimmed(Image.fromarray(c.portrait.picture), Image.fromarray(c.portrait.masks[c.part])), c.part)
+            for c in wanted.concepts
+        ]
+        rows_of_eight = [made_in[first : first + 8] for first in range(0, len(made_in), 8)]
+        contact_sheet([references, *rows_of_eight]).save(pictures / f"{number:03d}.png")
     return scores
 
 
@@ -137,21 +152,23 @@ def gain(table: dict[str, list[Scores]], measure: str, row: str, over: str) -> t
 
 
 def print_table(table: dict[str, list[Scores]]) -> None:
-    """The table: mean and half the width of its 95 % interval."""
-    print(f"{'':28}" + "".join(f"{name + (' +' if more else ' -'):>15}" for name, more in MEASURES.items()))
+    """The table in Markdown: mean and half the width of its 95 % interval; then what both stages gain."""
+    print("\n| row | " + " | ".join(f"{name} {'↑' if more else '↓'}" for name, more in MEASURES.items()) + " |")
+    print("|---|" + "---|" * len(MEASURES))
     for row, scores in table.items():
         cells = []
         for name in MEASURES:
             values = values_of(scores, name)
             low, high = interval(values)
-            cells.append(f"{values.mean():8.3f} ±{(high - low) / 2:5.3f}" if len(values) else "-")
-        print(f"{row:28}" + "".join(f"{cell:>15}" for cell in cells))
-    if {"none", "both"} <= set(table):
-        for name in ("fidelity", "leakage", "prompt"):
-            for other in ("none", "rsa", "rba"):
-                if other in table:
-                    mean, low, high = gain(table, name, "both", other)
-                    print(f"{name}: both less {other} {mean:+.3f} ({low:+.3f} to {high:+.3f})")
+            digits = 1 if name == "colour" else 3
+            cells.append(f"{values.mean():.{digits}f} ± {(high - low) / 2:.{digits}f}" if len(values) else "")
+        print(f"| {row} ({len(scores)}) | " + " | ".join(cells) + " |")
+    print()
+    for name in ("fidelity", "leakage", "prompt"):
+        for other in ("none", "rsa", "rba"):
+            if {"both", other} <= set(table):
+                mean, low, high = gain(table, name, "both", other)
+                print(f"{name}: both less {other} {mean:+.3f} ({low:+.3f} to {high:+.3f})")
 
 
 def as_json(table: dict[str, list[Scores]], pairs: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from .rows import Row
 
 SIZE_PX, STEPS, CFG = 256, 20, 4.0
 SAMPLER, SCHEDULER = "euler", "normal"
+_SEEDS = 1 << 20  # from one row's seeds to the next's
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +45,8 @@ class Studio:
         self._encoded: dict[tuple[Concept, int], Any] = {}
 
     @torch.inference_mode()
-    def make(self, wanted: Combination, row: Row, seed: int | None = None) -> Made:
-        """Sample a picture.
-
-        Args:
-            wanted: prompt and references.
-            row: how to.
-            seed: of the sampler; the combination's number by default.
-        """
+    def make(self, wanted: Combination, row: Row) -> Made:
+        """Sample the picture of a combination in a row's way."""
         sampling = self._pack.sampling
         model = self._model
         if row.uses:
@@ -61,7 +56,8 @@ class Studio:
         positive = self._pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
         negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
         side = SIZE_PX // 8
-        noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed or wanted.number))
+        seed = wanted.number + _SEEDS * row.seed
+        noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed))
         samples = comfy.sample.sample(
             model,
             noise,
@@ -73,7 +69,7 @@ class Studio:
             negative,
             torch.zeros_like(noise),
             disable_pbar=True,
-            seed=seed or wanted.number,
+            seed=seed,
         )
         found = sampling.recording.STORE.find(samples) if row.uses else None
         recording, place = found[0] if found else (sampling.recording.Recording(()), 0)

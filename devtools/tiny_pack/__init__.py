@@ -12,7 +12,7 @@ async def comfy_entrypoint() -> Any:
     import folder_paths
     from comfy_api.latest import ComfyExtension, io
 
-    from . import tiny_model
+    from . import families, tiny_model
 
     class TinyModel(io.ComfyNode):
         """Loads a small model of one family."""
@@ -26,7 +26,7 @@ async def comfy_entrypoint() -> Any:
                 description="A small model for tests and demonstrations: portraits was trained on drawn portraits of"
                 " 256 pixels; the others have random weights, and their pictures mean nothing.",
                 inputs=[
-                    io.Combo.Input("family", options=list(tiny_model.FAMILIES), default="portraits"),
+                    io.Combo.Input("family", options=list(families.FAMILIES), default="portraits"),
                     io.Int.Input(
                         "seed", default=0, min=0, max=2**32 - 1, control_after_generate=io.ControlAfterGenerate.fixed
                     ),

@@ -20,7 +20,7 @@ from .initial import initial_weights
 from .loop import Phase
 from .text import Tokens, encode
 
-RATE, BATCH = 1.6e-3, 32
+RATE, BATCH = 1.4e-3, 16
 GROUNDING = 0.05  # its weight beside the noise loss
 NO_CAPTION = 0.1  # share of the rows, for classifier-free guidance
 SIZE_PX, GRID = 256, 16
@@ -89,11 +89,11 @@ def attention_blocks(unet: nn.Module) -> list[tuple[str, int, int]]:
 
 
 @torch.no_grad()
-def encode_drawings(autoencoder: nn.Module, parts: Iterable[Drawings], scale: float, device: torch.device) -> LatentSet:
+def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, device: torch.device) -> LatentSet:
     """Drawings as the denoiser sees them."""
     latents, shares, captions = [], [], []
     for drawings in parts:
-        for pictures in torch.from_numpy(drawings.pictures).split(16):
+        for pictures in torch.from_numpy(drawings.pictures).split(8):
             batch = pixels(pictures).to(device, memory_format=torch.channels_last)
             latents.append((autoencoder.encode(batch) * scale).half().cpu())
         shares.append(cell_shares(torch.from_numpy(drawings.labels)))

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def draw_ahead(split: Split, chunks: Sequence[int]) -> Iterator[int]:
     missing = [chunk for chunk in chunks if not (folder() / f"{split}-{chunk:04d}.npz").is_file()]
     done = len(chunks) - len(missing)
     yield done
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         for _ in pool.map(_draw_kept, [split] * len(missing), missing):
             done += 1
             yield done

@@ -70,7 +70,7 @@ def finish(judge: Judge, average: dict[str, Tensor], drawings: Drawings, device:
         norm.momentum = None  # a plain mean over all batches
     judge.train()
     generator = torch.Generator().manual_seed(STEPS)
-    for chosen in torch.arange(512).split(32):
+    for chosen in torch.arange(min(512, len(drawings.pictures))).split(32):
         judge(worsened(examples(drawings, chosen)[0], generator).to(device))
     judge.eval()
 

@@ -72,7 +72,7 @@ def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
     """
     path = folder / f"{phase.name}.pt"
     weights = list(phase.weights.values())
-    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-3)
+    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     progress = _resumed(path, phase, optimizer)
     average = [progress.average[name] for name in phase.weights]
     since: list[dict[str, float]] = []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.sdxl_clip import SDXLTokenizer
-from torch import Tensor, nn
+from torch import Tensor
 
 HIDDEN_LAYER = -2  # SDXL's
 
@@ -45,7 +45,7 @@ class Tokens:
         return int(tokens[0])
 
 
-def encode(encoders: nn.Module, ids: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def encode(encoders: Any, ids: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """What `CLIPTextEncode` makes of captions without weights, differentiable.
 
     Args:

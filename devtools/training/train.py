@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ CHUNKS = 44  # of training drawings
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser never sees
 CHECKED = 0  # chunk of the evaluation drawings on which the judge is measured
-STEPS = 3600  # of the denoiser
+STEPS = 5200  # of the denoiser
 
 
 def main(minutes: float | None, resume: bool, output: Path) -> int:
@@ -114,9 +114,13 @@ def kept_latents(work: Path, coder: nn.Module, scale: float, device: torch.devic
     """What the denoiser learns from, encoded once for these checkpoints."""
     path = work / "latents.pt"
     if not path.is_file():
-        print("encoding the drawings", flush=True)
-        parts = (drawings("train", chunk) for chunk in range(CHUNKS))
-        data = denoiser.encode_drawings(coder, parts, scale, device)
+
+        def parts() -> Iterator[Drawings]:
+            for chunk in range(CHUNKS):
+                print(f"encoding drawings: file {chunk + 1} of {CHUNKS}", flush=True)
+                yield drawings("train", chunk)
+
+        data = denoiser.encode_drawings(coder, parts(), scale, device)
         torch.save({"latents": data.latents, "shares": data.shares, "captions": data.captions}, path)
     return denoiser.LatentSet(**torch.load(path, weights_only=True))
 

@@ -1,19 +1,27 @@
-"""The small random models behave like loaded checkpoints."""
+"""The small models behave like loaded checkpoints."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
+from pathlib import Path
 
 import comfy.lora
 import comfy.model_sampling
 import comfy.sample
 import comfy.sd
 import pytest
+import safetensors
+import safetensors.torch
 import torch
 
-FAMILIES = ["sdxl", "sd2", "sd1"]
-CONTEXT_WIDTH = {"sdxl": 80, "sd2": 48, "sd1": 32}
+from devtools.portraits import draw_portrait
+
+RANDOM = ["sdxl", "sd2", "sd1"]
+FAMILIES = ["portraits", *RANDOM]
+XL = ("portraits", "sdxl")
+CONTEXT_WIDTH = {"portraits": 80, "sdxl": 80, "sd2": 48, "sd1": 32}
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +96,7 @@ def test_prompts(tiny, family, text, windows):
     [[tokens, extra]] = encode(tiny(family)[1], text)
     assert tokens.shape == (1, 77 * windows, CONTEXT_WIDTH[family])
     assert tokens.isfinite().all() and 0.5 < float(tokens.std()) < 3
-    assert extra["pooled_output"].shape == (1, {"sdxl": 48, "sd2": 48, "sd1": 32}[family])
+    assert extra["pooled_output"].shape == (1, {"sd1": 32}.get(family, 48))
 
 
 def test_weights_and_clip_skip_change_the_prompt(tiny):
@@ -107,7 +115,7 @@ def test_a_lora_reaches_model_and_text_encoder(tiny, family):
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     text_keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, {})
     unet_layer = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
-    text_layer = {"sdxl": "lora_te2_", "sd2": "lora_te_", "sd1": "lora_te_"}[family]
+    text_layer = "lora_te2_" if family in XL else "lora_te_"
     text_layer += "text_model_encoder_layers_1_mlp_fc1"
     assert unet_layer in keys and text_layer in text_keys
     weights = {**model.model.state_dict(), **clip.cond_stage_model.state_dict()}
@@ -135,7 +143,7 @@ def test_autoencoder(tiny, family):
     assert vae.encode(torch.rand(1, 65, 78, 3)).shape == (1, 4, 8, 9)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RANDOM)
 def test_the_seed_decides_every_bit(tiny_model, family):
     first, again, other = (state_dicts(tiny_model.load(family, seed)) for seed in (0, 0, 1))
     for a, b, c in zip(first, again, other, strict=True):
@@ -154,8 +162,9 @@ def test_an_unknown_family_is_refused(tiny_model):
         tiny_model.load("sd3")
 
 
-def test_factories_give_the_same_weights_again(tiny_model):
-    model, clip, _ = tiny_model.load("sd1", 5)
+@pytest.mark.parametrize("family", ["portraits", "sd1"])
+def test_factories_give_the_same_weights_again(tiny_model, family):
+    model, clip, _ = tiny_model.load(family, 5)
     for patcher in (model, clip.patcher):
         factory, args = patcher.cached_patcher_init
         again = factory(*args, disable_dynamic=True).model.state_dict()
@@ -172,18 +181,56 @@ def test_attention_sits_where_the_real_family_has_it(tiny, family):
         heads, (batch, _, width) = extra["n_heads"], q.shape
         q, k, v = (t.reshape(batch, -1, heads, width // heads).transpose(1, 2) for t in (q, k, v))
         logits = q @ k.transpose(-1, -2) / math.sqrt(width // heads)
-        assert 0.6 < float(logits.std(-1).mean()) < 4  # far from uniform, far from a single token
+        if family in RANDOM:
+            assert 0.6 < float(logits.std(-1).mean()) < 4  # far from uniform, far from a single token
         return (logits.softmax(-1) @ v).transpose(1, 2).reshape(batch, -1, width)
 
     for name, number in [(name, i) for name in ("input", "middle", "output") for i in range(12)]:
         for depth in range(2):
             model.set_model_attn1_replace(watch, name, number, depth)
     sample(model, tiny(family)[1], steps=1)
-    ratios = {1: {4, 5}, 2: {7, 8}} if family == "sdxl" else {0: {1, 2}, 1: {4, 5}, 2: {7, 8}}
+    ratios = {1: {4, 5}, 2: {7, 8}} if family in XL else {0: {1, 2}, 1: {4, 5}, 2: {7, 8}}
     expected = {("input", i, 0): 2**level for level, blocks in ratios.items() for i in blocks}
-    if family == "sdxl":
+    if family in XL:
         expected |= {("output", i, 0): 4 if i < 3 else 2 for i in range(6)} | {("middle", 0, 0): 4}
         expected |= {(*place[:2], 1): 4 for place, ratio in expected.items() if ratio == 4}
     else:
         expected |= {("output", i, 0): 2 ** (3 - i // 3) for i in range(3, 12)} | {("middle", 0, 0): 8}
     assert seen == expected
+
+
+def test_the_trained_models_file_is_small_and_tells_how_it_was_made(tiny_model):
+    file = Path(tiny_model.__file__).with_name("portraits.safetensors")
+    assert file.stat().st_size <= 24e6
+    with safetensors.safe_open(file, "pt") as kept:
+        record = json.loads(kept.metadata()["training"])
+        assert {str(kept.get_slice(name).get_dtype()) for name in kept.keys()} <= {"F16", "I64"}  # noqa: SIM118
+    for phase in ("autoencoder", "denoiser"):
+        assert {"seed", "steps", "largest rate", "curve"} <= set(record[phase])
+        assert record[phase]["curve"][-1][0] <= record[phase]["steps"]
+    assert {"code", "torch"} <= set(record)
+
+
+def test_the_trained_model_cannot_predict_something_else(tiny_model):
+    with pytest.raises(ValueError, match="'portraits' is trained to predict the noise"):
+        tiny_model.load("portraits", v_prediction=True)
+
+
+def test_the_trained_model_saves_as_a_checkpoint(tiny, tmp_path):
+    model, clip, vae = tiny("portraits")
+    file = tmp_path / "saved.safetensors"
+    comfy.sd.save_checkpoint(str(file), model, clip, vae)
+    saved = safetensors.torch.load_file(file)
+    prefix = "model.diffusion_model."
+    own = model.model.diffusion_model.state_dict()
+    assert all(torch.equal(saved[prefix + name].float(), weight) for name, weight in own.items())
+    decoder = vae.first_stage_model.state_dict()
+    assert all(torch.equal(saved[f"first_stage_model.{name}"], weight) for name, weight in decoder.items())
+
+
+def test_the_trained_autoencoder_gives_drawings_back(tiny):
+    vae = tiny("portraits")[2]
+    pictures = [draw_portrait("evaluation", number).picture for number in range(4)]
+    pixels = torch.stack([torch.from_numpy(picture).float() / 255 for picture in pictures])
+    error = (vae.decode(vae.encode(pixels)) - pixels).abs().mean()
+    assert error < 0.04

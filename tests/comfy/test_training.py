@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import comfy.sd
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from torch import Tensor
 
+from devtools import judge
 from devtools.portraits import draw_portrait
 from devtools.tiny_pack import tiny_model
 from devtools.tiny_pack.families import PORTRAITS
-from devtools.training import autoencoder, denoiser, text
+from devtools.training import autoencoder, denoiser, drawn_set, judging, text, train
 from devtools.training.drawn_set import CAPTIONS, PARTS, Drawings, labels_of
 
 CAPTION = "a person with hair wearing a red striped hat and a scarf"
@@ -128,3 +131,30 @@ def test_a_few_steps_bring_both_losses_down(untrained: denoiser.Denoiser) -> Non
     unused = {name for name, weight in phase.weights.items() if weight.grad is None}
     # Only the first encoder's last layer, which SDXL does not read, learns nothing.
     assert unused and all(name.startswith("text.clip_l.") for name in unused)
+
+
+def test_training_stops_goes_on_and_writes_what_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGICFACE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(drawn_set, "draw_ahead", lambda split, chunks: iter(()))  # each file is drawn when it is read
+    monkeypatch.setattr(drawn_set, "CHUNK", 4)
+    for module, name, value in (
+        (train, "CHUNKS", 1),
+        (train, "AUTOENCODER_CHUNKS", 1),
+        (train, "JUDGE_CHUNKS", range(100, 101)),
+        (train, "STEPS", 2),
+        (autoencoder, "STEPS", 2),
+        (judging, "STEPS", 2),
+    ):
+        monkeypatch.setattr(module, name, value)
+    assert train.main(0.0, False, tmp_path / "out") == 0
+    assert not list((tmp_path / "out").iterdir())
+    assert train.main(None, True, tmp_path / "out") == 0
+    shipped = [Path(tiny_model.__file__).with_name(str(PORTRAITS.file)), judge.WEIGHTS]
+    for file in shipped:
+        made, kept = (shapes(path) for path in (tmp_path / "out" / file.name, file))
+        assert made == kept
+
+
+def shapes(file: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """What a file of weights holds."""
+    return {name: (weight.shape, weight.dtype) for name, weight in safetensors.torch.load_file(file).items()}

@@ -9,16 +9,23 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from devtools import api_format, demo, model
 from devtools.client import Client, PromptError
+from devtools.evaluation.measures import colour_distance
 from devtools.install import Install
+from devtools.judge import load_judge, look
 from devtools.server import Server
 
 Dev = Callable[..., "subprocess.Popen[str]"]
 
+# What the demo saves; first the pictures without and with the method.
+DEMO = ("without_MagicFace", "with_MagicFace", "segmentation", "sheet")
+DEMO_COLOUR_ERROR = 40.0  # of 255
 NODES = {
     "MagicFaceReference",
     "MagicFaceMaskWeight",
@@ -31,8 +38,9 @@ NODES = {
 
 @pytest.fixture
 def prompt(client: Client) -> dict[str, dict[str, Any]]:
-    """The shipped workflow with the demo's model, so small that it runs in seconds."""
-    prompt = model.with_model(json.loads(demo.WORKFLOW.read_text(encoding="utf-8")))
+    """A shipped workflow with the demo's model, so small that it runs in seconds."""
+    workflow = api_format.TWINS / "magicface_two_concepts.json"
+    prompt = model.with_model(json.loads(workflow.read_text(encoding="utf-8")))
     small = {
         "EmptyLatentImage": {"width": 128, "height": 128},
         "MagicFaceReference": {"size": 128},
@@ -101,6 +109,39 @@ def test_the_demo_saves_picture_and_segmentation(dev: Dev, prompt: dict[str, dic
         with Image.open(tmp_path / "made" / name) as image:
             assert image.format == "PNG" and min(image.size) >= 128
             assert len(image.convert("RGB").getcolors(image.width * image.height)) > 1
+
+
+def test_the_demo_gives_the_references_looks_to_their_parts(dev: Dev, tmp_path: Path) -> None:
+    process = dev("demo", "--output", "made")
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    made = tmp_path / "made"
+    assert {path.name for path in made.iterdir()} == {f"{name}.png" for name in DEMO}
+    judge = load_judge()
+    concepts = [
+        node["inputs"]["concept"]
+        for node in json.loads(demo.WORKFLOW.read_text(encoding="utf-8")).values()
+        if node["class_type"] == "MagicFaceReference"
+    ]
+    assert len(concepts) == 3
+    errors: dict[str, list[float]] = {}
+    for name in DEMO[:2]:
+        verdict = look(judge, pixels(made / f"{name}.png")[None])
+        for concept in concepts:
+            where = verdict.pixels_of(concept)[0]
+            assert where.float().mean() > 0.005, f"{concept} is not in {name}"
+            own = 255 * verdict.pictures[0][:, where].T.double().numpy()
+            reference = 255 * pixels(demo.PICTURES / f"magicface_portrait_{concept}.png")
+            mask = pixels(demo.PICTURES / f"magicface_portrait_{concept}_mask.png")[..., 0] > 0.5
+            errors.setdefault(concept, []).append(colour_distance(own, reference[mask].double().numpy()))
+    for concept, (without, with_method) in errors.items():
+        assert with_method < DEMO_COLOUR_ERROR and with_method < without / 2, f"{concept}: {without}, {with_method}"
+
+
+def pixels(file: Path) -> torch.Tensor:
+    """(h, w, 3) float32 in 0..1."""
+    with Image.open(file) as image:
+        return torch.from_numpy(np.asarray(image.convert("RGB")).copy()).float() / 255
 
 
 def decoded(client: Client, output: dict[str, Any]) -> bytes:

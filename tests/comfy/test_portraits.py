@@ -1,0 +1,77 @@
+"""The trained model, and what the method makes of it: the references' looks, on the right parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from devtools.evaluation.combinations import combination
+from devtools.evaluation.evaluate import Scores, gain, values_of
+from devtools.evaluation.measures import measure
+from devtools.evaluation.rows import ROWS, Row
+from devtools.evaluation.studio import Studio
+from devtools.judge import PARTS, Judge, load_judge, look
+from devtools.portraits import draw_portrait
+from devtools.training.drawn_set import labels_of
+
+# Four combinations each of one, two and three concepts.
+NUMBERS = range(12)
+# Far below what the table in docs/evaluation.md gives, far above chance.
+FIDELITY_MARGIN, LEAST_IOU, LEAST_PROMPT = 0.15, 0.4, 0.8
+
+
+@pytest.fixture(scope="module")
+def studio() -> Studio:
+    """The trained model with the pack's nodes."""
+    return Studio()
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    """The shipped judge."""
+    return load_judge()
+
+
+@pytest.fixture(scope="module")
+def table(studio: Studio, judge: Judge) -> Iterator[dict[str, list[Scores]]]:
+    """Scores without and with the method."""
+    scores: dict[str, list[Scores]] = {"none": [], "both": []}
+    for number in NUMBERS:
+        for name, of_row in scores.items():
+            made = studio.make(combination(number), ROWS[name])
+            of_row.append(measure(look(judge, made.picture[None]), made, combination(number)))
+    yield scores
+
+
+def test_the_judge_sees_held_out_drawings_rightly(judge: Judge) -> None:
+    drawn = [draw_portrait("evaluation", 500 + number) for number in range(24)]
+    pictures = torch.from_numpy(np.stack([portrait.picture for portrait in drawn])).float() / 255
+    seen = look(judge, pictures).labels.numpy()
+    true = np.stack([labels_of(portrait)[::2, ::2] for portrait in drawn])
+    for label, part in enumerate(PARTS, 1):
+        is_there, is_seen = true == label, seen == label
+        assert (is_there & is_seen).sum() / (is_there | is_seen).sum() > 0.7, part
+
+
+def test_the_prompt_decides_what_appears(table: dict[str, list[Scores]]) -> None:
+    for name in table:
+        assert values_of(table[name], "prompt").mean() > LEAST_PROMPT, name
+
+
+def test_references_decide_how_it_looks(table: dict[str, list[Scores]]) -> None:
+    assert gain(table, "fidelity", "both", "none")[0] > FIDELITY_MARGIN
+    assert gain(table, "hue", "both", "none")[0] < 0
+
+
+def test_regions_hit_their_concepts(table: dict[str, list[Scores]]) -> None:
+    assert values_of(table["both"], "iou").mean() > LEAST_IOU
+
+
+def test_weight_0_is_the_picture_without_the_method(studio: Studio) -> None:
+    wanted = combination(2)
+    without, off = (studio.make(wanted, row) for row in (ROWS["none"], Row("off", weight=0.0)))
+    assert torch.equal(without.picture, off.picture)
+    assert not off.regions
