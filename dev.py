@@ -40,7 +40,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dev.py", description="Try, serve and test MagicFace in a real ComfyUI.")
     commands = parser.add_subparsers(dest="command", required=True)
 
-    demo = commands.add_parser("demo", help="make one picture of two concepts and show where it is")
+    demo = commands.add_parser("demo", help="make a picture without and with three references and show where they are")
     demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the pictures")
     demo.add_argument("--workflow", type=Path, help="another workflow in API format")
 
@@ -60,6 +60,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
     evaluate = commands.add_parser("evaluate", help="measure the paper's claims on the small model")
     evaluate.add_argument("--pairs", type=int, default=64, help="combinations of prompt and references")
+    evaluate.add_argument("--first", type=int, default=0, help="number of the first combination")
     evaluate.add_argument("--rows", default="", help="names of rows, separated by semicolons; all by default")
     evaluate.add_argument("--json", type=Path, help="file for the figures")
     evaluate.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
@@ -119,7 +120,8 @@ def run(arguments: argparse.Namespace) -> int:
         from devtools.evaluation import evaluate
 
         names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
-        return evaluate.main(arguments.pairs, names, arguments.json, arguments.pictures)
+        numbers = range(arguments.first, arguments.first + arguments.pairs)
+        return evaluate.main(numbers, names, arguments.json, arguments.pictures)
     from devtools import incore
 
     incore.prepare()

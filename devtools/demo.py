@@ -89,24 +89,29 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
 
 
 def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:
-    """The pictures of a prompt's references, faded outside their masks.
+    """The pictures of a prompt's references that come straight from files, faded outside their masks.
 
     Args:
         prompt: nodes by id, in API format.
         files: where the pictures that it loads are.
     """
 
-    def loaded(node: dict[str, Any], name: str) -> Image.Image | None:
+    def loaded(node: dict[str, Any], name: str, loader: str) -> Image.Image | None:
         link = node["inputs"].get(name)
-        source = prompt[link[0]]["inputs"].get("image") if link else None
-        return Image.open(files[source]) if source in files else None
+        source = prompt[link[0]] if link else {"class_type": None}
+        return Image.open(files[source["inputs"]["image"]]) if source["class_type"] == loader else None
 
     entries = []
     for node in prompt.values():
         if node["class_type"] == "MagicFaceReference":
-            picture = loaded(node, "image")
+            picture = loaded(node, "image", "LoadImage")
             if picture is not None:
-                entries.append(Entry(dimmed(picture, loaded(node, "mask")), f"reference: {node['inputs']['concept']}"))
+                entries.append(
+                    Entry(
+                        dimmed(picture, loaded(node, "mask", "LoadImageMask")),
+                        f"reference: {node['inputs']['concept']}",
+                    )
+                )
     return entries
 
 

@@ -7,7 +7,7 @@ patterns are all random, and known: every part's visible pixels come with the pi
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,7 +97,7 @@ class Portrait:
 
 
 def is_held_out(part: str, look: Look) -> bool:
-    """Whether a part's combination of colour and pattern never occurs in training: about one in eight, no face."""
+    """Whether a part's combination of colour and pattern never occurs in training: about one in ten, no face."""
     if part == "face":
         return False
     digest = hashlib.sha256(f"{part}|{look.words}".encode()).digest()
@@ -114,7 +114,13 @@ def generator_of(split: Split, number: int) -> Generator:
     return np.random.default_rng(_SEED_BASE[split] + number)
 
 
-def draw_portrait(split: Split, number: int, worn: Sequence[str] | None = None, size_px: int = SIZE_PX) -> Portrait:
+def draw_portrait(
+    split: Split,
+    number: int,
+    worn: Sequence[str] | None = None,
+    size_px: int = SIZE_PX,
+    looks: Mapping[str, Look] | None = None,
+) -> Portrait:
     """Portrait `number` of a split, the same whenever it is drawn.
 
     Args:
@@ -122,6 +128,7 @@ def draw_portrait(split: Split, number: int, worn: Sequence[str] | None = None, 
         number: from 0.
         worn: which of `WORN` the figure has; by chance if None.
         size_px: side of the picture.
+        looks: of the parts that shall have a certain one; the others' are by chance.
 
     Raises:
         ValueError: a thing that nobody wears here.
@@ -131,10 +138,10 @@ def draw_portrait(split: Split, number: int, worn: Sequence[str] | None = None, 
     worn = by_chance if worn is None else worn
     if not set(worn) <= set(WORN):
         raise ValueError(f"worn: {sorted(set(worn) - set(WORN))} cannot be drawn; choose among {', '.join(WORN)}")
-    looks = {part: _look(rng, part, split) for part in LOOKS}
+    chosen = {part: _look(rng, part, split) for part in LOOKS} | dict(looks or {})
     canvas = Canvas(rng, size_px * _FINE)
     figure = Figure(rng, canvas)
-    drawn = {part: look for part, look in looks.items() if part not in WORN or part in worn}
+    drawn = {part: look for part, look in chosen.items() if part not in WORN or part in worn}
     figure.draw({part: _filling(rng, canvas, part, look, figure.unit) for part, look in drawn.items()}, worn)
 
     fine = Image.fromarray(canvas.pixels.clip(0, 255).astype(np.uint8))
@@ -143,7 +150,7 @@ def draw_portrait(split: Split, number: int, worn: Sequence[str] | None = None, 
     blocks = (size_px, _FINE, size_px, _FINE)
     masks = {part: mask.reshape(blocks).mean(axis=(1, 3)) > 0.5 for part, mask in canvas.masks.items()}
     seen = {part: mask for part, mask in masks.items() if mask.any()}
-    return Portrait(picture, seen, {part: look for part, look in looks.items() if part in seen})
+    return Portrait(picture, seen, {part: look for part, look in chosen.items() if part in seen})
 
 
 def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,15 +17,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..judge import WEIGHTS
+from ..pins import ROOT
 from .rows import ABLATIONS, MAIN, ROWS, Row
 
-PAIRS, FEWER = 64, 2  # an ablation gets one pair in two
 Scores = dict[str, float]
+Table = dict[str, list[Scores]]
 # Measures in the table, and whether more is better.
 MEASURES = {
     "prompt": True,
     "fidelity": True,
     "leakage": False,
+    "layout": True,
     "iou": True,
     "iou_steps": True,
     "colour": False,
@@ -31,49 +36,49 @@ MEASURES = {
     "hue": False,
     "pattern": True,
 }
+COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")  # row by row with "both"
+MODEL = ROOT / "devtools" / "tiny_pack" / "portraits.safetensors"
 _RESAMPLES = 2000
 
 
-def main(pairs: int, names: Sequence[str], file: Path | None, pictures: Path | None) -> int:
+def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path | None) -> int:
     """Make the pictures, measure them, print the table.
 
     Args:
-        pairs: number of combinations for the main rows; ablations get half of them.
+        numbers: of the combinations.
         names: rows to do; all if empty.
         file: where to write the figures as JSON.
         pictures: folder for a contact sheet of each combination.
     """
     unknown = sorted(set(names) - set(ROWS))
     if unknown:
-        print(f"dev.py evaluate: no row {', '.join(unknown)}; there are: {', '.join(ROWS)}")
+        print(f"dev.py evaluate: no row {', '.join(unknown)}; there are: {', '.join(ROWS)}", file=sys.stderr)
         return 1
-    rows = [ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS]
-    if pictures:
-        pictures.mkdir(parents=True, exist_ok=True)
-    table = measured(rows, pairs, pictures)
-    print_table(table)
+    for folder in [pictures] * bool(pictures) + [file.parent] * bool(file):
+        folder.mkdir(parents=True, exist_ok=True)
+    table = measured([ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS], numbers, pictures)
     if file:
-        file.write_text(json.dumps(as_json(table, pairs), indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(as_json(table, numbers), indent=1) + "\n", encoding="utf-8")
+    print("\n".join(["", *in_markdown(table), "", *compared(table), "", *by_part(table)]))
     return 0
 
 
-def measured(rows: Sequence[Row], pairs: int, pictures: Path | None = None) -> dict[str, list[Scores]]:
+def measured(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | None = None) -> Table:
     """Scores of each row's pictures, by row; in the order of the combinations."""
-    wanted: dict[int, list[Row]] = {}
-    for row in rows:
-        for number in range(pairs if row in MAIN else math.ceil(pairs / FEWER)):
-            wanted.setdefault(number, []).append(row)
-    table: dict[str, dict[int, Scores]] = {row.name: {} for row in rows}
+    found: dict[int, dict[str, Scores]] = {}
     started = time.monotonic()
     # Models this small gain nothing from a second thread: a process a core.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start) as pool:
-        jobs = {pool.submit(_work, number, rows, pictures): number for number, rows in wanted.items()}
-        for done, job in enumerate(as_completed(jobs), 1):
-            for name, scores in job.result().items():
-                table[name][jobs[job]] = scores
-            left = (time.monotonic() - started) * (len(jobs) - done) / done
-            print(f"combination {done} of {len(jobs)}, {left / 60:.0f} min left", flush=True)
-    return {name: [by_number[number] for number in sorted(by_number)] for name, by_number in table.items()}
+        jobs = {pool.submit(_work, number, rows, pictures): number for number in numbers}
+        try:
+            for done, job in enumerate(as_completed(jobs), 1):
+                found[jobs[job]] = job.result()
+                left = (time.monotonic() - started) * (len(jobs) - done) / done
+                print(f"combination {done} of {len(jobs)}, {left / 60:.0f} min left", flush=True)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return {row.name: [found[number][row.name] for number in numbers] for row in rows}
 
 
 def _start() -> None:
@@ -89,7 +94,7 @@ def _start() -> None:
     logging.getLogger().setLevel(logging.WARNING)
 
 
-def _work(number: int, rows: Iterable[Row], pictures: Path | None) -> dict[str, Scores]:
+def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, Scores]:
     """Scores of one combination by row; and its contact sheet, if there is a folder for it."""
     from PIL import Image
 
@@ -100,18 +105,19 @@ def _work(number: int, rows: Iterable[Row], pictures: Path | None) -> dict[str, 
 
     judge, studio = _tools()
     wanted = combination(number)
-    scores, made_in = {}, []
+    scores, entries = {}, []
     for row in rows:
         made = studio.make(wanted, row)
         scores[row.name] = measure(look(judge, made.picture[None]), made, wanted)
-        made_in.append(Entry(Image.fromarray((made.picture * 255).byte().numpy()), row.name))
+        entries.append(Entry(Image.fromarray((made.picture * 255).byte().numpy()), row.name))
     if pictures:
+        first = [(concept.part, concept.views[0].portrait) for concept in wanted.concepts]
         references = [
-            Entry(dimmed(Image.fromarray(c.portrait.picture), Image.fromarray(c.portrait.masks[c.part])), c.part)
-            for c in wanted.concepts
+            Entry(dimmed(Image.fromarray(portrait.picture), Image.fromarray(portrait.masks[part])), part)
+            for part, portrait in first
         ]
-        rows_of_eight = [made_in[first : first + 8] for first in range(0, len(made_in), 8)]
-        contact_sheet([references, *rows_of_eight]).save(pictures / f"{number:03d}.png")
+        of_eight = [entries[place : place + 8] for place in range(0, len(entries), 8)]
+        contact_sheet([references, *of_eight]).save(pictures / f"{number:03d}.png")
     return scores
 
 
@@ -142,51 +148,70 @@ def interval(values: NDArray[np.float64]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def gain(table: dict[str, list[Scores]], measure: str, row: str, over: str) -> tuple[float, float, float]:
+def gain(table: Table, measure: str, row: str, over: str) -> tuple[float, float, float]:
     """Mean of one row's measure less another's on the same combinations, and its 95 % interval."""
-    pairs = [
-        (a[measure], b[measure]) for a, b in zip(table[row], table[over], strict=False) if measure in a and measure in b
-    ]
+    pairs = [(a[measure], b[measure]) for a, b in zip(table[row], table[over], strict=True) if measure in a.keys() & b]
     differences = np.array([a - b for a, b in pairs])
     return float(differences.mean()) if len(differences) else math.nan, *interval(differences)
 
 
-def print_table(table: dict[str, list[Scores]]) -> None:
-    """The table in Markdown: mean and half the width of its 95 % interval; then what both stages gain."""
-    print("\n| row | " + " | ".join(f"{name} {'↑' if more else '↓'}" for name, more in MEASURES.items()) + " |")
-    print("|---|" + "---|" * len(MEASURES))
+def in_markdown(table: Table) -> list[str]:
+    """Lines of the table: mean and half the width of its 95 % interval."""
+    lines = ["| row | " + " | ".join(f"{name} {'+' if more else '-'}" for name, more in MEASURES.items()) + " |"]
+    lines.append("|---|" + "---|" * len(MEASURES))
     for row, scores in table.items():
-        cells = []
-        for name in MEASURES:
-            values = values_of(scores, name)
-            low, high = interval(values)
-            digits = 1 if name == "colour" else 3
-            cells.append(f"{values.mean():.{digits}f} ± {(high - low) / 2:.{digits}f}" if len(values) else "")
-        print(f"| {row} ({len(scores)}) | " + " | ".join(cells) + " |")
-    print()
-    for name in ("fidelity", "leakage", "prompt"):
-        for other in ("none", "rsa", "rba"):
-            if {"both", other} <= set(table):
-                mean, low, high = gain(table, name, "both", other)
-                print(f"{name}: both less {other} {mean:+.3f} ({low:+.3f} to {high:+.3f})")
+        cells = [cell(values_of(scores, name), 1 if name == "colour" else 3) for name in MEASURES]
+        lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return lines
 
 
-def as_json(table: dict[str, list[Scores]], pairs: int) -> dict[str, Any]:
-    """The figures for machines: means by measure and row, intervals beside them."""
+def cell(values: NDArray[np.float64], digits: int = 3) -> str:
+    """A mean and half the width of its interval; nothing where there is nothing."""
+    if len(values) == 0:
+        return ""
+    low, high = interval(values)
+    return f"{values.mean():.{digits}f} ± {(high - low) / 2:.{digits}f}"
 
-    def means(measure: str) -> dict[str, float]:
-        return {
-            row: float(values_of(scores, measure).mean())
-            for row, scores in table.items()
-            if len(values_of(scores, measure))
-        }
 
-    figures: dict[str, Any] = {measure: means(measure) for measure in MEASURES}
-    figures["intervals"] = {
-        measure: {row: interval(values_of(scores, measure)) for row, scores in table.items() if row in figures[measure]}
-        for measure in MEASURES
+def compared(table: Table) -> list[str]:
+    """Lines of a second table: each row less "both" on the same combinations, with 95 % intervals."""
+    if "both" not in table:
+        return []
+    lines = ["| row less both | " + " | ".join(COMPARED) + " |", "|---|" + "---|" * len(COMPARED)]
+    for row in table:
+        gains = [gain(table, name, row, "both") for name in COMPARED]
+        cells = ["" if math.isnan(mean) else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in gains]
+        if row != "both":
+            lines.append(f"| {row} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def by_part(table: Table) -> list[str]:
+    """Lines of a third table: fidelity by part, and by whether training saw the look."""
+    kinds = sorted({name for scores in table.values() for entry in scores for name in entry if " " in name})
+    lines = ["| row | " + " | ".join(kinds) + " |", "|---|" + "---|" * len(kinds)]
+    return lines + [
+        f"| {row} | " + " | ".join(cell(values_of(scores, kind)) for kind in kinds) + " |"
+        for row, scores in table.items()
+    ]
+
+
+def as_json(table: Table, numbers: range) -> dict[str, Any]:
+    """The figures for machines: means by measure and row, and all that they come from."""
+    names = sorted({name for scores in table.values() for entry in scores for name in entry})
+    present = {
+        name: {row: values for row, scores in table.items() if len(values := values_of(scores, name))} for name in names
     }
-    figures["miou"] = figures["iou"].get("both")
-    figures["pairs"] = {row: len(scores) for row, scores in table.items()}
-    figures["asked"] = pairs
+    figures: dict[str, Any] = {
+        name: {row: float(values.mean()) for row, values in rows.items()} for name, rows in present.items()
+    }
+    figures["miou"] = figures.get("iou", {}).get("both")
+    figures["intervals"] = {
+        name: {row: interval(values) for row, values in rows.items()} for name, rows in present.items()
+    }
+    figures["combinations"] = list(numbers)
+    figures["pictures"] = table
+    figures["weights"] = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (MODEL, WEIGHTS) if file.is_file()
+    }
     return figures

@@ -10,61 +10,69 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..judge import PARTS, SIDE_PX, Verdict
-from ..portraits import PATTERNS, WORN, palette_of
+from ..portraits import LOOKS, PATTERNS, WORN, palette_of
 from .combinations import Combination, Concept
+from .world import Colours, Mask, chance_distance, colour_distance, well_placed
 
 if TYPE_CHECKING:
     from .studio import Made
 
-Colours = NDArray[np.float64]  # (n, 3)
-
 # A part is there if it has this share of the picture.
 THERE, THERE_GLASSES = 0.006, 0.002
-WORST = 128.0  # colour distance at which nothing is left of a look
-ALIKE = 40.0  # distance within which a pixel could be of a look
-_QUANTILES = np.linspace(0.02, 0.98, 25)
+ALIKE = 30.0  # distance within which a pixel could be of a look
+_EDGE = 7  # pixels: the box within which a concept's edge may be blurred or misjudged
 _BINS, _HUES, _GREY = 4, 12, 0.2
 
 
 def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, float]:
-    """All measures of one picture; nan where one does not apply.
+    """All measures of one picture; those that do not apply are left out.
 
     Returns:
         prompt: share of the asked parts that are there and of the other wearable ones that are not, 0..1.
-        fidelity: 1 - colour distance / 128 of each concept to its reference, 0 where it is not there; mean.
-        colour: colour distance of the concepts that are there, 0..255.
-        histogram, hue: total variation of colour histograms and of hues, 0..1.
-        pattern: share of the concepts whose pattern is the reference's.
-        leakage: share of the other pixels that have a concept's look and should not; mean over concepts.
+        fidelity: mean over the concepts of 1 - colour distance to the reference / that of unrelated drawings: 0 is
+            chance, 1 the reference; 0 for what is not there. Also by part, and for looks seen in training or not.
+        leakage: mean over concepts and the picture's other regions, the background among them, of the share of
+            pixels that have the concept's look and should not.
+        layout: share of the parts that stand and measure, against the face, as in true drawings.
         iou, iou_steps: of the method's regions with the judge's parts: at the last step, and mean over steps.
+        colour: colour distance of the concepts that are there, 0..255.
+        histogram, hue: total variation of their colour histograms and of their hues, 0..1.
+        pattern: share whose pattern is the reference's, of those that can have one.
     """
     pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
-    seen = {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
-    there = {part: bool(mask.mean() > (THERE_GLASSES if part == "glasses" else THERE)) for part, mask in seen.items()}
-    judged = wanted.asked | set(WORN)
+    masks = {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
+    seen = {part: mask for part, mask in masks.items() if mask.mean() > (THERE_GLASSES if part == "glasses" else THERE)}
     scores: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
         scores.setdefault(name, []).append(value)
 
-    for part in sorted(judged):
-        add("prompt", float(there[part] == (part in wanted.asked)))
+    for part in sorted(wanted.asked | set(WORN)):
+        add("prompt", float((part in seen) == (part in wanted.asked)))
+    placed = well_placed(seen)
+    if not np.isnan(placed):
+        add("layout", placed)
     for concept in wanted.concepts:
-        add("leakage", leakage(pixels, seen, concept, wanted))
-        if not there[concept.part]:
-            add("fidelity", 0.0)
+        part = concept.part
+        for share in leakage(pixels, masks, concept, wanted):
+            add("leakage", share)
+        reference = reference_colours(concept)
+        distance = colour_distance(pixels[masks[part]], reference) if part in seen else chance_distance(part)
+        for name in ("fidelity", f"fidelity {part}", f"fidelity {'held out' if concept.held_out else 'seen'}"):
+            add(name, 1 - distance / chance_distance(part))
+        if part not in seen:
             continue
-        own, reference = pixels[seen[concept.part]], reference_colours(concept)
-        distance = colour_distance(own, reference)
+        own = pixels[masks[part]]
         add("colour", distance)
-        add("fidelity", max(0.0, 1 - distance / WORST))
         add("histogram", total_variation(colour_histogram(own), colour_histogram(reference)))
         add("hue", total_variation(hue_histogram(own), hue_histogram(reference)))
-        patterns = verdict.patterns[0][:, verdict.pixels_of(concept.part)[0]].mean(1)
-        add("pattern", float(PATTERNS[int(patterns.argmax())] == concept.portrait.looks[concept.part].pattern))
+        if LOOKS[part][0] < 1:
+            patterns = verdict.patterns[0][:, verdict.pixels_of(part)[0]].mean(1)
+            add("pattern", float(PATTERNS[int(patterns.argmax())] == concept.look.pattern))
     if made.regions:
         by_step = [region_iou(regions, verdict, made, wanted) for regions in made.regions]
         add("iou", by_step[-1])
@@ -74,15 +82,11 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
 
 def reference_colours(concept: Concept) -> Colours:
     """The pixels of a concept in its reference, at the judge's size."""
-    picture = torch.from_numpy(concept.portrait.picture).movedim(-1, 0)[None].double()
-    mask = torch.from_numpy(concept.portrait.masks[concept.part])[None, None].double()
+    portrait = concept.views[0].portrait
+    picture = torch.from_numpy(portrait.picture).movedim(-1, 0)[None].double()
+    mask = torch.from_numpy(portrait.masks[concept.part])[None, None].double()
     small, share = (F.interpolate(x, (SIDE_PX, SIDE_PX), mode="area") for x in (picture, mask))
     return small[0].movedim(0, -1)[share[0, 0] > 0.5].numpy()
-
-
-def colour_distance(one: Colours, other: Colours) -> float:
-    """Mean over red, green and blue of the Wasserstein distance of two sets of pixels, 0..255."""
-    return float(np.abs(np.quantile(one, _QUANTILES, axis=0) - np.quantile(other, _QUANTILES, axis=0)).mean())
 
 
 def colour_histogram(colours: Colours) -> NDArray[np.float64]:
@@ -108,26 +112,35 @@ def total_variation(one: NDArray[np.float64], other: NDArray[np.float64]) -> flo
     return float(np.abs(one - other).sum() / 2)
 
 
-def looks_like(colours: Colours, concept: Concept) -> NDArray[np.bool_]:
+def looks_like(colours: Colours, concept: Concept) -> Mask:
     """(n,) which colours are near one of a reference's own."""
-    look, pixels = concept.portrait.looks[concept.part], reference_colours(concept)
-    named = [palette_of(concept.part)[name] for name in (look.colour, look.second) if name]
+    pixels = reference_colours(concept)
+    named = [palette_of(concept.part)[name] for name in (concept.look.colour, concept.look.second) if name]
     nearest = np.linalg.norm(pixels[:, None] - np.array(named, float), axis=-1).argmin(1)
     own = [np.median(pixels[nearest == index], axis=0) for index in range(len(named)) if (nearest == index).any()]
-    near: NDArray[np.bool_] = (np.linalg.norm(colours[:, None] - np.array(own), axis=-1) < ALIKE).any(1)
+    near: Mask = (np.linalg.norm(colours[:, None] - np.array(own), axis=-1) < ALIKE).any(1)
     return near
 
 
-def leakage(pixels: NDArray[np.float64], seen: dict[str, NDArray[np.bool_]], of: Concept, wanted: Combination) -> float:
-    """Share of the pixels outside a concept that have its look; what their own reference explains is none."""
-    others = ~seen[of.part]
-    leaked = np.zeros(others.shape, bool)
-    leaked[others] = looks_like(pixels[others], of)
-    for concept in wanted.concepts:
-        own = leaked & seen[concept.part]
-        if concept is not of and own.any():
-            leaked[own] = ~looks_like(pixels[own], concept)
-    return float(leaked.sum() / max(others.sum(), 1))
+def leakage(pixels: NDArray[np.float64], masks: dict[str, Mask], of: Concept, wanted: Combination) -> list[float]:
+    """For each other region, the share of its pixels that have a concept's look.
+
+    A region is another part or the background, without what is next to the concept. What a region's own reference
+    explains is no leakage.
+    """
+    beside = np.asarray(Image.fromarray(masks[of.part]).convert("L").filter(ImageFilter.MaxFilter(_EDGE))) > 0
+    references = {concept.part: concept for concept in wanted.concepts}
+    background = ~np.any(list(masks.values()), axis=0)
+    shares = []
+    for part, mask in {**masks, "background": background}.items():
+        colours = pixels[mask & ~beside]
+        if part == of.part or len(colours) < THERE_GLASSES * beside.size:
+            continue
+        leaked = looks_like(colours, of)
+        if part in references:
+            leaked &= ~looks_like(colours, references[part])
+        shares.append(float(leaked.mean()))
+    return shares
 
 
 def region_iou(regions: Tensor, verdict: Verdict, made: Made, wanted: Combination) -> float:

@@ -21,7 +21,7 @@ class Row:
         weight: of each reference; None for the default.
         resize: of masks to token grids.
         seed: of the sampler: another one for each number.
-        views: of each concept: 2 adds the mirrored picture.
+        views: of each concept, 1 or 2.
         schedule: what differs from the default schedule.
     """
 
@@ -47,7 +47,10 @@ ABLATIONS = (
     Row("foreground cut always", schedule={"foreground": "always"}),
     *(Row(f"weight {weight:g}", weight=weight) for weight in (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0)),
     *(Row(f"switch {switch:g}", schedule={"switch": switch}) for switch in (0.1, 0.2, 0.3, 0.43, 0.6, 0.8)),
-    *(Row(f"suppression {factor:g}", schedule={"suppression": factor}) for factor in (0.3, 0.5, 0.7, 0.9, 1.0)),
+    *(
+        Row(f"suppression {factor:g}", schedule={"suppression": factor, "foreground": "always"})
+        for factor in (0.3, 0.5, 0.7, 0.9, 1.0)
+    ),
     *(
         Row(f"blocks {blocks}", schedule={"injection": blocks})
         for blocks in ("output.0-2", "output.3-5", "output.1-5", "output.2-5", "middle,output.0-5")

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..incore import load_pack
+from ..model import INPUTS
 from ..tiny_pack import tiny_model
 from .combinations import Combination, Concept
 from .rows import Row
 
-SIZE_PX, STEPS, CFG = 256, 20, 4.0
-SAMPLER, SCHEDULER = "euler", "normal"
+SIZE_PX = INPUTS["MagicFaceReference"]["size"]
 _SEEDS = 1 << 20  # from one row's seeds to the next's
 
 
@@ -42,7 +42,7 @@ class Studio:
     def __init__(self) -> None:
         self._pack = load_pack()
         self._model, self._clip, self._vae = tiny_model.load("portraits")
-        self._encoded: dict[tuple[Concept, int], Any] = {}
+        self._encoded: dict[tuple[int, str, int], Any] = {}
 
     @torch.inference_mode()
     def make(self, wanted: Combination, row: Row) -> Made:
@@ -50,44 +50,43 @@ class Studio:
         sampling = self._pack.sampling
         model = self._model
         if row.uses:
-            references = tuple(self._reference(concept, row) for concept in wanted.concepts)
+            references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
             method = sampling.patch.bind(model, references, sampling.method.Schedule(**row.schedule))
             model = sampling.patch.patched(model, method)
         positive = self._pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
         negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
-        side = SIZE_PX // 8
+        settings, side = INPUTS["KSampler"], SIZE_PX // 8
         seed = wanted.number + _SEEDS * row.seed
         noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed))
         samples = comfy.sample.sample(
             model,
             noise,
-            STEPS,
-            CFG,
-            SAMPLER,
-            SCHEDULER,
+            settings["steps"],
+            settings["cfg"],
+            settings["sampler_name"],
+            settings["scheduler"],
             positive,
             negative,
             torch.zeros_like(noise),
             disable_pbar=True,
             seed=seed,
         )
-        found = sampling.recording.STORE.find(samples) if row.uses else None
-        recording, place = found[0] if found else (sampling.recording.Recording(()), 0)
-        regions = [step.concepts[place].long() for step in recording.steps]
-        return Made(self._vae.decode(samples)[0].float().cpu(), recording.concepts, regions)
+        picture = self._vae.decode(samples)[0].float().cpu()
+        if not row.uses or row.weight == 0:
+            return Made(picture, (), [])
+        ((recording, place),) = sampling.recording.STORE.find(samples)
+        return Made(picture, recording.concepts, [step.concepts[place].long() for step in recording.steps])
 
-    def _reference(self, concept: Concept, row: Row) -> Any:
-        key = concept, row.views
+    def _reference(self, wanted: Combination, concept: Concept, row: Row) -> Any:
+        key = wanted.number, concept.part, row.views
         if key not in self._encoded:
-            picture = torch.from_numpy(concept.portrait.picture.astype(np.float32) / 255)
-            mask = torch.from_numpy(concept.portrait.masks[concept.part].astype(np.float32))
-            views = [(picture, mask), (picture.flip(1), mask.flip(1))][: row.views]
+            views = [view.portrait for view in concept.views[: row.views]]
             self._encoded[key] = self._pack.sampling.encoding.encode_reference(
-                torch.stack([view for view, _ in views]),
-                torch.stack([mask for _, mask in views]),
+                torch.stack([torch.from_numpy(view.picture.astype(np.float32) / 255) for view in views]),
+                torch.stack([torch.from_numpy(view.masks[concept.part].astype(np.float32)) for view in views]),
                 self._vae,
                 self._clip,
-                concept.caption,
+                concept.views[0].caption,
                 concept.part,
                 SIZE_PX,
             )

@@ -127,15 +127,24 @@ def load_clip_patcher(
 def load_vae(name: str, seed: int) -> comfy.sd.VAE:
     """Build the autoencoder: 8 pixels a latent cell, 4 channels."""
     family = FAMILIES[name]
-    latent_scale = family.config.latent_format().scale_factor
-    gains = {"encoder.conv_out": 1.7 / latent_scale, "decoder.conv_in": latent_scale, "decoder.conv_out": 0.8}
-    random = random_weights(AutoencoderKL(**VAE), f"{name}/vae/{seed}", gains)
-    vae = comfy.sd.VAE(sd=random, config={"params": VAE}, dtype=torch.float32)
+    plain = AutoencoderKL(**VAE)
     weights = trained_weights(family, "vae")
-    if weights is not None:
+    if weights is None:
+        latent_scale = family.config.latent_format().scale_factor
+        gains = {"encoder.conv_out": 1.7 / latent_scale, "decoder.conv_in": latent_scale, "decoder.conv_out": 0.8}
+        random = random_weights(plain, f"{name}/vae/{seed}", gains)
+        vae = comfy.sd.VAE(sd=random, config={"params": VAE}, dtype=torch.float32)
+    else:
+        vae = comfy.sd.VAE(sd=plain.state_dict(), config={"params": VAE}, dtype=torch.float32)
         _house(vae, StageA(**family.vae), weights)
     vae.first_stage_model.requires_grad_(False)
+    vae.patcher.cached_patcher_init = (load_vae_patcher, (name, seed))
     return vae
+
+
+def load_vae_patcher(name: str, seed: int, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
+    """What `load_vae` makes, as ComfyUI calls it again when it wants a fresh copy."""
+    return load_vae(name, seed).patcher
 
 
 def _house(vae: comfy.sd.VAE, model: torch.nn.Module, weights: Weights) -> None:

@@ -62,5 +62,5 @@ def grounding_loss(maps: list[Tensor], shares: Tensor, nouns: tuple[Tensor, Tens
 
 def _outside(attention: Tensor, inside: Tensor) -> Tensor:
     """(k, n) and (k, n) -> mean over k of the squared share outside; 0 where k is 0."""
-    share = (attention * inside).sum(-1) / attention.sum(-1)
+    share = (attention * inside).sum(-1) / attention.sum(-1).clamp_min(1e-6)
     return (1 - share).square().sum() / max(len(share), 1)

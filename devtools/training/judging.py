@@ -8,11 +8,13 @@ from einops import rearrange
 from torch import Tensor
 
 from ..judge import PARTS, SIDE_PX, Judge
+from ..portraits import LOOKS, PATTERNS
 from .drawn_set import Drawings
 from .loop import Phase
 
 STEPS, RATE, BATCH = 700, 4e-3, 16
 NO_PATTERN = -100  # the label that counts for nothing
+_ENOUGH = 100  # pixels that show a pattern
 
 
 def phase(judge: Judge, drawings: Drawings, device: torch.device) -> Phase:
@@ -77,20 +79,25 @@ def finish(judge: Judge, average: dict[str, Tensor], drawings: Drawings, device:
 
 @torch.no_grad()
 def accuracy(judge: Judge, drawings: Drawings) -> dict[str, float]:
-    """Mean IoU of each part over drawings, and the share of pattern pixels that are named rightly."""
+    """IoU of background and parts over the pixels of all drawings, and for each pattern how often it is named.
+
+    Patterns are named by part, as the measures do it, where a part can have one and is large enough to show it.
+    """
     judge.eval()
     inside, either = torch.zeros(1 + len(PARTS)), torch.zeros(1 + len(PARTS))
-    right = total = 0
+    named: dict[str, list[bool]] = {pattern: [] for pattern in PATTERNS}
     for chosen in torch.arange(len(drawings.pictures)).split(32):
         pictures, labels, patterns = examples(drawings, chosen)
         seen, filled = judge(pictures)
-        found = seen.argmax(1)
-        for label in range(1 + len(PARTS)):
+        found, filled = seen.argmax(1), filled.softmax(1)
+        for label, part in enumerate(("background", *PARTS)):
             is_there, is_seen = labels == label, found == label
             inside[label] += (is_there & is_seen).sum()
             either[label] += (is_there | is_seen).sum()
-        counted = patterns != NO_PATTERN
-        right += int((filled.argmax(1) == patterns)[counted].sum())
-        total += int(counted.sum())
+            if label and LOOKS[part][0] < 1:
+                for image in (is_there.sum((1, 2)) > _ENOUGH).nonzero().flatten().tolist():
+                    where = is_there[image]
+                    true = PATTERNS[int(patterns[image][where][0])]
+                    named[true].append(PATTERNS[int(filled[image][:, where].mean(1).argmax())] == true)
     scores = dict(zip(("background", *PARTS), (inside / either).tolist(), strict=True))
-    return {**scores, "pattern": right / total}
+    return scores | {pattern: sum(right) / max(len(right), 1) for pattern, right in named.items()}

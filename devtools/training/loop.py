@@ -71,42 +71,51 @@ def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
         How far it is; `step == phase.steps` once it is done.
     """
     path = folder / f"{phase.name}.pt"
-    weights = list(phase.weights.values())
-    optimizer = torch.optim.AdamW(weights, betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    optimizer = torch.optim.AdamW(phase.weights.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
     progress = _resumed(path, phase, optimizer)
     average = [progress.average[name] for name in phase.weights]
     since: list[dict[str, float]] = []
     saved = started = time.monotonic()
     first = progress.step
-    while progress.step < phase.steps and time.monotonic() < deadline:
-        for group in optimizer.param_groups:
-            group["lr"] = rate_at(progress.step, phase)
-        losses = phase.losses(progress.step)
-        optimizer.zero_grad()
-        torch.stack(list(losses.values())).sum().backward()
-        nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
-        progress.step += 1
-        decay = min(AVERAGE, (1 + progress.step) / (10 + progress.step))
-        torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
-        since.append({name: loss.item() for name, loss in losses.items()})
-        if progress.step % max(phase.steps // _CURVE_POINTS, 1) == 0:
-            point = {name: sum(entry[name] for entry in since) / len(since) for name in losses}
-            since = []
-            progress.curve.append((progress.step, point))
-            _print(phase, progress, (time.monotonic() - started) / (progress.step - first))
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
+    try:
+        while progress.step < phase.steps and time.monotonic() < deadline:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(progress.step, phase)
+            since.append(_step(phase, progress, optimizer, average))
+            if progress.step % max(phase.steps // _CURVE_POINTS, 1) == 0:
+                point = {name: sum(entry[name] for entry in since) / len(since) for name in since[0]}
+                since = []
+                progress.curve.append((progress.step, point))
+                _print(phase, progress, (time.monotonic() - started) / (progress.step - first))
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(path, phase, progress, optimizer)
+                saved = time.monotonic()
+    finally:
+        if progress.step > first:
             _save(path, phase, progress, optimizer)
-            saved = time.monotonic()
-    if progress.step > first:
-        _save(path, phase, progress, optimizer)
     return progress
+
+
+def _step(
+    phase: Phase, progress: Progress, optimizer: torch.optim.Optimizer, average: list[Tensor]
+) -> dict[str, float]:
+    """One step of the optimizer and of the average; the losses before it."""
+    weights = list(phase.weights.values())
+    losses = phase.losses(progress.step)
+    optimizer.zero_grad()
+    torch.stack(list(losses.values())).sum().backward()
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+    progress.step += 1
+    decay = min(AVERAGE, (1 + progress.step) / (10 + progress.step))
+    torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
+    return {name: loss.item() for name, loss in losses.items()}
 
 
 def _resumed(path: Path, phase: Phase, optimizer: torch.optim.Optimizer) -> Progress:
     if not path.is_file():
         return Progress(average={name: weight.detach().clone() for name, weight in phase.weights.items()})
-    kept: dict[str, Any] = torch.load(path, weights_only=True)
+    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     with torch.no_grad():
         for name, weight in phase.weights.items():
             weight.copy_(kept["weights"][name])

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .. import cache, judge, tiny_pack
+from .. import cache, judge, portrait_drawing, portraits, tiny_pack
+from ..pins import ROOT
 from ..tiny_pack.families import PORTRAITS
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
@@ -27,34 +28,42 @@ AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser never sees
 CHECKED = 0  # chunk of the evaluation drawings on which the judge is measured
 STEPS = 5200  # of the denoiser
+SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
 def main(minutes: float | None, resume: bool, output: Path) -> int:
     """Train, or go on training, and write `portraits.safetensors` and `judge.safetensors`.
 
     Args:
-        minutes: when to stop, at a checkpoint if need be; None for the whole of it.
+        minutes: when to stop training, at a checkpoint if need be; drawing and encoding are always finished. None
+            for the whole of it.
         resume: go on from the last checkpoint rather than start anew.
         output: folder for the two files.
     """
     work = cache.root() / "training" / "checkpoints"
     if not resume:
         shutil.rmtree(work, ignore_errors=True)
+    check_version(work)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = comfy.model_management.get_torch_device()
     chunks = [*range(CHUNKS), *JUDGE_CHUNKS]
     for done in drawn_set.draw_ahead("train", chunks):
         print(f"drawings: {done} of {len(chunks)} files", flush=True)
     output.mkdir(parents=True, exist_ok=True)
-    steps: list[Callable[[], bool]] = [
-        lambda: train_judge(work, deadline, device, output),
-        lambda: train_model(work, deadline, device, output),
-    ]
-    if all(step() for step in steps):
-        print(f"Done: {output.resolve()}")
+    if train_judge(work, deadline, device, output) and train_model(work, deadline, device, output):
+        print(f"Done: {output.resolve()}. Shipped are devtools/tiny_pack/{PORTRAITS.file} and {SHIPPED_JUDGE}.")
     else:
         print("Stopped before the end; `dev.py train --resume` goes on.")
     return 0
+
+
+def check_version(work: Path) -> None:
+    """Keep the version of the code beside the checkpoints that it made, and say so where they are another's."""
+    work.mkdir(parents=True, exist_ok=True)
+    kept, version = work / "version", code_version()
+    if kept.is_file() and kept.read_text(encoding="utf-8") != version:
+        print("The checkpoints come from another version of the code: start anew unless you know that they fit.")
+    kept.write_text(version, encoding="utf-8")
 
 
 def train_judge(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
@@ -75,28 +84,34 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
 
 
 def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
-    """Train autoencoder, text encoders and UNet; whether all got done. What there is is written anyhow."""
-    coder = autoencoder.make().to(device)
-    seen = gather(range(AUTOENCODER_CHUNKS))
-    coding = autoencoder.phase(coder, seen, device)
-    coded = loop.run(coding, work, deadline)
-    if coded.step < coding.steps:
-        return False
+    """Train autoencoder, text encoders and UNet; whether all got done. What there is of the UNet is written anyhow."""
     scale = PORTRAITS.config.latent_format().scale_factor
-    some = autoencoder.pixels(torch.from_numpy(seen.pictures[:256])).to(device)
-    autoencoder.finish(coder, coded.average, some, scale)
+    coder, coding = trained_autoencoder(work, deadline, device, scale)
+    if coding["steps"] < coding["of"]:
+        return False
     data = kept_latents(work, coder, scale, device)
     model = denoiser.Denoiser().to(device)
     phase = denoiser.phase(model, data, STEPS, device)
     progress = loop.run(phase, work, deadline)
     state = denoiser.state_of(model, progress.average)
     state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
-    phases = {
-        "autoencoder": recorded(coding, coded),
-        "denoiser": {**recorded(phase, progress), "grounding weight, from the first step": denoiser.GROUNDING},
-    }
-    write(state, phases, output / str(PORTRAITS.file))
+    grounding = {"grounding weight, from the first step": denoiser.GROUNDING}
+    record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding}}
+    write(state, record, output / str(PORTRAITS.file))
     return progress.step == phase.steps
+
+
+def trained_autoencoder(
+    work: Path, deadline: float, device: torch.device, scale: float
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The autoencoder, with latents of the family's scale, and its record."""
+    coder = autoencoder.make().to(device)
+    seen = gather(range(AUTOENCODER_CHUNKS))
+    phase = autoencoder.phase(coder, seen, device)
+    progress = loop.run(phase, work, deadline)
+    some = autoencoder.pixels(torch.from_numpy(seen.pictures[:256])).to(device)
+    autoencoder.finish(coder, progress.average, some, scale)
+    return coder, recorded(phase, progress)
 
 
 def gather(chunks: range) -> Drawings:
@@ -121,7 +136,9 @@ def kept_latents(work: Path, coder: nn.Module, scale: float, device: torch.devic
                 yield drawings("train", chunk)
 
         data = denoiser.encode_drawings(coder, parts(), scale, device)
-        torch.save({"latents": data.latents, "shares": data.shares, "captions": data.captions}, path)
+        half_made = path.with_suffix(".half")
+        torch.save({"latents": data.latents, "shares": data.shares, "captions": data.captions}, half_made)
+        half_made.replace(path)
     return denoiser.LatentSet(**torch.load(path, weights_only=True))
 
 
@@ -140,10 +157,12 @@ def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
 
 
 def code_version() -> str:
-    """Hash of the sources that make the model."""
+    """Hash of the sources that decide what the weights become."""
     folders = [Path(str(module.__file__)).parent for module in (drawn_set, tiny_pack)]
-    sources = sorted(path for folder in folders for path in folder.glob("*.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
+    files = [Path(str(module.__file__)) for module in (portraits, portrait_drawing, judge)]
+    sources = sorted([*files, *(path for folder in folders for path in folder.glob("*.py"))])
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write(state: dict[str, Tensor], record: dict[str, Any], path: Path) -> None:

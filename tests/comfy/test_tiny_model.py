@@ -164,8 +164,8 @@ def test_an_unknown_family_is_refused(tiny_model):
 
 @pytest.mark.parametrize("family", ["portraits", "sd1"])
 def test_factories_give_the_same_weights_again(tiny_model, family):
-    model, clip, _ = tiny_model.load(family, 5)
-    for patcher in (model, clip.patcher):
+    model, clip, vae = tiny_model.load(family, 5)
+    for patcher in (model, clip.patcher, vae.patcher):
         factory, args = patcher.cached_patcher_init
         again = factory(*args, disable_dynamic=True).model.state_dict()
         assert all(torch.equal(weight, again[key]) for key, weight in patcher.model.state_dict().items())
@@ -206,8 +206,8 @@ def test_the_trained_models_file_is_small_and_tells_how_it_was_made(tiny_model):
         record = json.loads(kept.metadata()["training"])
         assert {str(kept.get_slice(name).get_dtype()) for name in kept.keys()} <= {"F16", "I64"}  # noqa: SIM118
     for phase in ("autoencoder", "denoiser"):
-        assert {"seed", "steps", "largest rate", "curve"} <= set(record[phase])
-        assert record[phase]["curve"][-1][0] <= record[phase]["steps"]
+        assert {"seed", "largest rate", "curve"} <= set(record[phase])
+        assert record[phase]["steps"] == record[phase]["of"] == record[phase]["curve"][-1][0]
     assert {"code", "torch"} <= set(record)
 
 
