@@ -23,12 +23,12 @@ class Canvas:
     """A picture being painted, part over part; what lies below loses the pixels.
 
     Args:
-        rng: chooses the background and the colours' slight differences.
+        rng: chooses the background.
         side: in pixels.
     """
 
     def __init__(self, rng: Generator, side: int) -> None:
-        self.side, self._rng = side, rng
+        self.side = side
         self.masks: dict[str, Mask] = {}
         top, bottom = (rng.integers(90, 246, 3) for _ in range(2))
         blend = np.linspace(0, 1, side)[:, None, None]
@@ -55,24 +55,29 @@ class Canvas:
                 mask &= ~area
             self.masks[part] = self.masks.get(part, np.zeros_like(area)) | area
 
-    def filling(self, pattern: str, first: Colour, second: Colour | None, period: float, angle: float) -> Filling:
-        """A pattern all over the canvas, its colours slightly off; plain without a second colour."""
-        first_near = np.asarray(first) + self._rng.normal(0, _JITTER, 3)
-        if second is None:
-            return lambda y, x: first_near
-        second_near = np.asarray(second) + self._rng.normal(0, _JITTER, 3)
 
-        def at(y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.float64]:
-            u = (x * np.cos(angle) + y * np.sin(angle)) / period
-            v = (y * np.cos(angle) - x * np.sin(angle)) / period
-            inside = {
-                "striped": lambda: (u % 1) < 0.5,
-                "dotted": lambda: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
-                "checked": lambda: ((u % 1) < 0.5) ^ ((v % 1) < 0.5),
-            }[pattern]()
-            return np.where(inside[:, None], second_near, first_near)
+def near(rng: Generator, colour: Colour) -> NDArray[np.float64]:
+    """(3,) a colour slightly off."""
+    return np.asarray(colour) + rng.normal(0, _JITTER, 3)
 
-        return at
+
+def filling(pattern: str, colours: Sequence[NDArray[np.float64]], period: float, angle: float) -> Filling:
+    """A pattern of two colours all over the canvas, its period in pixels; plain with one colour."""
+    if len(colours) == 1:
+        return lambda y, x: colours[0]
+    first, second = colours
+
+    def at(y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.float64]:
+        u = (x * np.cos(angle) + y * np.sin(angle)) / period
+        v = (y * np.cos(angle) - x * np.sin(angle)) / period
+        inside = {
+            "striped": lambda: (u % 1) < 0.5,
+            "dotted": lambda: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
+            "checked": lambda: ((u % 1) < 0.5) ^ ((v % 1) < 0.5),
+        }[pattern]()
+        return np.where(inside[:, None], second, first)
+
+    return at
 
 
 class Figure:
@@ -81,13 +86,21 @@ class Figure:
     Args:
         rng: chooses them.
         canvas: to draw on.
+        across: between which shares of the canvas its head's middle lies.
+        size: between which shares of the canvas half its head's width lies.
     """
 
-    def __init__(self, rng: Generator, canvas: Canvas) -> None:
+    def __init__(
+        self,
+        rng: Generator,
+        canvas: Canvas,
+        across: tuple[float, float] = (0.26, 0.74),
+        size: tuple[float, float] = (0.14, 0.24),
+    ) -> None:
         self._rng, self._canvas = rng, canvas
-        self.unit = canvas.side * rng.uniform(0.14, 0.24)  # half the head's width
+        self.unit = canvas.side * rng.uniform(*size)
         self._tall = rng.uniform(1.1, 1.35)
-        self._x, self._y = canvas.side * rng.uniform(0.26, 0.74), canvas.side * rng.uniform(0.38, 0.58)
+        self._x, self._y = canvas.side * rng.uniform(*across), canvas.side * rng.uniform(0.38, 0.58)
 
     def _at(self, x: float, y: float) -> Point:
         """A point given in half head widths from the head's centre."""

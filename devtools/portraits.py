@@ -1,7 +1,8 @@
 """Drawn portraits with exact masks and captions: the world that a small model can learn.
 
 A figure has a face, hair and a shirt, and may have a hat, glasses and a scarf. Shapes, places, sizes, colours and
-patterns are all random, and known: every part's visible pixels come with the picture.
+patterns are all random, and known: every part's visible pixels come with the picture. Twins are two figures of unlike
+shapes in the same looks: where nothing repeats, attention within a picture has nothing to compare.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-from .portrait_drawing import Canvas, Figure, Filling
+from .portrait_drawing import Canvas, Figure, filling, near
 
-Split = Literal["train", "reference", "evaluation"]
+Split = Literal["train", "twins", "reference", "evaluation"]
 Pattern = Literal["plain", "striped", "dotted", "checked"]
 
 SIZE_PX = 256
@@ -56,9 +57,17 @@ LOOKS: dict[str, tuple[float, float, float, float]] = {
     "glasses": (1.0, 0.0, 0.0, 0.0),
     "scarf": (0.4, 0.25, 0.175, 0.175),
 }
+OPENINGS = {
+    1: ("a person", "a drawing of a person", "portrait of a person", "a cartoon person"),
+    2: ("twins", "a drawing of twins", "portrait of twins", "cartoon twins"),
+}
 # Seeds of the splits never meet.
-_SEED_BASE: dict[Split, int] = {"train": 0, "reference": 1 << 40, "evaluation": 2 << 40}
+_SEED_BASE: dict[Split, int] = {"train": 0, "reference": 1 << 40, "evaluation": 2 << 40, "twins": 3 << 40}
+_TRAINING = ("train", "twins")
 _HELD_OUT_SHARE = 8
+# For the figures of a picture: between which shares of its width they stand, and half their heads measure.
+_ALONE = (((0.26, 0.74), (0.14, 0.24)),)
+_TWINS = (((0.18, 0.32), (0.09, 0.15)), ((0.68, 0.82), (0.09, 0.15)))
 
 
 @dataclass(frozen=True)
@@ -89,11 +98,13 @@ class Portrait:
         picture: (size, size, 3) uint8.
         masks: for each part there is, its visible pixels, (size, size) bool.
         looks: for each part that has one, its look.
+        figures: how many there are.
     """
 
     picture: NDArray[np.uint8]
     masks: dict[str, NDArray[np.bool_]]
     looks: dict[str, Look]
+    figures: int = 1
 
 
 def is_held_out(part: str, look: Look) -> bool:
@@ -124,7 +135,7 @@ def draw_portrait(
     """Portrait `number` of a split, the same whenever it is drawn.
 
     Args:
-        split: "train" has no held-out look; the others have any.
+        split: "train" has no held-out look, nor have "twins", whose pictures show two figures; the others have any.
         number: from 0.
         worn: which of `WORN` the figure has; by chance if None.
         size_px: side of the picture.
@@ -140,9 +151,15 @@ def draw_portrait(
         raise ValueError(f"worn: {sorted(set(worn) - set(WORN))} cannot be drawn; choose among {', '.join(WORN)}")
     chosen = {part: _look(rng, part, split) for part in LOOKS} | dict(looks or {})
     canvas = Canvas(rng, size_px * _FINE)
-    figure = Figure(rng, canvas)
     drawn = {part: look for part, look in chosen.items() if part not in WORN or part in worn}
-    figure.draw({part: _filling(rng, canvas, part, look, figure.unit) for part, look in drawn.items()}, worn)
+    colours = {part: [near(rng, colour) for colour in _colours(part, look)] for part, look in drawn.items()}
+    for across, size in _TWINS if split == "twins" else _ALONE:
+        figure = Figure(rng, canvas, across, size)
+        fills = {
+            part: filling(look.pattern, colours[part], figure.unit * rng.uniform(0.45, 0.8), rng.uniform(0, np.pi))
+            for part, look in drawn.items()
+        }
+        figure.draw(fills, worn)
 
     fine = Image.fromarray(canvas.pixels.clip(0, 255).astype(np.uint8))
     picture = np.asarray(fine.resize((size_px, size_px), Image.Resampling.BOX)).copy()
@@ -150,7 +167,8 @@ def draw_portrait(
     blocks = (size_px, _FINE, size_px, _FINE)
     masks = {part: mask.reshape(blocks).mean(axis=(1, 3)) > 0.5 for part, mask in canvas.masks.items()}
     seen = {part: mask for part, mask in masks.items() if mask.any()}
-    return Portrait(picture, seen, {part: look for part, look in chosen.items() if part in seen})
+    looks_seen = {part: look for part, look in chosen.items() if part in seen}
+    return Portrait(picture, seen, looks_seen, len(_TWINS if split == "twins" else _ALONE))
 
 
 def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
@@ -172,7 +190,7 @@ def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
             return phrase
         return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
-    opening = str(rng.choice(["a person", "a drawing of a person", "portrait of a person", "a cartoon person"]))
+    opening = str(rng.choice(OPENINGS[portrait.figures]))
     body = [with_article(part) for part in ("face", "hair", "shirt") if part in portrait.masks and rng.random() < 0.8]
     worn = [with_article(part) for part in WORN if part in portrait.masks]
     style = rng.integers(3)
@@ -193,7 +211,7 @@ def _look(rng: Generator, part: str, split: Split) -> Look:
         colour, second = (str(name) for name in rng.choice(list(palette_of(part)), size=2, replace=False))
         pattern = PATTERNS[int(rng.choice(len(PATTERNS), p=LOOKS[part]))]
         look = Look(colour) if pattern == "plain" else Look(colour, pattern, _contrasting(colour, second))
-        if split != "train" or not is_held_out(part, look):
+        if split not in _TRAINING or not is_held_out(part, look):
             return look
 
 
@@ -205,10 +223,6 @@ def _contrasting(colour: str, second: str) -> str:
     return "white" if sum(COLOURS[colour]) < 400 else "black"
 
 
-def _filling(rng: Generator, canvas: Canvas, part: str, look: Look, unit: float) -> Filling:
-    """A look all over the canvas, its pattern sized by the figure and turned by chance."""
-    palette = palette_of(part)
-    second = None if look.second is None else palette[look.second]
-    return canvas.filling(
-        look.pattern, palette[look.colour], second, unit * rng.uniform(0.45, 0.8), rng.uniform(0, np.pi)
-    )
+def _colours(part: str, look: Look) -> list[tuple[int, int, int]]:
+    """The one or two colours of a look."""
+    return [palette_of(part)[name] for name in (look.colour, look.second) if name]

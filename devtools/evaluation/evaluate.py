@@ -54,8 +54,9 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
     if unknown:
         print(f"dev.py evaluate: no row {', '.join(unknown)}; there are: {', '.join(ROWS)}", file=sys.stderr)
         return 1
-    for folder in [pictures] * bool(pictures) + [file.parent] * bool(file):
-        folder.mkdir(parents=True, exist_ok=True)
+    for folder in (pictures, file and file.parent):
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
     table = measured([ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS], numbers, pictures)
     if file:
         file.write_text(json.dumps(as_json(table, numbers), indent=1) + "\n", encoding="utf-8")

@@ -15,13 +15,14 @@ from ..tiny_pack import tiny_model
 from ..tiny_pack.families import PORTRAITS
 from .autoencoder import pixels
 from .drawn_set import CAPTIONS, PARTS, Drawings
-from .grounding import CrossAttention, grounding_loss
+from .grounding import Block, KeptAttention, noun_loss, thing_loss
 from .initial import initial_weights
 from .loop import Phase
 from .text import Tokens, encode
 
 RATE, BATCH = 1.4e-3, 16
-GROUNDING = 0.05  # its weight beside the noise loss
+NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses beside the noise loss
+THING_BLOCKS = 5  # of the 17, others at each step, in which self-attention is looked at
 NO_CAPTION = 0.1  # share of the rows, for classifier-free guidance
 SIZE_PX, GRID = 256, 16
 USUAL_SIZES = 0.5  # share of the rows that are told their true sizes
@@ -77,7 +78,7 @@ class Denoiser(nn.Module):
         return torch.cat([pooled, embedded.to(pooled)], dim=1)
 
 
-def attention_blocks(unet: nn.Module) -> list[tuple[str, int, int]]:
+def attention_blocks(unet: nn.Module) -> list[Block]:
     """(section, number, depth) of each transformer block, as `patches_replace` names them."""
     blocks = []
     for name, _ in unet.named_modules():
@@ -108,7 +109,7 @@ def cell_shares(labels: Tensor) -> Tensor:
 
 
 def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device) -> Phase:
-    """Training on noised latents: the error of the noise, and the grounding loss."""
+    """Training on noised latents: the error of the noise, and the grounding losses."""
     sigmas = denoiser.model.model_sampling.sigmas.to(device)
     words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
 
@@ -129,12 +130,18 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         times = torch.randint(len(sigmas), (BATCH,), generator=generator).to(device)
         sigma = sigmas[times].view(-1, 1, 1, 1)
         noisy = (clean + sigma * noise) / (1 + sigma**2).sqrt()
-        attention = CrossAttention()
-        options = {"patches_replace": attention.entries(denoiser.blocks)}
+        own, cross = KeptAttention(), KeptAttention()
+        some = torch.randperm(len(denoiser.blocks), generator=generator)[:THING_BLOCKS].tolist()
+        entries = {"attn1": own.entries(denoiser.blocks[i] for i in some), "attn2": cross.entries(denoiser.blocks)}
+        options = {"patches_replace": entries}
         noisy = noisy.to(memory_format=torch.channels_last)
         predicted = denoiser.unet(noisy, timesteps=times.float(), context=context, y=y, transformer_options=options)
-        grounded = grounding_loss(attention.maps, data.shares[chosen].float().to(device), nouns)
-        return {"noise": F.mse_loss(predicted, noise), "grounding": GROUNDING * grounded}
+        shares = data.shares[chosen].float().to(device)
+        return {
+            "noise": F.mse_loss(predicted, noise),
+            "nouns": NOUNS * noun_loss(cross.maps, shares, nouns),
+            "things": THINGS * thing_loss(own.maps, shares, 1 / (1 + sigma.flatten() ** 2)),
+        }
 
     return Phase("denoiser", steps, RATE, denoiser.trained(), losses)
 

@@ -55,21 +55,22 @@ def folder() -> Path:
 
 def drawings(split: Split, chunk: int) -> Drawings:
     """Drawings chunk * CHUNK and the next ones of a split; from the cache where they were drawn before."""
-    path = folder() / f"{split}-{chunk:04d}.npz"
-    if not path.is_file():
-        _draw(split, chunk, path)
-    with np.load(path) as kept:
+    if not _file(split, chunk).is_file():
+        _draw(split, chunk)
+    with np.load(_file(split, chunk)) as kept:
         captions = [str(line).split("\n") for line in kept["captions"]]
         return Drawings(kept["pictures"], kept["labels"], kept["patterns"], captions)
 
 
-def draw_ahead(split: Split, chunks: Sequence[int]) -> Iterator[int]:
-    """Draw what is missing of some chunks, on all cores; yields how many are there."""
-    missing = [chunk for chunk in chunks if not (folder() / f"{split}-{chunk:04d}.npz").is_file()]
-    done = len(chunks) - len(missing)
+def draw_ahead(wanted: Sequence[tuple[Split, int]]) -> Iterator[int]:
+    """Draw what is missing of some files, on all cores; yields how many are there."""
+    missing = [one for one in wanted if not _file(*one).is_file()]
+    done = len(wanted) - len(missing)
     yield done
+    if not missing:
+        return
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        for _ in pool.map(_draw_kept, [split] * len(missing), missing):
+        for _ in pool.map(_draw, *zip(*missing, strict=True)):
             done += 1
             yield done
 
@@ -78,11 +79,12 @@ def _pattern(portrait: Portrait, part: str) -> int:
     return PATTERNS.index(portrait.looks[part].pattern) if part in portrait.looks else 0
 
 
-def _draw_kept(split: Split, chunk: int) -> None:
-    _draw(split, chunk, folder() / f"{split}-{chunk:04d}.npz")
+def _file(split: Split, chunk: int) -> Path:
+    return folder() / f"{split}-{chunk:04d}.npz"
 
 
-def _draw(split: Split, chunk: int, path: Path) -> None:
+def _draw(split: Split, chunk: int) -> None:
+    path = _file(split, chunk)
     pictures, labels, patterns, captions = [], [], [], []
     for number in range(chunk * CHUNK, (chunk + 1) * CHUNK):
         portrait = draw_portrait(split, number)

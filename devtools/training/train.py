@@ -23,11 +23,11 @@ from ..tiny_pack.families import PORTRAITS
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
 
-CHUNKS = 44  # of training drawings
+SINGLES, TWINS = 44, 24  # files of drawings of one figure, and of two
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser never sees
 CHECKED = 0  # chunk of the evaluation drawings on which the judge is measured
-STEPS = 5200  # of the denoiser
+STEPS = 6200  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
@@ -46,9 +46,9 @@ def main(minutes: float | None, resume: bool, output: Path) -> int:
     check_version(work)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = comfy.model_management.get_torch_device()
-    chunks = [*range(CHUNKS), *JUDGE_CHUNKS]
-    for done in drawn_set.draw_ahead("train", chunks):
-        print(f"drawings: {done} of {len(chunks)} files", flush=True)
+    wanted = [("train", chunk) for chunk in (*range(SINGLES), *JUDGE_CHUNKS)] + [("twins", n) for n in range(TWINS)]
+    for done in drawn_set.draw_ahead(wanted):
+        print(f"drawings: {done} of {len(wanted)} files", flush=True)
     output.mkdir(parents=True, exist_ok=True)
     if train_judge(work, deadline, device, output) and train_model(work, deadline, device, output):
         print(f"Done: {output.resolve()}. Shipped are devtools/tiny_pack/{PORTRAITS.file} and {SHIPPED_JUDGE}.")
@@ -95,7 +95,7 @@ def train_model(work: Path, deadline: float, device: torch.device, output: Path)
     progress = loop.run(phase, work, deadline)
     state = denoiser.state_of(model, progress.average)
     state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
-    grounding = {"grounding weight, from the first step": denoiser.GROUNDING}
+    grounding = {"grounding weights": {"nouns": denoiser.NOUNS, "things": denoiser.THINGS}}
     record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding}}
     write(state, record, output / str(PORTRAITS.file))
     return progress.step == phase.steps
@@ -131,9 +131,10 @@ def kept_latents(work: Path, coder: nn.Module, scale: float, device: torch.devic
     if not path.is_file():
 
         def parts() -> Iterator[Drawings]:
-            for chunk in range(CHUNKS):
-                print(f"encoding drawings: file {chunk + 1} of {CHUNKS}", flush=True)
-                yield drawings("train", chunk)
+            for split, count in (("train", SINGLES), ("twins", TWINS)):
+                for chunk in range(count):
+                    print(f"encoding drawings: {split}, file {chunk + 1} of {count}", flush=True)
+                    yield drawings(split, chunk)
 
         data = denoiser.encode_drawings(coder, parts(), scale, device)
         half_made = path.with_suffix(".half")

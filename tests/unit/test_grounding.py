@@ -1,11 +1,11 @@
-"""The grounding loss, by hand."""
+"""The grounding losses, by hand."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 
-from devtools.training.grounding import START, CrossAttention, grounding_loss
+from devtools.training.grounding import START, KeptAttention, noun_loss, thing_loss
 
 TOKENS, SIDE, NOUN, PART = 5, 4, 2, 1
 
@@ -14,7 +14,7 @@ def test_the_attention_kept_is_that_of_the_output() -> None:
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 6, 8, generator=generator)
     k, v = torch.randn(2, 2, TOKENS, 8, generator=generator)
-    kept = CrossAttention()
+    kept = KeptAttention()
     out = kept(q, k, v, {"n_heads": 2})
     heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (q, k, v)]
     expected = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
@@ -42,29 +42,44 @@ NOUNS = (torch.tensor([0]), torch.tensor([NOUN]), torch.tensor([PART]))
 
 def test_attention_on_its_thing_costs_nothing() -> None:
     background, part = shares()[0, 0], shares()[0, PART]
-    assert grounding_loss([attending(background, part)] * 2, shares(), NOUNS).item() == 0
+    assert noun_loss([attending(background, part)] * 2, shares(), NOUNS).item() == 0
 
 
 def test_attention_elsewhere_costs_its_squared_share() -> None:
     spread, background = torch.ones(SIDE, SIDE), shares()[0, 0]
-    assert grounding_loss([attending(background, spread)], shares(), NOUNS).item() == 0.25
-    assert grounding_loss([attending(spread, background)], shares(), NOUNS).item() == 0.25 + 1
+    assert noun_loss([attending(background, spread)], shares(), NOUNS).item() == 0.25
+    assert noun_loss([attending(spread, background)], shares(), NOUNS).item() == 0.25 + 1
 
 
 def test_a_thing_smaller_than_a_cell_can_have_all_attention() -> None:
     small = shares()
     small[:, PART] *= 0.1
     attention = attending(small[0, 0], (small[0, PART] > 0).float())
-    assert grounding_loss([attention], small, NOUNS).item() < 1e-9
+    assert noun_loss([attention], small, NOUNS).item() < 1e-9
 
 
 def test_captions_without_nouns_leave_the_background() -> None:
     none = (torch.zeros(0, dtype=torch.long),) * 3
     attention = attending(torch.ones(SIDE, SIDE), torch.ones(SIDE, SIDE))
-    assert grounding_loss([attention], shares(), none).item() == 0.25
+    assert noun_loss([attention], shares(), none).item() == 0.25
 
 
 def test_coarser_blocks_see_averaged_masks() -> None:
     coarse = torch.zeros(1, 4, TOKENS)
     coarse[0, :, START], coarse[0, :, NOUN] = torch.tensor([0.0, 1, 0, 1]), torch.tensor([1.0, 0, 1, 0])
-    assert grounding_loss([coarse], shares(), NOUNS).item() == 0
+    assert noun_loss([coarse], shares(), NOUNS).item() == 0
+
+
+def over(attention: torch.Tensor) -> torch.Tensor:
+    """(1, n, n) from (n, n)."""
+    return attention[None] / attention.sum(-1)[None, :, None]
+
+
+def test_self_attention_on_its_own_thing_costs_nothing_and_elsewhere_its_squared_share() -> None:
+    label = shares()[0].argmax(0).flatten()
+    same = (label[:, None] == label).float()
+    seen = torch.ones(1)
+    assert thing_loss([over(same)] * 2, shares(), seen).item() < 1e-12
+    assert thing_loss([over(torch.ones_like(same))], shares(), seen).item() == 0.25
+    assert thing_loss([over(1 - same)], shares(), seen).item() == 1
+    assert thing_loss([over(1 - same)], shares(), 0.25 * seen).item() == 0.25

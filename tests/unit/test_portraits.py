@@ -36,7 +36,9 @@ def test_a_number_is_always_the_same_portrait() -> None:
 
 def test_splits_never_meet() -> None:
     drawn = [
-        of(split, number).picture.tobytes() for split in ("train", "reference", "evaluation") for number in range(5)
+        of(split, number).picture.tobytes()
+        for split in ("train", "twins", "reference", "evaluation")
+        for number in range(5)
     ]
     assert len(set(drawn)) == len(drawn)
 
@@ -77,6 +79,21 @@ def test_figures_stand_and_measure_differently() -> None:
     centres = np.array([np.argwhere(face).mean(axis=0) / SMALL for face in faces])
     areas = np.array([face.mean() for face in faces])
     assert (np.ptp(centres, axis=0) > 0.2).all() and areas.max() > 2 * areas.min()
+
+
+def test_twins_are_two_figures_in_one_look() -> None:
+    for number in range(12):
+        twins = draw_portrait("twins", number, worn=list(WORN), size_px=128)
+        assert twins.figures == 2 and "twins" in caption_of(twins, generator_of("twins", number), with_looks=False)
+        assert not any(is_held_out(part, look) for part, look in twins.looks.items())
+        half = 64
+        for part in ("face", "hat", "glasses"):
+            left, right = (np.zeros_like(twins.masks[part]) for _ in range(2))
+            left[:, :half], right[:, half:] = twins.masks[part][:, :half], twins.masks[part][:, half:]
+            assert left.any() and right.any()
+            if twins.looks[part].pattern == "plain":
+                one, other = (np.median(twins.picture[mask], axis=0) for mask in (left, right))
+                assert np.abs(one - other).max() < 30
 
 
 def test_captions_name_what_is_worn_and_looks_only_if_asked() -> None:
