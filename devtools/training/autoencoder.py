@@ -18,7 +18,7 @@ COUNT, SIDE_PX = 12, 128  # crops in a batch
 LATENT_NOISE = 0.08  # of a latent of variance 1: what the denoiser leaves must not show
 EDGES = 0.5  # weight of the differences between neighbouring pixels
 _BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: shifts of its norms 0, both branches whole
-_NORM, _FIRST = "down_blocks.5.1", "up_blocks.0.0"  # the layers before and after the latent
+_LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # the layers about the latent
 
 
 def make() -> StageA:
@@ -87,12 +87,17 @@ def finish(model: StageA, average: dict[str, Tensor], pictures: Tensor, scale: f
         scale: what a latent is multiplied by to be of variance 1: the family's `latent_format.scale_factor`.
     """
     model.load_state_dict({**model.state_dict(), **average})
-    norm, first = model.get_submodule(_NORM), model.get_submodule(_FIRST)
+    last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
     norm.reset_running_stats()
     norm.momentum = None  # a plain mean over all batches
     model.train()
     for batch in pictures.split(16):
         model.encode(batch)
     model.eval()
+    # What the norm divides by belongs in the layer before it: it may be larger than float16 can tell.
+    std = norm.running_var.sqrt()
+    last.weight.div_(std.view(-1, 1, 1, 1))
+    norm.running_mean.div_(std)
+    norm.running_var.fill_(1)
     norm.weight.fill_(1 / scale)
     first.weight.mul_(scale)

@@ -27,7 +27,7 @@ SINGLES, TWINS = 44, 24  # files of drawings of one figure, and of two
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser never sees
 CHECKED = 0  # chunk of the evaluation drawings on which the judge is measured
-STEPS = 6200  # of the denoiser
+STEPS = 5300  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
