@@ -98,8 +98,10 @@ def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:
 
     def loaded(node: dict[str, Any], name: str, loader: str) -> Image.Image | None:
         link = node["inputs"].get(name)
-        source = prompt[link[0]] if link else {"class_type": None}
-        return Image.open(files[source["inputs"]["image"]]) if source["class_type"] == loader else None
+        source = prompt[link[0]] if link else None
+        if source is None or source["class_type"] != loader:
+            return None
+        return Image.open(files[source["inputs"]["image"]])
 
     entries = []
     for node in prompt.values():

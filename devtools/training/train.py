@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .. import cache, judge, portrait_drawing, portraits, tiny_pack
 from ..pins import ROOT
+from ..portraits import Split
 from ..tiny_pack.families import PORTRAITS
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
@@ -46,7 +47,8 @@ def main(minutes: float | None, resume: bool, output: Path) -> int:
     check_version(work)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = comfy.model_management.get_torch_device()
-    wanted = [("train", chunk) for chunk in (*range(SINGLES), *JUDGE_CHUNKS)] + [("twins", n) for n in range(TWINS)]
+    wanted: list[tuple[Split, int]] = [("train", chunk) for chunk in (*range(SINGLES), *JUDGE_CHUNKS)]
+    wanted += [("twins", chunk) for chunk in range(TWINS)]
     for done in drawn_set.draw_ahead(wanted):
         print(f"drawings: {done} of {len(wanted)} files", flush=True)
     output.mkdir(parents=True, exist_ok=True)
@@ -131,7 +133,8 @@ def kept_latents(work: Path, coder: nn.Module, scale: float, device: torch.devic
     if not path.is_file():
 
         def parts() -> Iterator[Drawings]:
-            for split, count in (("train", SINGLES), ("twins", TWINS)):
+            counts: dict[Split, int] = {"train": SINGLES, "twins": TWINS}
+            for split, count in counts.items():
                 for chunk in range(count):
                     print(f"encoding drawings: {split}, file {chunk + 1} of {count}", flush=True)
                     yield drawings(split, chunk)
