@@ -16,7 +16,7 @@ from PIL import Image
 
 from devtools import api_format, demo, model
 from devtools.client import Client, PromptError
-from devtools.evaluation.measures import colour_distance
+from devtools.evaluation.world import colour_distance
 from devtools.install import Install
 from devtools.judge import load_judge, look
 from devtools.server import Server
@@ -25,7 +25,7 @@ Dev = Callable[..., "subprocess.Popen[str]"]
 
 # What the demo saves; first the pictures without and with the method.
 DEMO = ("without_MagicFace", "with_MagicFace", "segmentation", "sheet")
-DEMO_COLOUR_ERROR = 40.0  # of 255
+DEMO_COLOUR_ERROR, DEMO_GAIN = 40.0, 0.7  # of 255, and as a share of the error without the method
 NODES = {
     "MagicFaceReference",
     "MagicFaceMaskWeight",
@@ -135,7 +135,7 @@ def test_the_demo_gives_the_references_looks_to_their_parts(dev: Dev, tmp_path: 
             mask = pixels(demo.PICTURES / f"magicface_portrait_{concept}_mask.png")[..., 0] > 0.5
             errors.setdefault(concept, []).append(colour_distance(own, reference[mask].double().numpy()))
     for concept, (without, with_method) in errors.items():
-        assert with_method < DEMO_COLOUR_ERROR and with_method < without / 2, f"{concept}: {without}, {with_method}"
+        assert with_method < min(DEMO_COLOUR_ERROR, DEMO_GAIN * without), f"{concept}: {without}, {with_method}"
 
 
 def pixels(file: Path) -> torch.Tensor:
