@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import cache, portrait_drawing, portraits
-from ..portraits import LOOKS, PATTERNS, Portrait, Split, caption_of, draw_portrait, generator_of
+from ..judge import PARTS
+from ..portraits import PATTERNS, Portrait, Split, caption_of, draw_portrait, generator_of
 
-PARTS = tuple(LOOKS)  # a label l > 0 is part l - 1; 0 is the background
 CHUNK = 256  # drawings in a file
 CAPTIONS = 6  # of each drawing: the even ones tell looks
 _CAPTION_SEEDS = 1 << 32
@@ -28,7 +28,7 @@ class Drawings:
 
     Attributes:
         pictures: (n, 256, 256, 3) uint8.
-        labels: (n, 256, 256) uint8; see `PARTS`.
+        labels: (n, 256, 256) uint8: 0 is background, l > 0 is part l - 1 of `PARTS`.
         patterns: (n, parts) uint8, index in `PATTERNS` of what each part is filled with; 0 of what is not there.
         captions: `CAPTIONS` of each; those with an even index tell looks.
     """
@@ -40,7 +40,7 @@ class Drawings:
 
 
 def labels_of(portrait: Portrait) -> NDArray[np.uint8]:
-    """(size, size) which part each pixel belongs to; see `PARTS`."""
+    """(size, size) which part each pixel belongs to; see `Drawings`."""
     labels = np.zeros(portrait.picture.shape[:2], np.uint8)
     for part, mask in portrait.masks.items():
         labels[mask] = PARTS.index(part) + 1

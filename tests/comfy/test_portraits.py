@@ -39,10 +39,10 @@ def judge() -> Judge:
 def table(studio: Studio, judge: Judge) -> Iterator[dict[str, list[Scores]]]:
     """Scores without and with the method."""
     scores: dict[str, list[Scores]] = {"none": [], "both": []}
-    for number in NUMBERS:
+    for wanted in map(combination, NUMBERS):
         for name, of_row in scores.items():
-            made = studio.make(combination(number), ROWS[name])
-            of_row.append(measure(look(judge, made.picture[None]), made, combination(number)))
+            made = studio.make(wanted, ROWS[name])
+            of_row.append(measure(look(judge, made.picture[None]), made, wanted))
     yield scores
 
 
