@@ -11,7 +11,7 @@ from torch import Tensor
 from ..tiny_pack.families import PORTRAITS
 from .drawn_set import Drawings
 from .initial import initial_weights
-from .loop import Phase
+from .loop import Phase, generator_at
 
 STEPS, RATE = 1400, 3e-3
 COUNT, SIDE_PX = 12, 128  # crops in a batch
@@ -39,7 +39,7 @@ def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
     model.train()
 
     def losses(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step)
+        generator = generator_at(step)
         pictures = crops(drawings, generator).to(device, memory_format=torch.channels_last)
         latents = model.encode(pictures)
         noise = LATENT_NOISE * torch.randn(latents.shape, generator=generator)

@@ -18,7 +18,7 @@ from .autoencoder import pixels
 from .drawn_set import CAPTIONS, Drawings
 from .grounding import Block, KeptAttention, noun_loss, thing_loss
 from .initial import initial_weights
-from .loop import Phase
+from .loop import Phase, generator_at
 from .text import Tokens, encode
 
 RATE, BATCH = 1.4e-3, 16
@@ -115,7 +115,7 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
     words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
 
     def losses(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step)
+        generator = generator_at(step)
 
         def normal(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator).to(device)

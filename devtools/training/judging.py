@@ -10,9 +10,10 @@ from torch import Tensor
 from ..judge import PARTS, SIDE_PX, Judge
 from ..portraits import LOOKS, PATTERNS
 from .drawn_set import Drawings
-from .loop import Phase
+from .loop import Phase, generator_at
 
-STEPS, RATE, BATCH = 700, 4e-3, 16
+STEPS, RATE, BATCH = 1200, 4e-3, 16
+RARITY = (1.0, 4.0, 4.0, 4.0)  # weights of `PATTERNS`: most things are plain
 NO_PATTERN = -100  # the label that counts for nothing
 _ENOUGH = 100  # pixels that show a pattern
 
@@ -20,15 +21,16 @@ _ENOUGH = 100  # pixels that show a pattern
 def phase(judge: Judge, drawings: Drawings, device: torch.device) -> Phase:
     """Training on drawings made worse: blurred, noisy, off in colour, as a model's pictures may be."""
     judge.train()
+    rarity = torch.tensor(RARITY, device=device)
 
     def losses(step: int) -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(step)
+        generator = generator_at(step)
         chosen = torch.randint(len(drawings.pictures), (BATCH,), generator=generator)
         pictures, labels, patterns = (x.to(device) for x in examples(drawings, chosen))
         if torch.rand((), generator=generator) < 0.5:
             pictures, labels, patterns = pictures.flip(-1), labels.flip(-1), patterns.flip(-1)
         seen, filled = judge(worsened(pictures.cpu(), generator).to(device))
-        return {"parts": F.cross_entropy(seen, labels), "patterns": 0.3 * F.cross_entropy(filled, patterns)}
+        return {"parts": F.cross_entropy(seen, labels), "patterns": 0.3 * F.cross_entropy(filled, patterns, rarity)}
 
     return Phase("judge", STEPS, RATE, dict(judge.named_parameters()), losses)
 
@@ -71,7 +73,7 @@ def finish(judge: Judge, average: dict[str, Tensor], drawings: Drawings, device:
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
     judge.train()
-    generator = torch.Generator().manual_seed(STEPS)
+    generator = generator_at(STEPS)
     for chosen in torch.arange(min(512, len(drawings.pictures))).split(32):
         judge(worsened(examples(drawings, chosen)[0], generator).to(device))
     judge.eval()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+SEED = 0
 WARM_UP = 100  # steps
 AVERAGE = 0.999
 CHECKPOINT_SECONDS = 240.0
@@ -50,6 +51,11 @@ class Progress:
     step: int = 0
     average: dict[str, Tensor] = field(default_factory=dict)
     curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+def generator_at(step: int) -> torch.Generator:
+    """A step's own random numbers, on the CPU: the same however often training was stopped and resumed."""
+    return torch.Generator().manual_seed((SEED << 32) + step)
 
 
 def rate_at(step: int, phase: Phase) -> float:

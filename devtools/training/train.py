@@ -28,7 +28,7 @@ SINGLES, TWINS = 44, 24  # files of drawings of one figure, and of two
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser never sees
 CHECKED = 0  # chunk of the evaluation drawings on which the judge is measured
-STEPS = 5300  # of the denoiser
+STEPS = 6400  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
@@ -80,7 +80,7 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
     judging.finish(network, progress.average, seen, device)
     scores = judging.accuracy(network.cpu(), drawings("evaluation", CHECKED))
     print("judge: " + ", ".join(f"{name} {score:.3f}" for name, score in scores.items()), flush=True)
-    record = {**recorded(phase, progress), "IoU on held-out drawings": scores}
+    record = {**recorded(phase, progress), "on held-out drawings": scores}
     write(network.state_dict(), record, output / judge.WEIGHTS.name)
     return True
 
@@ -149,7 +149,7 @@ def kept_latents(work: Path, coder: nn.Module, scale: float, device: torch.devic
 def first_weights(module: nn.Module) -> dict[str, Tensor]:
     """A module's weights as torch starts them, from a generator of their own."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(loop.SEED)
         return type(module)().state_dict()
 
 
@@ -157,7 +157,7 @@ def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
     """The training record of a phase: steps, rate, and the curve of its losses."""
     curve = [[step, *(round(value, 5) for value in point.values())] for step, point in progress.curve]
     names = ["step", *(progress.curve[-1][1] if progress.curve else ())]
-    return {"steps": progress.step, "of": phase.steps, "largest rate": phase.rate, "seed": 0, "curve": [names, *curve]}
+    return {"steps": progress.step, "of": phase.steps, "largest rate": phase.rate, "seed": loop.SEED, "curve": [names, *curve]}
 
 
 def code_version() -> str:
