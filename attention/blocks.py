@@ -58,6 +58,16 @@ def segmentation_blocks(spec: str, layout: Sequence[Block]) -> tuple[Block, ...]
     return chosen
 
 
+def recorded_blocks(spec: str, injection: Sequence[Block]) -> tuple[Block, ...]:
+    """Of the injected blocks those whose attention is kept. "auto": the first of the finest resolution among them.
+
+    Raises:
+        ValueError: unknown name, or a block that is not injected.
+    """
+    finest = min(block.ratio for block in injection)
+    return _select(spec, injection, [block for block in injection if block.ratio == finest][:1])
+
+
 def _select(spec: str, layout: Sequence[Block], auto: Sequence[Block]) -> tuple[Block, ...]:
     """The blocks that a comma-separated list of names and presets stands for, in execution order.
 
@@ -78,9 +88,7 @@ def _select(spec: str, layout: Sequence[Block], auto: Sequence[Block]) -> tuple[
     for item in (part.strip().lower() for part in spec.split(",")):
         found = presets[item] if item in presets else _named(item, layout)
         if not found:
-            raise ValueError(
-                f"no block {item!r}; this model has {describe(layout)} and the presets {', '.join(presets)}"
-            )
+            raise ValueError(f"no block {item!r}; there are {describe(layout)} and the presets {', '.join(presets)}")
         chosen.update(found)
     return tuple(block for block in layout if block in chosen)
 

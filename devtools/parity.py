@@ -93,7 +93,7 @@ def compare(file: Path) -> Iterator[Step]:
     )
     maps: list[tuple[Tensor, Tensor]] = []
 
-    def watch(run: Any, _: int) -> None:
+    def watch(run: Any, *_: Any) -> None:
         assert run.regions is not None
         maps.append((run.regions.regions.tokens, run.regions.regions.foreground))
 
@@ -110,7 +110,7 @@ def compare(file: Path) -> Iterator[Step]:
 
     patched = model.clone()
     patched.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE, pack.sampling.run.KEY, pack.sampling.patch.sampling_with(method, watch)
+        WrappersMP.OUTER_SAMPLE, pack.sampling.run.KEY, pack.sampling.patch.sampling_with(method, lambda model: watch)
     )
     guider = comfy.samplers.CFGGuider(patched)
     tag = pack.sampling.prompt.PromptTokens("", (None, *range(1, tensors["cond"].shape[1])), (0,))

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import apply, mask_weight, prompt, reference, schedule, segmentation_preview
+from . import (
+    apply,
+    attention_record,
+    attention_view,
+    correspondence,
+    mask_weight,
+    prompt,
+    reference,
+    schedule,
+    segmentation_preview,
+)
 
 
 class MagicFaceExtension(ComfyExtension):
@@ -12,5 +22,7 @@ class MagicFaceExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes."""
-        modules = (reference, mask_weight, prompt, schedule, apply, segmentation_preview)
-        return [node for module in modules for node in module.NODES]
+        encoding = (reference, mask_weight, prompt)
+        patching = (schedule, attention_record, apply)
+        showing = (segmentation_preview, attention_view, correspondence)
+        return [node for module in (*encoding, *patching, *showing) for node in module.NODES]

@@ -7,10 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sampling.method import Reference, Schedule
+from ..sampling.method import RecordSettings, Reference, Schedule
 from ..sampling.naming import naming
 from ..sampling.patch import bind, patched
-from .sockets import CATEGORY, ReferenceSocket, ScheduleSocket
+from .live_preview import LivePreview
+from .sockets import CATEGORY, RecordSocket, ReferenceSocket, ScheduleSocket
 
 MOST_REFERENCES = 10
 _PREFIX = "reference"
@@ -43,13 +44,31 @@ class MagicFaceApply(io.ComfyNode):
                 ScheduleSocket.Input(
                     "schedule", optional=True, tooltip="From MagicFace Schedule. Not connected = the authors' defaults."
                 ),
+                RecordSocket.Input(
+                    "record",
+                    optional=True,
+                    tooltip="From MagicFace Attention Record, to see later where the picture looked. Not connected ="
+                    " nothing is kept.",
+                ),
+                io.Boolean.Input(
+                    "live_regions",
+                    default=False,
+                    optional=True,
+                    tooltip="Show the regions in the sampler's own preview while it samples. Costs nothing when off.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="For the sampler, whose positive prompt comes from MagicFace Prompt.")],
         )
 
     @classmethod
     def execute(
-        cls, model: io.Model.Type, references: dict[str, Any], schedule: Schedule | None = None, **beyond: Any
+        cls,
+        model: io.Model.Type,
+        references: dict[str, Any],
+        schedule: Schedule | None = None,
+        record: RecordSettings | None = None,
+        live_regions: bool = False,
+        **beyond: Any,
     ) -> io.NodeOutput:
         # Links that a prompt sent to the API has beyond the last socket arrive beside the dict, as "references.<name>".
         with naming("MagicFaceApply"):
@@ -58,8 +77,8 @@ class MagicFaceApply(io.ComfyNode):
                 raise ValueError(
                     f"references: {len(given)} connected; connect 1 to {MOST_REFERENCES} MagicFaceReference outputs"
                 )
-            method = bind(model, given, schedule or Schedule())
-        return io.NodeOutput(patched(model, method))
+            method = bind(model, given, schedule or Schedule(), record=record)
+        return io.NodeOutput(patched(model, method, LivePreview if live_regions else None))
 
 
 def _in_order(references: dict[str, Any]) -> tuple[Reference, ...]:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torch.nn.functional import max_pool2d
+from torch.nn.functional import interpolate, max_pool2d
 
 # Okabe and Ito's colours, told apart by colour-blind people too, and three more for up to ten concepts.
 COLOURS = (
@@ -24,6 +25,7 @@ COLOURS = (
     (68, 170, 153),
 )
 _OPACITY = 0.55
+_STRIP_PX, _IN_A_ROW = 320, 5
 _BACKGROUND = (24, 24, 28)
 _TEXT = (235, 235, 235)
 
@@ -53,6 +55,32 @@ def draw_regions(
     return torch.cat((drawn, _legend(picture.shape[1], names, shares)))
 
 
+def strip(drawn: Sequence[Tensor], steps: Sequence[int]) -> Tensor:
+    """Pictures (H, W, 3) of several steps in rows of five, each with its number; (H', W', 3) in 0..1."""
+    drawn = [
+        torch.cat((_line(picture.shape[1], f"step {step}"), picture))
+        for step, picture in zip(steps, drawn, strict=False)
+    ] or list(drawn)
+    scale = min(1.0, _STRIP_PX / drawn[0].shape[1])
+    size = [max(1, round(px * scale)) for px in drawn[0].shape[:2]]
+    small = interpolate(torch.stack(list(drawn)).movedim(-1, 1), size=size, mode="area").movedim(1, -1)
+    columns = min(_IN_A_ROW, len(small))
+    empty = small.new_zeros((-len(small) % columns, *small.shape[1:]))
+    return rearrange(torch.cat((small, empty)), "(row column) h w c -> (row h) (column w) c", column=columns)
+
+
+def _line(width_px: int, text: str) -> Tensor:
+    """(h, width_px, 3): a line of text above a picture."""
+    size = _font_size(width_px)
+    image = Image.new("RGB", (width_px, size * 3 // 2), _BACKGROUND)
+    ImageDraw.Draw(image).text((size // 2, size // 4), text, fill=_TEXT, font=ImageFont.load_default(size))
+    return torch.from_numpy(np.asarray(image).copy()).float() / 255
+
+
+def _font_size(width_px: int) -> int:
+    return max(10, min(28, width_px // 32))
+
+
 def _outline(foreground: Tensor) -> Tensor:
     """(H, W) bool: the foreground's outermost pixels, thicker on larger pictures; none at the picture's border."""
     reach = max(1, min(foreground.shape) // 512)
@@ -63,7 +91,7 @@ def _outline(foreground: Tensor) -> Tensor:
 
 def _legend(width_px: int, names: Sequence[str], shares: Sequence[float]) -> Tensor:
     """(h, width_px, 3): a swatch, the name and the share of each concept, in as many lines as it takes."""
-    size = max(10, min(28, width_px // 32))
+    size = _font_size(width_px)
     font = ImageFont.load_default(size)
     labels = [f"{name} {share:.0%}" for name, share in zip(names, shares, strict=True)]
     slots = [f"{name} 100%" for name in names]

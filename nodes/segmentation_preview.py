@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ..attention.regions import carry
 from ..sampling.naming import naming
-from ..sampling.recording import STORE, Recording, StepRegions
-from .region_picture import draw_regions
+from ..sampling.recording import Recording, StepRegions
+from .latent_picture import pictures_of, recordings_of
+from .region_picture import draw_regions, strip
 from .sockets import CATEGORY
 
 LAST = -1
 _MOST_STEPS = 10000
-_LATENT_PX = 8
 
 
 class MagicFaceSegmentationPreview(io.ComfyNode):
@@ -41,6 +41,13 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
                     tooltip="The sampler's step, from 0. Negative counts from the end: -1 = the last.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The picture to draw over, such as the decoded latent."),
+                io.Boolean.Input(
+                    "all_steps",
+                    default=False,
+                    optional=True,
+                    tooltip="Show the regions of all steps, one after another in rows; the masks stay those of the"
+                    " chosen step.",
+                ),
             ],
             outputs=[
                 io.Image.Output("preview", tooltip="Coloured regions, with a legend of the concepts and their shares."),
@@ -53,51 +60,26 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], step: int, image: Tensor | None = None) -> io.NodeOutput:
+    def execute(
+        cls, latent: dict[str, Any], step: int, image: Tensor | None = None, all_steps: bool = False
+    ) -> io.NodeOutput:
         with naming("MagicFaceSegmentationPreview"):
             samples = latent["samples"]
-            found = _recordings(samples)
-            pictures = _pictures(image, samples)
+            found = recordings_of(samples)
+            pictures = pictures_of(image, samples)
             previews, masks = [], []
             for (recording, place), picture in zip(found, pictures, strict=True):
                 at = _at_step(recording, step)
-                concepts, foreground = _maps(at, place, picture)
+                concepts, _ = _maps(at, place, picture)
                 masks += [concepts == index for index in range(len(recording.concepts))]
-                previews.append(draw_regions(picture, concepts, foreground, recording.concepts, image is not None))
+                shown = recording.steps if all_steps and recording.steps else [at]
+                drawn = [
+                    draw_regions(picture, *_maps(one, place, picture), recording.concepts, image is not None)
+                    for one in shown
+                ]
+                previews.append(strip(drawn, [one.step for one in shown if one]) if all_steps else drawn[0])
         preview = torch.stack(previews)
         return io.NodeOutput(preview, torch.stack(masks).float(), ui=ui.PreviewImage(preview, cls=cls))
-
-
-def _recordings(samples: Tensor) -> list[tuple[Recording, int]]:
-    """For each image of the latent its run's recording and its place in that run's batch.
-
-    Raises:
-        ValueError: no sampled picture of a run with the method, or pictures with different concepts.
-    """
-    if samples.ndim != 4:
-        raise ValueError(f"latent: has shape {tuple(samples.shape)}; give the latent of an image sampler")
-    if not torch.isfinite(samples).all():
-        raise ValueError("latent: has values that are not finite (a black picture); sample in a wider number type")
-    found = STORE.find(samples)
-    if found is None:
-        raise ValueError(
-            "latent: no run with MagicFace is known for it (it was changed after sampling, was sampled without"
-            " MagicFace Apply, or too long ago); connect the sampler's own output and sample it again"
-        )
-    lists = sorted({recording.concepts for recording, _ in found})
-    if len(lists) > 1:
-        named = " and ".join(f"({', '.join(names)})" for names in lists)
-        raise ValueError(f"latent: its pictures were sampled with different concepts, {named}; preview them one by one")
-    return found
-
-
-def _pictures(image: Tensor | None, samples: Tensor) -> Tensor:
-    """(b, H_px, W_px, 3) what to draw over: grey at the latent's size where no picture is given."""
-    if image is None:
-        return torch.full((len(samples), samples.shape[-2] * _LATENT_PX, samples.shape[-1] * _LATENT_PX, 3), 0.25)
-    if len(image) not in (1, len(samples)):
-        raise ValueError(f"image: {len(image)} pictures for {len(samples)} latents; give one, or one for each")
-    return image[..., :3].cpu().expand(len(samples), -1, -1, -1)
 
 
 def _at_step(recording: Recording, step: int) -> StepRegions | None:

@@ -10,6 +10,7 @@ CATEGORY = "MagicFace"
 
 ReferenceSocket = io.Custom("MAGICFACE_REFERENCE")
 ScheduleSocket = io.Custom("MAGICFACE_SCHEDULE")
+RecordSocket = io.Custom("MAGICFACE_RECORD")
 
 
 def within(name: str, value: float, lowest: float, highest: float) -> float:

@@ -15,6 +15,7 @@ from .prompt import read_tokens
 
 _MULTIPLE_PX = 64
 _ASPECT_TOLERANCE = 0.02
+_SHOWN_PX = 512
 _SIZE_SDXL_PX, _SIZE_SD_PX = 1024, 512
 
 
@@ -57,7 +58,17 @@ def encode_reference(
         conditioning=clip.encode_from_tokens_scheduled(tokens),
         latents=vae.encode(pixels.movedim(1, -1)).float().cpu(),
         masks=masks,
+        pictures=_small(image),
     )
+
+
+def _small(image: Tensor) -> Tensor:
+    """(V, h_px, w_px, 3) uint8 pictures to be shown, no side longer than 512."""
+    height, width = image.shape[1:3]
+    scale = min(1.0, _SHOWN_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = comfy.utils.common_upscale(image[..., :3].float().cpu().movedim(-1, 1), *size, "area", "disabled")
+    return (small.movedim(1, -1).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def encoded_size(height_px: int, width_px: int, side_px: int) -> tuple[int, int]:

@@ -35,6 +35,7 @@ class Reference:
         weight: w of stage 1; 0 means off.
         weight_injection: w of stage 2; 0 means off.
         resize: how masks come to token grids.
+        pictures: (V, H_px, W_px, 3) uint8 small ones, to be shown; None if there are none.
     """
 
     concept: str
@@ -46,6 +47,7 @@ class Reference:
     weight: float = 2.0
     weight_injection: float = 2.0
     resize: MaskResize = "nearest"
+    pictures: Tensor | None = None
 
     def weight_at(self, stage: Stage) -> float:
         """w at a stage; 0 where the reference takes no part."""
@@ -81,6 +83,21 @@ class Schedule:
     noise_seed: int = 0
 
 
+@dataclass(frozen=True)
+class RecordSettings:
+    """Which of its attention a run keeps to be shown.
+
+    Attributes:
+        steps: of the sampler, from 0; negative ones count from the end.
+        blocks: names of injected blocks, see `attention.blocks`; "auto" for the first at the finest resolution.
+        most_mb: what may be kept, in units of 2^20 bytes.
+    """
+
+    steps: tuple[int, ...]
+    blocks: str
+    most_mb: int
+
+
 @dataclass(frozen=True, eq=False)
 class Method:
     """A schedule and its references, bound to one model's blocks.
@@ -90,6 +107,8 @@ class Method:
         schedule: the settings.
         injection, segmentation: the chosen blocks in execution order.
         noise: where the references' noise comes from.
+        record: which attention is kept, None for none.
+        recorded: the blocks it is kept of.
     """
 
     references: tuple[Reference, ...]
@@ -97,6 +116,8 @@ class Method:
     injection: tuple[Block, ...]
     segmentation: tuple[Block, ...]
     noise: NoiseSource
+    record: RecordSettings | None = None
+    recorded: tuple[Block, ...] = ()
 
     @property
     def concepts(self) -> tuple[Reference, ...]:

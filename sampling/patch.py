@@ -9,8 +9,9 @@ from typing import Any
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ..attention.blocks import injection_blocks, segmentation_blocks
-from .method import Method, Reference, Schedule
+from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_blocks
+from .gazes import GAZES
+from .method import Method, RecordSettings, Reference, Schedule
 from .naming import naming
 from .noise import NoiseSource, SeededNoise
 from .prompt import TAG, PromptTokens
@@ -21,7 +22,13 @@ from .unet import context_width, layout_of, unet_of
 log = logging.getLogger(__name__)
 
 
-def bind(model: Any, references: tuple[Reference, ...], schedule: Schedule, noise: NoiseSource | None = None) -> Method:
+def bind(
+    model: Any,
+    references: tuple[Reference, ...],
+    schedule: Schedule,
+    noise: NoiseSource | None = None,
+    record: RecordSettings | None = None,
+) -> Method:
     """References and schedule bound to a model's blocks, all that can be wrong with them found out.
 
     Args:
@@ -29,6 +36,7 @@ def bind(model: Any, references: tuple[Reference, ...], schedule: Schedule, nois
         references: one or more.
         schedule: the settings.
         noise: where the references' noise comes from; by default seeded by the schedule.
+        record: which attention to keep.
 
     Raises:
         ValueError: naming the input that is wrong and what to do.
@@ -42,7 +50,10 @@ def bind(model: Any, references: tuple[Reference, ...], schedule: Schedule, nois
         segmentation = segmentation_blocks(schedule.segmentation, layout)
     for reference in references:
         _check_fits(reference, context_width(unet), model)
-    return Method(references, schedule, injection, segmentation, noise or SeededNoise(schedule.noise_seed))
+    with naming("record: blocks"):
+        recorded = recorded_blocks(record.blocks, injection) if record else ()
+    noise = noise or SeededNoise(schedule.noise_seed)
+    return Method(references, schedule, injection, segmentation, noise, record, recorded)
 
 
 def _check_fits(reference: Reference, width: int, model: Any) -> None:
@@ -60,7 +71,11 @@ def _check_fits(reference: Reference, width: int, model: Any) -> None:
         )
 
 
-def patched(model: Any, method: Method) -> Any:
+Watch = Callable[[Run, int, Tensor, int], None]
+"""Called after each step with the run, the step, the denoised latent (b, ch, H, W) and the number of steps."""
+
+
+def patched(model: Any, method: Method, watcher: Callable[[Any], Watch] | None = None) -> Any:
     """A clone of the model that samples with the method; the model given stays as it is.
 
     Applied to a model that has the method already, the later one takes its place.
@@ -69,16 +84,16 @@ def patched(model: Any, method: Method) -> Any:
     if clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY):
         log.warning("MagicFace: the model was patched before; this MagicFaceApply takes the earlier one's place.")
         clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sampling_with(method))
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, sampling_with(method, watcher))
     return clone
 
 
-def sampling_with(method: Method, watch: Callable[[Run, int], None] | None = None) -> Callable[..., Tensor]:
+def sampling_with(method: Method, watcher: Callable[[Any], Watch] | None = None) -> Callable[..., Tensor]:
     """The OUTER_SAMPLE wrapper: one run's state is made, and dropped, in here.
 
     Args:
         method: what to do.
-        watch: called with the run after each step; for tools that look on.
+        watcher: the run's model patcher -> what looks on; made anew for each run.
     """
 
     def outer_sample(
@@ -98,23 +113,28 @@ def sampling_with(method: Method, watch: Callable[[Run, int], None] | None = Non
         # Every weight 0 is exactly nothing; the preview still knows the picture.
         if any(reference.active for reference in method.references):
             check_prompt(method, guider.conds.get("positive") or [])
-            run = Run(method, guider)
+            run = Run(method, guider, len(sigmas) - 1)
             run.install(guider.model_options, seed)
+        watch = watcher(guider.model_patcher) if watcher and run else None
         denoised: list[Tensor] = []
 
         def each_step(step: int, x0: Tensor, x: Tensor, total: int) -> Any:
             denoised[:] = [x0]
+            answer = callback(step, x0, x, total) if callback is not None else None
             if run is not None:
                 run.step_done(step)
-                if watch is not None:
-                    watch(run, step)
-            return callback(step, x0, x, total) if callback is not None else None
+                if watch:
+                    watch(run, step, x0, total)
+            return answer
 
         samples: Tensor = executor(
             noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
         )
         as_output = [guider.model_patcher.model.process_latent_out(x0.float().cpu()) for x0 in denoised]
-        STORE.add(run.recording if run else Recording(method.labels), [samples, *as_output])
+        latents = [samples, *as_output]
+        STORE.add(run.recording if run else Recording(method.labels), latents)
+        if run is not None and run.recorder is not None:
+            GAZES.add(run.recorder.record, latents)
         return samples
 
     return outer_sample

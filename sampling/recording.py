@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ class StepRegions:
     foreground: Tensor
 
     def compact(self) -> StepRegions:
-        """The same in a byte a pixel."""
+        """The same in a byte a pixel, sharing no memory with the run."""
         return StepRegions(self.step, self.concepts.to(torch.int8), self.foreground.clone())
 
 
@@ -46,40 +47,48 @@ class Recording:
     concepts: tuple[str, ...]
     steps: list[StepRegions] = field(default_factory=list)
 
-    def compact(self) -> Recording:
-        """The same as small as it goes, sharing no memory with the run."""
-        return Recording(self.concepts, [step.compact() for step in self.steps])
-
     @property
     def nbytes(self) -> int:
         """Bytes that the maps take."""
         return sum(s.concepts.nbytes + s.foreground.nbytes for s in self.steps)
 
 
-class RecordingStore:
-    """Recordings by the latents they belong to, image by image; the least recently used go first.
+class Keepable(Protocol):
+    """What a store holds."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that it takes."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Keepable)
+
+
+class LatentStore(Generic[Kept]):
+    """What runs left, by the latents they made, image by image; the least recently used go first.
 
     Args:
-        most_bytes: what maps and fingerprints may take together.
+        most_bytes: what all of it and the fingerprints may take together; the latest stays in any case.
     """
 
-    def __init__(self, most_bytes: int = _MOST_BYTES) -> None:
+    def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._entries: OrderedDict[int, tuple[list[Tensor], Recording]] = OrderedDict()
+        self._entries: OrderedDict[int, tuple[list[Tensor], Kept]] = OrderedDict()
         self._next = 0
         self._lock = threading.Lock()
 
-    def add(self, recording: Recording, latents: list[Tensor]) -> None:
-        """Keep a recording under each of the latents (b, ch, H, W) by which it may be asked for."""
+    def add(self, left: Kept, latents: list[Tensor]) -> None:
+        """Keep what a run left under each of the latents (b, ch, H, W) by which it may be asked for."""
         prints = [fingerprint(latent) for latent in latents]
         with self._lock:
-            self._entries[self._next] = prints, recording.compact()
+            self._entries[self._next] = prints, left
             self._next += 1
             while self.nbytes > self._most_bytes and len(self._entries) > 1:
                 self._entries.popitem(last=False)
 
-    def find(self, latent: Tensor) -> list[tuple[Recording, int]] | None:
-        """For each image of a latent (b, ch, H, W) its recording and its place in that run's batch.
+    def find(self, latent: Tensor) -> list[tuple[Kept, int]] | None:
+        """For each image of a latent (b, ch, H, W) what its run left, and its place in that run's batch.
 
         None where an image is unknown. Of runs that made the same image the latest is meant.
         """
@@ -87,7 +96,7 @@ class RecordingStore:
             found = [self._find_image(image) for image in fingerprint(latent)]
         return [entry for entry in found if entry] if all(found) else None
 
-    def _find_image(self, image: Tensor) -> tuple[Recording, int] | None:
+    def _find_image(self, image: Tensor) -> tuple[Kept, int] | None:
         nearest: tuple[float, int, int] | None = None
         for key in sorted(self._entries, reverse=True):
             for known in self._entries[key][0]:
@@ -102,7 +111,7 @@ class RecordingStore:
     @property
     def nbytes(self) -> int:
         """Bytes kept."""
-        return sum(r.nbytes + sum(p.nbytes for p in prints) for prints, r in self._entries.values())
+        return sum(left.nbytes + sum(p.nbytes for p in prints) for prints, left in self._entries.values())
 
 
 def fingerprint(latent: Tensor) -> Tensor:
@@ -122,5 +131,5 @@ def _matches(image: Tensor, known: Tensor) -> list[tuple[int, float]]:
     return [(int(place), float(distance[place].sum())) for place in torch.nonzero(alike).flatten()]
 
 
-STORE = RecordingStore()
-"""The one place where anything outlives a run: small maps of regions, for the preview node."""
+STORE: LatentStore[Recording] = LatentStore(_MOST_BYTES)
+"""Where regions outlive a run, for the preview node."""

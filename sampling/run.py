@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..attention.guidance import guidance_rate
 from ..attention.schedule import Stage, StageSigmas
+from .gazes import GazeRecorder
 from .method import Method
 from .recording import Recording, StepRegions
 from .reference_pass import KeptKeys, NoiseLevel, ReferencePass
@@ -52,9 +53,10 @@ class Run:
     Args:
         method: what to do; at least one reference is on.
         guider: ComfyUI's guider, its conds set.
+        total_steps: how many it will make.
     """
 
-    def __init__(self, method: Method, guider: Any) -> None:
+    def __init__(self, method: Method, guider: Any, total_steps: int) -> None:
         self._method, self._guider = method, guider
         sampling = guider.model_patcher.get_model_object("model_sampling")
         schedule = method.schedule
@@ -67,9 +69,10 @@ class Run:
         self._texts = Texts(guider.conds)
         self._acting = False
         self._guidance_off_said = False
-        self._seed = 0
+        self._seed = self._step = 0
         self.regions: RegionIndex | None = None
         self.recording = Recording(method.labels)
+        self.recorder = GazeRecorder(method, total_steps) if method.record else None
 
     def install(self, model_options: dict[str, Any], seed: int | None) -> None:
         """Hang the run's wrappers on the model options that belong to this run alone."""
@@ -87,8 +90,10 @@ class Run:
 
     def step_done(self, step: int) -> None:
         """Keep the regions of the sampler's step for the preview."""
+        self._step = step + 1
         if self._acting and self.regions is not None:
-            self.recording.steps.append(StepRegions(step, self.regions.concepts, self.regions.foreground))
+            found = StepRegions(step, self.regions.concepts, self.regions.foreground)
+            self.recording.steps.append(found.compact())
 
     def _prepare_sampling(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
@@ -137,8 +142,18 @@ class Run:
         primary = segmenter is not None and "positive" in roles
         if primary:
             evaluation.keys = self._run_references(evaluation.at, known, model, x.device)
+        recorder = self.recorder if primary else None
+        if recorder is not None:
+            recorder.open(self._step)
         plan = CallPlan(
-            self._method, evaluation.at.stage, known, evaluation.keys, evaluation.steering, segmenter, x.shape[-2:]
+            method=self._method,
+            stage=evaluation.at.stage,
+            known=known,
+            keys=evaluation.keys,
+            regions=evaluation.steering,
+            segmenter=segmenter,
+            recorder=recorder,
+            size_lat=x.shape[-2:],
         )
         with self._following(plan):
             out = executor(model, conds, x, timestep, model_options)

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from ..attention.blocks import Block
+from ..attention.looking import Gaze, given_to
 from ..attention.rba import region_grouped_blend_attention
 from ..attention.rsa import reference_aware_self_attention
 from ..attention.schedule import Stage
 from ..attention.segmentation import cross_attention_map
 from .attention_call import HostAttend
+from .gazes import GazeRecorder
 from .method import Method
 from .reference_pass import KeptKeys
 from .roles import CondRow, KnownConds
@@ -34,6 +36,7 @@ class CallPlan:
         keys: what the references left, by the hook group of the cond that looks at them.
         regions: those that steer RBA, if there are any yet.
         segmenter: takes in attention maps, or None when nobody asks.
+        recorder: keeps attention to be shown, or None.
         size_lat: (H, W) of the latent that the conds are asked for.
     """
 
@@ -43,6 +46,7 @@ class CallPlan:
     keys: dict[Any, KeptKeys]
     regions: RegionIndex | None
     segmenter: Segmenter | None
+    recorder: GazeRecorder | None
     size_lat: tuple[int, ...]
 
 
@@ -133,12 +137,19 @@ class UNetCall:
         """RSA, or RBA once there are regions."""
         plan, device = self._plan, qkv[0].device
         concepts = [c and c.to(device) for c in plan.keys[row.hooks][block]]
+        groups = None
         if plan.stage is Stage.INJECTION and plan.regions is not None:
-            groups = plan.regions.groups(row.area, grid, device)
+            found = plan.regions.groups(row.area, grid, device)
             # Another pack's nested call may be of other images than the regions.
-            if len(groups) == qkv[0].shape[0]:
-                return region_grouped_blend_attention(attend, *qkv, concepts, groups, own)
-        return reference_aware_self_attention(attend, *qkv, concepts, own)
+            groups = found if len(found) == qkv[0].shape[0] else None
+        if plan.recorder is not None and row.area is None and plan.recorder.wants(block):
+            q, k, _ = qkv
+            n = q.shape[1]  # own keys: others' additions stand behind them
+            given = None if groups is None else given_to(groups, n)
+            plan.recorder.keep(block, plan.stage, Gaze(q, k[:, :n], tuple(concepts), given, grid, attend.heads))
+        if groups is None:
+            return reference_aware_self_attention(attend, *qkv, concepts, own)
+        return region_grouped_blend_attention(attend, *qkv, concepts, groups, own)
 
     def _cross_attention(
         self, block: Block, standing: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]

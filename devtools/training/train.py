@@ -157,7 +157,13 @@ def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
     """The training record of a phase: steps, rate, and the curve of its losses."""
     curve = [[step, *(round(value, 5) for value in point.values())] for step, point in progress.curve]
     names = ["step", *(progress.curve[-1][1] if progress.curve else ())]
-    return {"steps": progress.step, "of": phase.steps, "largest rate": phase.rate, "seed": loop.SEED, "curve": [names, *curve]}
+    return {
+        "steps": progress.step,
+        "of": phase.steps,
+        "largest rate": phase.rate,
+        "seed": loop.SEED,
+        "curve": [names, *curve],
+    }
 
 
 def code_version() -> str:

@@ -99,10 +99,14 @@ class Graph:
         """A schedule, of the authors' defaults but for what is named."""
         return self.run("MagicFaceSchedule", **inputs)[0]
 
-    def apply(self, model: Any, *references: Any, schedule: Any = None) -> Any:
+    def apply(self, model: Any, *references: Any, **inputs: Any) -> Any:
         """The model patched with these references."""
         numbered = {f"reference{number}": reference for number, reference in enumerate(references)}
-        return self.run("MagicFaceApply", model=model, references=numbered, schedule=schedule)[0]
+        return self.run("MagicFaceApply", model=model, references=numbered, **inputs)[0]
+
+    def record(self, **inputs: Any) -> Any:
+        """What an attention record node gives."""
+        return self.run("MagicFaceAttentionRecord", **inputs)[0]
 
     def prompt(self, text: str = PROMPT, **inputs: Any) -> Any:
         """A positive prompt."""

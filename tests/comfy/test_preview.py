@@ -180,7 +180,7 @@ def test_the_store_is_bounded(graph, patched):
     samples = graph.sample(patched)
     [(recording, _)] = recording_module.STORE.find(samples)
     entry = recording.nbytes + samples.numel() * 4
-    store = recording_module.RecordingStore(most_bytes=3 * entry + 100)
+    store = recording_module.LatentStore(most_bytes=3 * entry + 100)
     runs = [samples + 3 * number for number in range(5)]
     for number, run in enumerate(runs):
         store.add(recording, [run])

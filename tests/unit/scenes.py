@@ -39,7 +39,6 @@ def as_concept(views: list[View], dtype: torch.dtype = torch.float64) -> Concept
     kept_views = []
     for view in views:
         kept, bias = weighted_mask(view.mask, view.weight)
-        kept_views.append(
-            ConceptTokens(view.k[None, kept].to(dtype), view.v[None, kept].to(dtype), bias, len(view.mask))
-        )
+        k, v = view.k[None, kept].to(dtype), view.v[None, kept].to(dtype)
+        kept_views.append(ConceptTokens(k, v, bias, kept, ((1, len(view.mask)),)))
     return pool(kept_views)

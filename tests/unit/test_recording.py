@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from magicface.sampling.recording import Recording, RecordingStore, StepRegions, fingerprint
+from magicface.sampling.recording import LatentStore, Recording, StepRegions, fingerprint
 from torch import Tensor
 
 SHAPE = (4, 16, 16)
@@ -20,7 +20,7 @@ def some_latent(seed: int, images: int = 1, shape: tuple[int, ...] = SHAPE) -> T
 def recording_of(name: str, images: int = 1, steps: int = 1) -> Recording:
     """A recording that is known by its concept."""
     maps = torch.zeros(images, 8, 8, dtype=torch.int64)
-    return Recording((name,), [StepRegions(step, maps + step, maps == 0) for step in range(steps)])
+    return Recording((name,), [StepRegions(step, maps + step, maps == 0).compact() for step in range(steps)])
 
 
 def name_of(found: list[tuple[Recording, int]] | None) -> str | None:
@@ -29,7 +29,7 @@ def name_of(found: list[tuple[Recording, int]] | None) -> str | None:
 
 
 def test_a_latent_finds_its_recording() -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latents = {name: some_latent(seed, images=2) for seed, name in enumerate(("first", "second", "third"))}
     for name, latent in latents.items():
         store.add(recording_of(name, images=2, steps=3), [latent])
@@ -42,7 +42,7 @@ def test_a_latent_finds_its_recording() -> None:
 
 
 def test_an_image_of_a_batch_is_found_at_its_place() -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = some_latent(1, images=3)
     store.add(recording_of("batch", images=3), [latent])
     other = some_latent(2)
@@ -53,7 +53,7 @@ def test_an_image_of_a_batch_is_found_at_its_place() -> None:
 
 
 def test_unknown_latents_are_not_found() -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = some_latent(1, images=2)
     assert store.find(latent) is None
     store.add(recording_of("known", images=2), [latent])
@@ -66,7 +66,7 @@ def test_unknown_latents_are_not_found() -> None:
 
 
 def test_the_shape_is_part_of_what_is_known() -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = torch.zeros(1, 4, 8, 16)
     store.add(recording_of("wide"), [latent])
     assert name_of(store.find(latent)) == "wide"
@@ -79,7 +79,7 @@ def test_the_shape_is_part_of_what_is_known() -> None:
 @pytest.mark.parametrize("asked_as", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_change_of_precision_hides_nothing(kept_as: torch.dtype, asked_as: torch.dtype) -> None:
     """Latents are cast on their way through a graph, and back again."""
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = some_latent(1, images=2)
     latent[0, 0, 0, :4] = torch.tensor([0.0, 1e-7, 1.00390625, -3e-9])  # the third lies between two bfloat16
     store.add(recording_of("known", images=2), [latent.to(kept_as)])
@@ -92,7 +92,7 @@ def test_a_change_of_precision_hides_nothing(kept_as: torch.dtype, asked_as: tor
 
 @given(value=st.floats(2.0**-14, 60000.0, width=32), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
 def test_any_number_is_known_again_after_a_cast(value: float, dtype: torch.dtype) -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = torch.full((1, 1, 1, 2), value)
     store.add(recording_of("known"), [latent])
     assert store.find(latent.to(dtype)) is not None
@@ -100,7 +100,7 @@ def test_any_number_is_known_again_after_a_cast(value: float, dtype: torch.dtype
 
 
 def test_the_nearest_of_two_that_are_alike_is_meant() -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = some_latent(1)
     store.add(recording_of("exact"), [latent])
     store.add(recording_of("near"), [latent * (1 + 1e-4)])
@@ -109,7 +109,7 @@ def test_the_nearest_of_two_that_are_alike_is_meant() -> None:
 
 
 def test_the_latest_of_equal_runs_is_meant() -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = some_latent(1)
     for name in ("first", "second"):
         store.add(recording_of(name), [latent])
@@ -119,7 +119,7 @@ def test_the_latest_of_equal_runs_is_meant() -> None:
 
 
 def test_the_denoised_latent_is_known_too() -> None:
-    store = RecordingStore()
+    store = LatentStore(most_bytes=64 * 2**20)
     samples, denoised = some_latent(1), some_latent(2)
     store.add(recording_of("run"), [samples, denoised])
     store.add(recording_of("other"), [some_latent(3)])
@@ -128,10 +128,10 @@ def test_the_denoised_latent_is_known_too() -> None:
 
 def test_the_least_recently_used_goes_first() -> None:
     latents = [some_latent(seed) for seed in range(4)]
-    one = RecordingStore()
+    one = LatentStore(most_bytes=64 * 2**20)
     one.add(recording_of("0"), [latents[0]])
     assert one.nbytes == 4 * (3 + 1024) + 2 * 8 * 8
-    store = RecordingStore(most_bytes=3 * one.nbytes)
+    store = LatentStore(most_bytes=3 * one.nbytes)
     for number in range(3):
         store.add(recording_of(str(number)), [latents[number]])
     assert store.nbytes == 3 * one.nbytes
@@ -142,7 +142,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_the_bound_is_kept_but_for_the_last_run() -> None:
-    store = RecordingStore(most_bytes=10_000)
+    store = LatentStore(most_bytes=10_000)
     for seed in range(5):
         store.add(recording_of(str(seed)), [some_latent(seed)])
         assert store.nbytes <= 10_000
@@ -156,15 +156,14 @@ def test_the_bound_is_kept_but_for_the_last_run() -> None:
 def test_recordings_are_small_and_share_nothing_with_the_run() -> None:
     maps = torch.tensor([[[0, 1], [-1, 9]]])
     foreground = torch.tensor([[[True, False], [True, True]]])
-    given_recording = Recording(("hat",), [StepRegions(4, maps, foreground)])
-    store = RecordingStore()
+    given_recording = Recording(("hat",), [StepRegions(4, maps, foreground).compact()])
+    store = LatentStore(most_bytes=64 * 2**20)
     latent = some_latent(1)
     store.add(given_recording, [latent])
     expected = latent.clone()
     maps.zero_()
     foreground.zero_()
     latent.zero_()
-    given_recording.steps.clear()
     found = store.find(expected)
     assert found is not None
     recording = found[0][0]

@@ -1,0 +1,66 @@
+"""MagicFaceAttentionRecord: which of its attention a run keeps to be shown."""
+
+from __future__ import annotations
+
+import re
+
+from comfy_api.latest import io
+
+from ..sampling.method import RecordSettings
+from ..sampling.naming import naming
+from .sockets import CATEGORY, RecordSocket, within
+
+MOST_MB = 8192
+
+
+class MagicFaceAttentionRecord(io.ComfyNode):
+    """What the attention views may show."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MagicFaceAttentionRecord",
+            display_name="MagicFace Attention Record",
+            category=CATEGORY,
+            description="Has a run keep the attention of some steps and blocks, for MagicFace Attention View and"
+            " MagicFace Correspondence. Nothing is kept without it.",
+            search_aliases=["attention map", "attention visualization", "record attention", "debug attention"],
+            inputs=[
+                io.String.Input(
+                    "steps",
+                    default="-1",
+                    tooltip="The sampler's steps, from 0, separated by commas. Negative ones count from the end:"
+                    " -1 = the last.",
+                ),
+                io.String.Input(
+                    "blocks",
+                    default="auto",
+                    tooltip="Blocks that look at the references, such as output.3.0 or output.2-3, separated by commas."
+                    " auto = the first at the finest resolution.",
+                ),
+                io.Int.Input(
+                    "most_mb",
+                    default=256,
+                    min=1,
+                    max=MOST_MB,
+                    advanced=True,
+                    tooltip="Megabytes of main memory that a run may fill. What does not fit is left out, and the log"
+                    " says so.",
+                ),
+            ],
+            outputs=[RecordSocket.Output("record", tooltip="For MagicFace Apply.")],
+        )
+
+    @classmethod
+    def execute(cls, steps: str, blocks: str, most_mb: int) -> io.NodeOutput:
+        with naming("MagicFaceAttentionRecord"):
+            within("most_mb", most_mb, 1, MOST_MB)
+            parts = [part.strip() for part in steps.split(",")]
+            if not all(re.fullmatch(r"-?\d+", part) for part in parts):
+                raise ValueError(f"steps: is {steps!r}; give whole numbers separated by commas, such as 0, 10, -1")
+            if not blocks.strip():
+                raise ValueError("blocks: is empty; give block names such as output.3.0, or auto")
+        return io.NodeOutput(RecordSettings(tuple(int(part) for part in parts), blocks, most_mb))
+
+
+NODES = [MagicFaceAttentionRecord]

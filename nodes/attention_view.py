@@ -1,0 +1,98 @@
+"""MagicFaceAttentionView: where on the references a pixel or a region looks."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from comfy_api.latest import io, ui
+from torch import Tensor
+
+from ..attention.looking import heat
+from ..sampling.naming import naming
+from .attention_picture import Cell, heat_over, lit, sheet
+from .recorded_gaze import View, inputs, picture_input, views
+from .sockets import CATEGORY
+
+_MOST_PX = 16384
+Query = Literal["regions", "pixel"]
+
+
+class MagicFaceAttentionView(io.ComfyNode):
+    """Attention to the references, as heat."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="MagicFaceAttentionView",
+            display_name="MagicFace Attention View",
+            category=CATEGORY,
+            description="Shows where on the reference pictures each concept's region, or one pixel, looks: the"
+            " brighter, the more of its attention goes there.",
+            search_aliases=["attention map", "heat map", "attention visualization", "attention heat"],
+            is_output_node=True,
+            inputs=[
+                *inputs(),
+                io.Combo.Input(
+                    "query",
+                    options=["regions", "pixel"],
+                    default="regions",
+                    tooltip="regions = one row for each concept: where its region looks on average. pixel = where the"
+                    " pixel x, y looks.",
+                ),
+                io.Int.Input("x", default=0, min=0, max=_MOST_PX, tooltip="Pixels from the picture's left edge."),
+                io.Int.Input("y", default=0, min=0, max=_MOST_PX, tooltip="Pixels from the picture's upper edge."),
+                picture_input(),
+            ],
+            outputs=[
+                io.Image.Output(
+                    "view",
+                    tooltip="A sheet for each picture: what looks, and the references under the heat of its attention,"
+                    " with the share that each gets.",
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, latent: dict[str, Any], step: int, block: str, query: Query, x: int, y: int, image: Tensor | None = None
+    ) -> io.NodeOutput:
+        with naming("MagicFaceAttentionView"):
+            if query not in ("regions", "pixel"):
+                raise ValueError(f"query: is {query!r}; choose regions or pixel")
+            found = views(latent, step, block, image)
+            sheets = [sheet([_row(view, *asked) for asked in _queries(view, query, x, y)]) for view in found]
+        drawn = torch.stack(sheets)
+        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+
+
+def _queries(view: View, query: Query, x: int, y: int) -> list[tuple[str, Tensor]]:
+    """What looks: labels and tokens."""
+    if query == "regions":
+        return [(name, torch.nonzero(view.regions == index).flatten()) for index, name in enumerate(view.concepts)]
+    height, width = view.picture.shape[:2]
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"x, y: {x}, {y} is outside the picture, which is {width}x{height} pixels")
+    rows, columns = view.gaze.grid
+    token = (y * rows // height) * columns + x * columns // width
+    return [(f"pixel {x}, {y}", torch.tensor([token]))]
+
+
+def _row(view: View, name: str, queries: Tensor) -> list[Cell]:
+    """What looks, and where on each reference."""
+    if len(queries):
+        maps = heat(view.gaze, view.place, queries)
+    else:
+        name += ": no region"
+        maps = [[torch.zeros(1, 1) for _ in pictures] for pictures in view.references]
+    highest = max((float(of_view.max()) for of_concept in maps for of_view in of_concept), default=0.0)
+    cells = [Cell(lit(view.picture, view.shown(queries)), f"{name} ({view.where})")]
+    for concept, pictures, of_concept in zip(view.concepts, view.references, maps, strict=True):
+        for number, picture in enumerate(pictures):
+            of_view = of_concept[number] if of_concept else torch.zeros(1, 1)
+            label = f"{concept} {float(of_view.sum()):.0%}"
+            cells.append(Cell(heat_over(picture, of_view, highest), label))
+    return cells
+
+
+NODES = [MagicFaceAttentionView]

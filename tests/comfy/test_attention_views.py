@@ -1,0 +1,183 @@
+"""Recorded attention and the nodes that show it; the regions in the sampler's own preview."""
+
+from __future__ import annotations
+
+import comfy.utils
+import pytest
+import torch
+
+from .graph import box, picture
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+
+def recorded(graph, samples):
+    """What the store has for a latent: by (step, block name) the stage's name and the gaze."""
+    found = graph.pack.sampling.gazes.GAZES.find(samples)
+    return found and {
+        (step, str(block)): (stage.name, gaze) for (step, block), (stage, gaze) in found[0][0].gazes.items()
+    }
+
+
+def sampled(graph, references=None, record=None, schedule=None, **inputs):
+    model = graph.apply(graph.model, *(references or graph.two()), record=record, schedule=schedule)
+    return graph.sample(model, **inputs)
+
+
+def test_nothing_is_kept_unless_asked_for(graph):
+    samples = sampled(graph, seed=41)
+    assert recorded(graph, samples) is None
+    with pytest.raises(ValueError, match=r"MagicFaceAttentionView: latent: no attention was kept .* Attention Record"):
+        graph.run("MagicFaceAttentionView", latent={"samples": samples})
+
+
+@pytest.mark.parametrize("sampler_name", ["euler", "heun"])
+def test_the_chosen_steps_and_blocks_are_kept_and_change_nothing(graph, sampler_name):
+    record = graph.record(steps="0, -1", blocks="output.3.0, output.0.1")
+    schedule = graph.schedule(switch=0.5)
+    samples = sampled(graph, record=record, schedule=schedule, sampler_name=sampler_name, seed=42)
+    assert torch.equal(samples, sampled(graph, schedule=schedule, sampler_name=sampler_name, seed=42))
+    kept = recorded(graph, samples)
+    names = ("output.0.1", "output.3.0")
+    assert {key: stage for key, (stage, _) in kept.items()} == {
+        **{(0, name): "LAYOUT" for name in names},
+        **{(2, name): "INJECTION" for name in names},
+    }
+    assert kept[0, "output.3.0"][1].grid == (8, 8) and kept[0, "output.0.1"][1].grid == (4, 4)
+
+
+def test_what_is_kept_is_what_the_block_computed_with(graph):
+    """The queries and own keys of the last evaluation of the step, seen by a patch of another pack."""
+    seen = {}
+
+    def spy(q, k, v, extra_options):
+        if extra_options["block"] == ("output", 3) and extra_options["block_index"] == 0:
+            row = extra_options["cond_or_uncond"].index(0)
+            images = len(q) // len(extra_options["cond_or_uncond"])
+            rows = slice(row * images, (row + 1) * images)
+            seen.setdefault(float(extra_options["sigmas"][0]), (q[rows].clone(), k[rows].clone()))
+        return q, k, v
+
+    model = graph.model.clone()
+    model.set_model_attn1_patch(spy)
+    model = graph.apply(model, *graph.two(), record=graph.record(steps="1", blocks="output.3.0"))
+    samples = graph.sample(model, batch=2, seed=43)
+    sigma = sorted(seen, reverse=True)[1]
+    gaze = recorded(graph, samples)[1, "output.3.0"][1]
+    # The patch sees what goes into the block's projections.
+    attn1 = graph.model.model.diffusion_model.output_blocks[3][1].transformer_blocks[0].attn1
+    for kept, project, given in zip((gaze.q, gaze.k), (attn1.to_q, attn1.to_k), seen[sigma], strict=True):
+        torch.testing.assert_close(kept.float(), project(given), rtol=1e-3, atol=1e-3)
+
+
+def test_region_queries_are_given_their_own_reference(graph):
+    record = graph.record(steps="2", blocks="output.3.0")
+    samples = sampled(graph, record=record, schedule=graph.schedule(switch=0.0), batch=2, seed=44)
+    gaze = recorded(graph, samples)[2, "output.3.0"][1]
+    # Step 2 is steered by what step 1 found.
+    regions = [steps[1] for steps in graph.recorded(samples)]
+    for given, expected in zip(gaze.given, regions, strict=True):
+        assert torch.equal(given.view(8, 8).long(), expected)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"steps": "3"}, r"MagicFaceAttentionRecord: steps: 3 is not among this run's 3 steps"),
+        ({"steps": "0, -4"}, r"MagicFaceAttentionRecord: steps: -4 is not among this run's 3 steps"),
+        ({"blocks": "input.4"}, r"MagicFaceApply: record: blocks: no block 'input.4'; there are output.0"),
+        ({"steps": "one"}, r"MagicFaceAttentionRecord: steps: is 'one'; give whole numbers"),
+        ({"blocks": " "}, r"MagicFaceAttentionRecord: blocks: is empty"),
+        ({"most_mb": 0}, r"MagicFaceAttentionRecord: most_mb: is 0"),
+    ],
+)
+def test_bad_choices_are_named(graph, record, message):
+    with pytest.raises(ValueError, match=message):
+        sampled(graph, record=graph.record(**record))
+
+
+def test_memory_is_bounded(graph, monkeypatch, caplog):
+    gazes = graph.pack.sampling.gazes
+    record = graph.record(steps="0, 1, 2", blocks="decoder")
+    whole = gazes.GAZES.find(sampled(graph, record=record, seed=45))[0][0]
+    assert len(whole.gazes) == 3 * 9
+    monkeypatch.setattr(gazes.GazeRecorder, "unit", whole.nbytes // 2)
+    part = gazes.GAZES.find(sampled(graph, record=graph.record(steps="0,1,2", blocks="decoder", most_mb=1), seed=46))
+    assert 0 < part[0][0].nbytes <= whole.nbytes // 2 and len(part[0][0].gazes) < len(whole.gazes)
+    assert caplog.text.count("raise most_mb in MagicFaceAttentionRecord") == 1
+
+
+def test_the_view_of_regions(graph):
+    """A row for each concept, a cell for what looks and one for each view of the references."""
+    two_views = graph.reference("hat", image=picture(1, views=2), mask=box(128, 128, 0, 0, 64, 128).expand(2, -1, -1))
+    references = [two_views, graph.reference("scarf", 2)]
+    samples = sampled(graph, references, graph.record(steps="0,-1", blocks="output.3.0"), batch=2, seed=47)
+    sheets = graph.run("MagicFaceAttentionView", latent={"samples": samples}, image=picture(3, views=2))
+    cell, gap, label = 320, 8, 30
+    assert sheets[0].shape == (2, 2 * (cell + label) + 3 * gap, 4 * cell + 5 * gap, 3)
+    assert len(sheets.ui.as_dict()["images"]) == 2
+    assert not torch.equal(sheets[0][0], sheets[0][1])
+    pixel = graph.run("MagicFaceAttentionView", latent={"samples": samples}, query="pixel", x=100, y=20, step=0)[0]
+    assert pixel.shape == (2, cell + label + 2 * gap, 4 * cell + 5 * gap, 3)
+
+
+def test_the_view_of_correspondence(graph):
+    samples = sampled(graph, record=graph.record(), seed=48)
+    sheets = graph.run("MagicFaceCorrespondence", latent={"samples": samples}, image=picture(3))[0]
+    assert sheets.shape == (1, 320 + 30 + 16, 3 * 320 + 4 * 8, 3)
+    assert 0 <= sheets.min() and sheets.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"step": 1}, "step: 1 was not recorded; there are 0, 2"),
+        ({"step": -3}, "step: -3 was not recorded"),
+        ({"block": "output.5.0"}, r"block: 'output.5.0' was not recorded; there are output.3.0"),
+        ({"query": "pixel", "x": 128}, "x, y: 128, 0 is outside the picture, which is 128x128"),
+        ({"query": "token"}, "query: is 'token'; choose regions or pixel"),
+        ({"image": picture(1, views=3)}, "image: 3 pictures for 1 latents"),
+    ],
+)
+def test_bad_inputs_are_named(graph, inputs, message):
+    samples = sampled(graph, record=graph.record(steps="0,2"), seed=49)
+    with pytest.raises(ValueError, match=f"MagicFaceAttentionView: {message}"):
+        graph.run("MagicFaceAttentionView", latent={"samples": samples}, **inputs)
+
+
+def test_a_run_that_was_off_at_the_chosen_step_says_so(graph):
+    samples = sampled(graph, record=graph.record(steps="2"), schedule=graph.schedule(switch=0.1, end=0.2), seed=50)
+    with pytest.raises(ValueError, match="latent: its run kept no attention: the method was not on"):
+        graph.run("MagicFaceCorrespondence", latent={"samples": samples})
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """Every preview picture that is sent: (step, steps, size)."""
+    sent = []
+
+    def hook(value, total, preview, **_):
+        if preview is not None:
+            sent.append((value, total, preview[1].size))
+
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    return sent
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_regions_are_shown_live(graph, shown, live):
+    model = graph.apply(graph.model, *graph.two(), live_regions=live)
+    assert torch.equal(graph.sample(model, seed=51), sampled(graph, seed=51))
+    assert [(value, total) for value, total, _ in shown] == ([(1, 3), (2, 3), (3, 3)] if live else [])
+    assert all(width == 256 and height > 256 for _, _, (width, height) in shown)
+
+
+def test_live_regions_stand_over_the_users_preview(graph, shown, monkeypatch):
+    """With previews on there are two a step, the sampler's own first."""
+    import latent_preview
+
+    monkeypatch.setattr(latent_preview.args, "preview_method", latent_preview.LatentPreviewMethod.Latent2RGB)
+    graph.sample(graph.apply(graph.model, *graph.two(), live_regions=True), seed=52)
+    assert [value for value, _, _ in shown] == [1, 1, 2, 2, 3, 3]
+    assert [size[0] for _, _, size in shown] == [16, 256] * 3
