@@ -65,7 +65,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--json", type=Path, help="file for the figures")
     evaluate.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 
-    commands.add_parser("workflows", help="write the API twins of the shipped workflows")
+    commands.add_parser("locales", help="write the nodes' English texts for translators")
+
+    workflows = commands.add_parser("workflows", help="write the API twins of the shipped workflows")
+    workflows.add_argument("--thumbnails", action="store_true", help="their thumbnails too, made by the small model")
 
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "test":
@@ -113,15 +116,19 @@ def run(arguments: argparse.Namespace) -> int:
 
         return checks.main(arguments.rest)
     if arguments.command == "workflows":
-        from devtools import api_format
+        from devtools import workflows
 
-        return api_format.main()
+        return workflows.main(arguments.thumbnails)
     if arguments.command == "evaluate":
         from devtools.evaluation import evaluate
 
         names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
         numbers = range(arguments.first, arguments.first + arguments.pairs)
         return evaluate.main(numbers, names, arguments.json, arguments.pictures)
+    if arguments.command == "locales":
+        from devtools import locales
+
+        return locales.main()
     from devtools import incore
 
     incore.prepare()

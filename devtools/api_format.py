@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from .client import Prompt
-from .install import chosen
 from .pins import ROOT
-from .server import Server
 
 WORKFLOWS = ROOT / "workflows"
 TWINS = WORKFLOWS / "api"
@@ -66,16 +63,6 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     if len(values) != len(names):
         raise ValueError(f"node {node['id']} ({node['type']}): {len(values)} widget values for {len(names)} widgets")
     return {name: value for name, value in zip(names, values, strict=True) if name is not None}
-
-
-def main() -> int:
-    """Write the twins, asking a real server for the order of the widgets."""
-    with tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as base:
-        with Server(chosen(), Path(base)) as server:
-            known = server.client.get_json("/object_info")
-        for file in write_twins(known):
-            print(file.relative_to(ROOT))
-    return 0
 
 
 def write_twins(object_info: dict[str, Any]) -> list[Path]:

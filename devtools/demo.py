@@ -19,10 +19,15 @@ from .pins import ROOT
 from .progress import Progress
 from .server import Server, ServerError
 
-WORKFLOW = ROOT / "workflows" / "api" / "magicface_three_concepts.json"
+WORKFLOW = ROOT / "workflows" / "api" / "magicface_with_and_without.json"
 PICTURES = ROOT / "workflows" / "inputs"
 # What is saved, by the class of the node that shows it.
-SAVED = {"SaveImage": "picture", "MagicFaceSegmentationPreview": "segmentation"}
+SAVED = {
+    "SaveImage": "picture",
+    "MagicFaceSegmentationPreview": "segmentation",
+    "MagicFaceAttentionView": "attention",
+    "MagicFaceCorrespondence": "correspondence",
+}
 
 
 class DemoError(Exception):

@@ -1,22 +1,21 @@
-"""Which model the demo runs with: the one place that names it."""
+"""Which model the demo runs with; `stand_in.json`, which the editor of `dev.py serve` reads too, names it."""
 
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 from .client import Prompt
+from .pins import ROOT
 
+_STAND_IN = json.loads((ROOT / "devtools" / "tiny_pack" / "web" / "stand_in.json").read_text(encoding="utf-8"))
 # The loader in the shipped workflows, which want a full checkpoint, ...
-REPLACED = "CheckpointLoaderSimple"
+REPLACED: str = _STAND_IN["replaced"]
 # ... and what stands in for it: a node with the same outputs, MODEL, CLIP, VAE in this order.
-LOADER: dict[str, Any] = {"class_type": "MagicFaceTinyModel", "inputs": {"family": "portraits", "seed": 0}}
+LOADER: dict[str, Any] = _STAND_IN["loader"]
 # Inputs of other nodes, by class, that suit this model: it was trained on pictures of this size.
-INPUTS: dict[str, dict[str, Any]] = {
-    "EmptyLatentImage": {"width": 256, "height": 256},
-    "MagicFaceReference": {"size": 256},
-    "KSampler": {"steps": 20, "cfg": 4.0, "sampler_name": "euler", "scheduler": "normal"},
-}
+INPUTS: dict[str, dict[str, Any]] = _STAND_IN["inputs"]
 
 
 def with_model(prompt: Prompt) -> Prompt:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
 from . import cache
-from .demo import PICTURES
 from .install import chosen
 from .pins import ROOT, digest
 from .server import Server, ServerError, is_free
@@ -31,7 +29,6 @@ def main(port: int | None, base: Path | None = None) -> int:
     try:
         # ComfyUI empties the temp folder of its base when it starts and when it ends.
         with cache.lock(base / "serve.lock", wait=False):
-            _copy_pictures(base / "input")
             print("Starting ComfyUI", flush=True)
             with server:
                 print(f"ComfyUI with MagicFace: {server.url}")
@@ -46,11 +43,3 @@ def main(port: int | None, base: Path | None = None) -> int:
         return 1
     print(f"ComfyUI ended with code {code}. The end of its log:\n{server.log_tail()}", file=sys.stderr)
     return 1
-
-
-def _copy_pictures(folder: Path) -> None:
-    """The example pictures, as the workflows name them; a person's own files of that name win."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for picture in sorted(PICTURES.glob("*.*")):
-        if not (folder / picture.name).exists():
-            shutil.copyfile(picture, folder / picture.name)

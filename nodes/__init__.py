@@ -15,10 +15,15 @@ from . import (
     schedule,
     segmentation_preview,
 )
+from .example_pictures import offer_example_pictures
 
 
 class MagicFaceExtension(ComfyExtension):
     """The pack's nodes, in the order in which a graph uses them."""
+
+    async def on_load(self) -> None:
+        """Put the workflows' pictures where they are found."""
+        offer_example_pictures()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes."""

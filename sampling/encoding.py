@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import torch
 from torch import Tensor
@@ -56,10 +57,21 @@ def encode_reference(
         concept_tokens=concept_tokens,
         caption=caption,
         conditioning=clip.encode_from_tokens_scheduled(tokens),
-        latents=vae.encode(pixels.movedim(1, -1)).float().cpu(),
+        latents=_encoded(vae, pixels.movedim(1, -1)),
         masks=masks,
         pictures=_small(image),
     )
+
+
+def _encoded(vae: Any, pixels: Tensor) -> Tensor:
+    """(V, ch, h, w) latents of pixels (V, h_px, w_px, 3), view by view: so each has the same bits in any company."""
+    bar = comfy.utils.ProgressBar(len(pixels))
+    latents = []
+    for view in pixels:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        latents.append(vae.encode(view[None]).float().cpu())
+        bar.update(1)
+    return torch.cat(latents)
 
 
 def _small(image: Tensor) -> Tensor:

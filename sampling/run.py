@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import comfy.model_management
 import comfy.patcher_extension
 import torch
 from comfy.patcher_extension import WrappersMP
@@ -186,7 +187,8 @@ class Run:
         transformer_options: dict[str, Any],
         **kwargs: Any,
     ) -> Any:
-        """Patch one UNet call, on a copy of its options."""
+        """Patch one UNet call, on a copy of its options; none begins after a person has cancelled."""
+        comfy.model_management.throw_exception_if_processing_interrupted()
         if self._plan is not None:
             call = UNetCall(self._plan, x, context, transformer_options)
             transformer_options = call.patched(transformer_options)

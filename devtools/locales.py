@@ -1,0 +1,50 @@
+"""`dev.py locales`: the nodes' English texts, as the editor's translations have them, out of the nodes themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from .pins import ROOT
+
+LOCALES = ROOT / "locales"
+ENGLISH = LOCALES / "en" / "nodeDefs.json"
+
+
+def main() -> int:
+    """Write them; the other languages' files are translated by hand, with the same keys."""
+    from . import incore
+
+    incore.prepare()
+    ENGLISH.parent.mkdir(parents=True, exist_ok=True)
+    ENGLISH.write_text(json.dumps(english(), indent=1) + "\n", encoding="utf-8")
+    print(ENGLISH.relative_to(ROOT))
+    return 0
+
+
+def english() -> dict[str, Any]:
+    """Names and tooltips of all nodes, inputs and outputs; a ComfyUI must have been prepared."""
+    from . import incore
+
+    async def listed() -> list[Any]:
+        return await (await incore.load_pack().comfy_entrypoint()).get_node_list()
+
+    return {schema.node_id: _texts(schema) for node in asyncio.run(listed()) for schema in [node.GET_SCHEMA()]}
+
+
+def _texts(schema: Any) -> dict[str, Any]:
+    outputs = {
+        # An output without a name has one of underscores from ComfyUI, and its type in the editor.
+        str(place): {
+            "name": output.io_type if output.id.startswith("_") else output.id,
+            "tooltip": output.tooltip,
+        }
+        for place, output in enumerate(schema.outputs)
+    }
+    return {
+        "display_name": schema.display_name,
+        "description": schema.description,
+        "inputs": {item.id: {"name": item.id, "tooltip": item.tooltip} for item in schema.inputs},
+        "outputs": outputs,
+    }

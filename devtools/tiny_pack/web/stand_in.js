@@ -1,0 +1,37 @@
+// In the editor of `dev.py serve` the small model stands in for a checkpoint that is not there, so that every shipped
+// workflow can be queued as it is. stand_in.json says what is replaced by what; dev.py goes by it too.
+import { app } from "../../scripts/app.js";
+
+const { replaced, loader, inputs } = await (await fetch(new URL("stand_in.json", import.meta.url))).json();
+let stoodIn = false;
+
+function isMissing(node) {
+  const [offered] = LiteGraph.registered_node_types[replaced].nodeData.input.required.ckpt_name;
+  const names = Array.isArray(offered) ? offered : [];
+  return node.type === replaced && !names.includes(node.widgets_values?.[0]);
+}
+
+function setWidgets(node, values) {
+  for (const [name, value] of Object.entries(values)) {
+    const widget = node.widgets?.find((one) => one.name === name);
+    if (widget) widget.value = value;
+  }
+}
+
+app.registerExtension({
+  name: "magicface_dev.stand_in",
+  beforeConfigureGraph(graph) {
+    stoodIn = false;
+    for (const node of graph.nodes ?? []) {
+      if (!isMissing(node)) continue;
+      node.type = loader.class_type;
+      node.properties = {};
+      node.widgets_values = [...Object.values(loader.inputs), "fixed"];
+      stoodIn = true;
+    }
+  },
+  afterConfigureGraph() {
+    if (!stoodIn) return;
+    for (const node of app.graph.nodes ?? app.graph._nodes) setWidgets(node, inputs[node.type] ?? {});
+  },
+});

@@ -1,0 +1,47 @@
+"""`dev.py workflows`: what is made from the shipped workflows: their API twins, and their thumbnails."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from PIL import Image
+
+from .api_format import TWINS, WORKFLOWS, write_twins
+from .client import PromptError
+from .demo import PICTURES, DemoError, make_pictures
+from .install import chosen
+from .model import with_model
+from .pins import ROOT
+from .server import Server
+
+_WIDEST_PX = 760
+
+
+def main(thumbnails: bool) -> int:
+    """Write the twins, asking a real server for the order of the widgets; and the thumbnails, if they are wanted.
+
+    Args:
+        thumbnails: run every workflow on the small model, for a picture of what it reads and makes.
+    """
+    with tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as folder:
+        with Server(chosen(), Path(folder, "base")) as server:
+            for twin in write_twins(server.client.get_json("/object_info")):
+                print(twin.relative_to(ROOT), flush=True)
+            if not thumbnails:
+                return 0
+            for twin in sorted(TWINS.glob("*.json")):
+                prompt = with_model(json.loads(twin.read_text(encoding="utf-8")))
+                try:
+                    *_, sheet = make_pictures(server.client, prompt, [PICTURES], Path(folder, twin.stem))
+                except (DemoError, PromptError) as error:
+                    print(f"dev.py workflows: {twin.name}: {error}", file=sys.stderr)
+                    return 1
+                thumbnail = WORKFLOWS / f"{twin.stem}.jpg"
+                with Image.open(sheet) as picture:
+                    picture.thumbnail((_WIDEST_PX, _WIDEST_PX))
+                    picture.convert("RGB").save(thumbnail, quality=85)
+                print(thumbnail.relative_to(ROOT), flush=True)
+    return 0

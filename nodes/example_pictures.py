@@ -1,0 +1,24 @@
+"""The pictures that the shipped workflows read, put where `Load Image` looks for them."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import folder_paths
+
+log = logging.getLogger(__name__)
+PICTURES = Path(__file__).parents[1] / "workflows" / "inputs"
+
+
+def offer_example_pictures() -> None:
+    """Copy those that are not there yet into ComfyUI's input folder."""
+    folder = Path(folder_paths.get_input_directory())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for picture in sorted(PICTURES.glob("magicface_*.png")):
+            if not (folder / picture.name).exists():
+                shutil.copyfile(picture, folder / picture.name)
+    except OSError as error:
+        log.warning("MagicFace: the workflows' example pictures could not be copied into the input folder: %s", error)
