@@ -21,6 +21,7 @@ from .server import Server, ServerError
 
 WORKFLOW = ROOT / "workflows" / "api" / "magicface_with_and_without.json"
 PICTURES = ROOT / "workflows" / "inputs"
+_IN_A_ROW = 4
 # What is saved, by the class of the node that shows it.
 SAVED = {
     "SaveImage": "picture",
@@ -89,7 +90,8 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
     saved = _save(client, prompt, outputs, output)
     sheet = output / "sheet.png"
     made = [Entry(Image.open(path), path.stem.replace("_", " ")) for path in saved]
-    contact_sheet([references(prompt, files), made]).save(sheet)
+    rows = [made[first : first + _IN_A_ROW] for first in range(0, len(made), _IN_A_ROW)]
+    contact_sheet([references(prompt, files), *rows]).save(sheet)
     return [*saved, sheet]
 
 

@@ -26,22 +26,22 @@ def main(thumbnails: bool) -> int:
     Args:
         thumbnails: run every workflow on the small model, for a picture of what it reads and makes.
     """
-    with tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as folder:
-        with Server(chosen(), Path(folder, "base")) as server:
-            for twin in write_twins(server.client.get_json("/object_info")):
-                print(twin.relative_to(ROOT), flush=True)
-            if not thumbnails:
-                return 0
-            for twin in sorted(TWINS.glob("*.json")):
-                prompt = with_model(json.loads(twin.read_text(encoding="utf-8")))
-                try:
-                    *_, sheet = make_pictures(server.client, prompt, [PICTURES], Path(folder, twin.stem))
-                except (DemoError, PromptError) as error:
-                    print(f"dev.py workflows: {twin.name}: {error}", file=sys.stderr)
-                    return 1
-                thumbnail = WORKFLOWS / f"{twin.stem}.jpg"
-                with Image.open(sheet) as picture:
-                    picture.thumbnail((_WIDEST_PX, _WIDEST_PX))
-                    picture.convert("RGB").save(thumbnail, quality=85)
-                print(thumbnail.relative_to(ROOT), flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as folder,
+        Server(chosen(), Path(folder, "base")) as server,
+    ):
+        for twin in write_twins(server.client.get_json("/object_info")):
+            print(twin.relative_to(ROOT), flush=True)
+        for twin in sorted(TWINS.glob("*.json")) if thumbnails else ():
+            prompt = with_model(json.loads(twin.read_text(encoding="utf-8")))
+            try:
+                *_, sheet = make_pictures(server.client, prompt, [PICTURES], Path(folder, twin.stem))
+            except (DemoError, PromptError) as error:
+                print(f"dev.py workflows: {twin.name}: {error}", file=sys.stderr)
+                return 1
+            thumbnail = WORKFLOWS / f"{twin.stem}.jpg"
+            with Image.open(sheet) as picture:
+                picture.thumbnail((_WIDEST_PX, _WIDEST_PX))
+                picture.convert("RGB").save(thumbnail, quality=85)
+            print(thumbnail.relative_to(ROOT), flush=True)
     return 0

@@ -126,7 +126,7 @@ def test_the_view_of_correspondence(graph):
     samples = sampled(graph, record=graph.record(), seed=48)
     sheets = graph.run("MagicFaceCorrespondence", latent={"samples": samples}, image=picture(3))[0]
     assert sheets.shape == (1, 320 + 30 + 16, 3 * 320 + 4 * 8, 3)
-    assert 0 <= sheets.min() and sheets.max() <= 1
+    assert sheets.min() >= 0 and sheets.max() <= 1
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from .graph import NEGATIVE, PROMPT
+from .graph import NEGATIVE, PROMPT, picture
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
@@ -194,6 +194,29 @@ def test_nothing_is_left_of_a_run_that_broke_off(graph, place, error):
     assert left_over() == []
     assert asked_for(patched) == asked and same_weights(weights(patched), before)
     assert torch.equal(graph.sample(patched), clean)
+
+
+@pytest.mark.parametrize("at", range(1, 5))
+def test_no_unet_call_begins_after_a_cancel(graph, monkeypatch, at):
+    """Two references of unlike shapes, positive and negative apart: four UNet calls in an evaluation."""
+    references = [graph.reference("hat", 1), graph.reference("scarf", 2, image=picture(2, 128, 192))]
+    patched = graph.apply(graph.model, *references)
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 0)  # ComfyUI's calls one by one
+    seen = []
+
+    unet = type(patched.model.diffusion_model)
+    forward = unet._forward
+
+    def called(*args, **kwargs):
+        seen.append(1)
+        if len(seen) == at:
+            comfy.model_management.interrupt_current_processing()
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(unet, "_forward", called)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        graph.sample(patched)
+    assert len(seen) == at and left_over() == []
 
 
 @pytest.mark.parametrize("interrupt", [False, True])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import comfy.utils
 import comfy_extras.nodes_clip_sdxl as sdxl_nodes
 import pytest
 import safetensors.torch
@@ -34,10 +35,20 @@ FROZEN = {
         "schedule:MAGICFACE_SCHEDULE",
     ),
     "MagicFaceApply": (
-        "model:MODEL references:COMFY_AUTOGROW_V3 schedule:MAGICFACE_SCHEDULE?",
+        "model:MODEL references:COMFY_AUTOGROW_V3 schedule:MAGICFACE_SCHEDULE? record:MAGICFACE_RECORD?"
+        " live_regions:BOOLEAN?",
         "MODEL:MODEL",
     ),
-    "MagicFaceSegmentationPreview": ("latent:LATENT step:INT image:IMAGE?", "preview:IMAGE masks:MASK"),
+    "MagicFaceSegmentationPreview": (
+        "latent:LATENT step:INT image:IMAGE? all_steps:BOOLEAN?",
+        "preview:IMAGE masks:MASK",
+    ),
+    "MagicFaceAttentionRecord": ("steps:STRING blocks:STRING most_mb:INT", "record:MAGICFACE_RECORD"),
+    "MagicFaceAttentionView": (
+        "latent:LATENT step:INT block:STRING query:COMBO x:INT y:INT image:IMAGE?",
+        "view:IMAGE",
+    ),
+    "MagicFaceCorrespondence": ("latent:LATENT step:INT block:STRING image:IMAGE?", "view:IMAGE"),
 }
 TAG = "magicface_prompt"
 
@@ -62,6 +73,7 @@ def test_choices_are_for_ever(magicface_nodes):
     assert options == {
         ("MagicFaceMaskWeight", "resize"): ["nearest", "area"],
         ("MagicFaceSchedule", "foreground"): ["auto", "always", "never"],
+        ("MagicFaceAttentionView", "query"): ["regions", "pixel"],
     }
 
 
@@ -252,3 +264,14 @@ def test_the_tag_goes_where_the_conditioning_goes(graph):
     }
     for name, inputs in ways.items():
         assert call(getattr(core_nodes, name), **inputs)[0][0][1][TAG] == tagged[0][1][TAG], name
+
+
+def test_encoding_many_views_shows_progress(graph, monkeypatch):
+    """And each view's latent has the bits that it has alone."""
+    shown = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: shown.append((value, total)))
+    views = picture(4, views=3)
+    together = graph.reference("hat", image=views)
+    assert shown[-1] == (3, 3) and shown[0] == (1, 3)
+    alone = [graph.reference("hat", image=views[number : number + 1]).latents for number in range(3)]
+    assert torch.equal(together.latents, torch.cat(alone))

@@ -69,6 +69,19 @@ def test_default_step_is_the_last(graph, patched):
     assert not torch.equal(masks_of(graph, samples), masks_of(graph, samples, step=0))
 
 
+def test_all_steps_stand_in_rows_of_five(graph, patched):
+    samples = graph.sample(patched, steps=6)
+    single, masks, _ = preview(graph, samples)
+    drawn, same_masks, shown = preview(graph, samples, all_steps=True)
+    assert torch.equal(masks, same_masks) and len(shown) == 1
+    line = 15  # the step's number, above each
+    height, width = single.shape[1] + line, single.shape[2]
+    assert drawn.shape == (1, 2 * height, 5 * width, 3)
+    assert torch.equal(drawn[0, height + line :, :width], single[0])
+    assert torch.equal(drawn[0, line:height, :width], preview(graph, samples, step=0)[0][0])
+    assert (drawn[0, height:, width:] == 0).all()
+
+
 def test_each_sampler_gets_its_own(graph, patched):
     """Two samplers on one model, one more on another, asked in any order and again."""
     other = graph.apply(graph.model, graph.reference("scarf", 7, weight=4.0))

@@ -19,6 +19,7 @@ from devtools.client import Client, PromptError
 from devtools.evaluation.world import colour_distance
 from devtools.install import Install
 from devtools.judge import load_judge, look
+from devtools.pins import ROOT
 from devtools.server import Server
 
 Dev = Callable[..., "subprocess.Popen[str]"]
@@ -26,14 +27,7 @@ Dev = Callable[..., "subprocess.Popen[str]"]
 # What the demo saves; first the pictures without and with the method.
 DEMO = ("without_MagicFace", "with_MagicFace", "segmentation", "sheet")
 DEMO_COLOUR_ERROR, DEMO_GAIN = 40.0, 0.7  # of 255, and as a share of the error without the method
-NODES = {
-    "MagicFaceReference",
-    "MagicFaceMaskWeight",
-    "MagicFacePrompt",
-    "MagicFaceSchedule",
-    "MagicFaceApply",
-    "MagicFaceSegmentationPreview",
-}
+NODES = set(json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")))
 
 
 @pytest.fixture
@@ -64,10 +58,32 @@ def test_its_nodes_are_there(client: Client) -> None:
 
 
 def test_its_workflows_are_in_the_template_browser(client: Client) -> None:
-    templates = client.get_json("/workflow_templates")["magicface"]
-    assert "magicface_two_concepts" in templates
-    graph = client.get_json("/api/workflow_templates/magicface/magicface_two_concepts.json")
-    assert graph["nodes"], "the form of the graph, which the browser reads, and not that of the API"
+    shipped = sorted(file.stem for file in api_format.WORKFLOWS.glob("*.json"))
+    assert len(shipped) >= 7
+    assert sorted(client.get_json("/workflow_templates")["magicface"]) == shipped
+    for name in shipped:
+        graph = client.get_json(f"/api/workflow_templates/magicface/{name}.json")
+        assert graph["nodes"], "the form of the graph, which the browser reads, and not that of the API"
+        with Image.open(io.BytesIO(client.get(f"/api/workflow_templates/magicface/{name}.jpg"))) as thumbnail:
+            assert min(thumbnail.size) >= 250
+
+
+def test_their_pictures_are_found_by_a_fresh_install(install: Install, tmp_path: Path) -> None:
+    """Nobody has uploaded anything here; a person's own file of the same name is left alone."""
+    read = {
+        name
+        for twin in api_format.TWINS.glob("*.json")
+        for name in demo.pictures_read(json.loads(twin.read_text(encoding="utf-8")))
+    }
+    own = min(read)
+    (tmp_path / "base" / "input").mkdir(parents=True)
+    (tmp_path / "base" / "input" / own).write_bytes(b"a person's own")
+    with Server(install, tmp_path / "base") as server:
+        offered = server.client.get_json("/object_info/LoadImage")["LoadImage"]["input"]["required"]["image"]
+    assert read <= set(offered[0] if isinstance(offered[0], list) else offered[1]["options"])
+    for name in read - {own}:
+        assert (tmp_path / "base" / "input" / name).read_bytes() == (demo.PICTURES / name).read_bytes()
+    assert (tmp_path / "base" / "input" / own).read_bytes() == b"a person's own"
 
 
 def test_queued_twice_it_is_cached_and_equal(client: Client, prompt: dict[str, dict[str, Any]]) -> None:

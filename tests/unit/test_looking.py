@@ -53,6 +53,10 @@ def plain_shares(gaze: Gaze, image: int, query: int) -> dict[int, Tensor]:
     return found
 
 
+def flat(maps: list[list[Tensor]]) -> list[Tensor]:
+    return [view for views in maps for view in views]
+
+
 def some_given(seed: int) -> Tensor:
     return torch.randint(-1, 3, (2, N), generator=generator_of(seed)).to(torch.int8)
 
@@ -111,7 +115,7 @@ def test_many_queries_go_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     whole = heat(gaze, 0, torch.arange(N)), correspondence(gaze, 0, 0, torch.arange(N))
     monkeypatch.setattr("magicface.attention.looking._QUERIES", 5)
     parts = heat(gaze, 0, torch.arange(N)), correspondence(gaze, 0, 0, torch.arange(N))
-    for one, other in zip(sum(whole[0], []), sum(parts[0], []), strict=True):
+    for one, other in zip(flat(whole[0]), flat(parts[0]), strict=True):
         assert_close(one, other)
     assert all(torch.equal(one, other) for one, other in zip(whole[1], parts[1], strict=True))
 
@@ -125,7 +129,7 @@ def test_what_is_kept_is_small_and_shares_nothing_with_the_run() -> None:
     for concept in gaze.concepts:
         if concept is not None:
             concept.k.zero_()
-    for one, other in zip(sum(before, []), sum(heat(small, 0, torch.arange(N)), []), strict=True):
+    for one, other in zip(flat(before), flat(heat(small, 0, torch.arange(N))), strict=True):
         assert_close(one, other, rtol=1e-2, atol=1e-3)
 
 

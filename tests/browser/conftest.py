@@ -1,0 +1,63 @@
+"""A real server and a real browser for all tests of this folder."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from devtools import browser, environment
+from devtools.install import Install
+from devtools.server import Server
+
+pytest.importorskip("playwright", reason="no playwright: dev.py test brings it along")
+
+from playwright.sync_api import Browser, sync_playwright
+
+from .editor import Editor
+
+SIZE_PX = {"width": 1800, "height": 1100}
+KEPT = "MAGICFACE_SCREENSHOTS"
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    core = os.environ.get("MAGICFACE_TEST_COMFYUI") or environment.comfyui("newest")
+    with Server(Install(Path(core), Path(sys.executable)), tmp_path_factory.mktemp("base")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Browser]:
+    try:
+        path = browser.executable()
+    except browser.NoBrowser as error:
+        pytest.skip(str(error))
+    # As root, in a container, Chromium has no sandbox; and no GPU is needed to draw the graph.
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def editor(server: Server, chromium: Browser) -> Iterator[Editor]:
+    context = chromium.new_context(viewport=SIZE_PX)  # type: ignore[arg-type]
+    context.set_default_timeout(20_000)
+    yield Editor(context.new_page(), server.client).open()
+    context.close()
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Callable[[Editor, str], None]:
+    """`keep(editor, name)`: a screenshot, in the folder that MAGICFACE_SCREENSHOTS names."""
+    folder = Path(os.environ.get(KEPT) or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def shot(editor: Editor, name: str) -> None:
+        editor.page.screenshot(path=folder / f"{name}.png")
+
+    return shot

@@ -1,0 +1,163 @@
+"""The graph editor as a person uses it, driven through a real browser."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import ConsoleMessage, Page
+
+from devtools.client import Client
+
+READY_S, DONE_S = 180, 300
+# What the editor knows of a node, small enough to be sent.
+_NODES = """() => window.app.graph.nodes.map((node) => ({
+    id: String(node.id),
+    type: node.type,
+    known: node.type in LiteGraph.registered_node_types,
+    faulty: !!node.has_errors || (node.inputs ?? []).some((input) => input.hasErrors),
+    pictures: (node.imgs ?? []).map((img) => [img.naturalWidth, img.naturalHeight]),
+    widgets: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.value])),
+    inputs: (node.inputs ?? []).map((input) => [input.name, input.link != null]),
+}))"""
+# Where a slot of a node is on the page.
+_SLOT = """([id, output, name]) => {
+    const node = window.app.graph.getNodeById(id);
+    const slots = output ? node.outputs : node.inputs;
+    const place = slots.findIndex((slot) => slot.name === name || slot.label === name);
+    if (place < 0) throw new Error(`no slot ${name}: ${slots.map((slot) => slot.name)}`);
+    const [x, y] = node.getConnectionPos(!output, place);
+    const [left, top] = window.app.canvas.ds.convertOffsetToCanvas([x, y]);
+    const box = window.app.canvas.canvas.getBoundingClientRect();
+    return [box.left + left, box.top + top];
+}"""
+_PLACE = """([id, x, y]) => {
+    const node = window.app.graph.getNodeById(id);
+    node.pos = [x, y];
+    window.app.graph.setDirtyCanvas(true, true);
+}"""
+_SET = """([id, values]) => {
+    const node = window.app.graph.getNodeById(id);
+    for (const [name, value] of Object.entries(values)) {
+        const widget = node.widgets.find((one) => one.name === name);
+        if (!widget) throw new Error(`no widget ${name} on ${node.type}`);
+        widget.value = value;
+        widget.callback?.(value);
+    }
+}"""
+
+
+class Editor:
+    """One page with the editor.
+
+    Args:
+        page: an empty page.
+        client: the server.
+    """
+
+    def __init__(self, page: Page, client: Client) -> None:
+        self.page, self.client = page, client
+        self.complaints: list[str] = []
+        page.on("console", self._console)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _console(self, message: ConsoleMessage) -> None:
+        """Errors of ours: ComfyUI has some of its own."""
+        where = str(message.location.get("url", ""))
+        if message.type == "error" and "magicface" in (message.text + where).lower():
+            self.complaints.append(f"{message.text} ({where})")
+
+    def open(self) -> Editor:
+        """Load the editor, and close whatever it opens with."""
+        self.page.goto(self.client.url)
+        self.page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=READY_S * 1000)
+        self.page.wait_for_function("'MagicFaceApply' in LiteGraph.registered_node_types", timeout=READY_S * 1000)
+        self.page.wait_for_timeout(3000)
+        self.page.keyboard.press("Escape")
+        return self
+
+    def command(self, name: str) -> None:
+        """Run one of the editor's commands, as its menus do."""
+        self.page.evaluate("(name) => window.app.extensionManager.command.execute(name)", name)
+
+    def open_template(self, name: str) -> None:
+        """Choose a shipped workflow in the template browser."""
+        self.command("Comfy.BrowseTemplates")
+        self.page.get_by_text("magicface", exact=True).first.click()
+        self.page.get_by_text(name, exact=True).first.click()
+        self.page.wait_for_function(
+            "window.app.graph.nodes.some((node) => node.type === 'MagicFaceApply')", timeout=READY_S * 1000
+        )
+        self.page.wait_for_timeout(1500)
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """All nodes on the canvas."""
+        found: list[dict[str, Any]] = self.page.evaluate(_NODES)
+        return found
+
+    def node(self, kind: str) -> dict[str, Any]:
+        """The only node of a type."""
+        (found,) = [node for node in self.nodes() if node["type"] == kind]
+        return found
+
+    def queue(self) -> dict[str, Any]:
+        """Press the keys that queue, wait for the end, and say what came of it: a history entry."""
+        before = set(self.client.get_json("/history"))
+        self.page.keyboard.press("Control+Enter")
+        end = time.monotonic() + DONE_S
+        while time.monotonic() < end:
+            new = {key: entry for key, entry in self.client.get_json("/history").items() if key not in before}
+            if new:
+                self.page.wait_for_timeout(1500)
+                (entry,) = new.values()
+                return dict(entry)
+            self.page.wait_for_timeout(300)
+        raise AssertionError(f"nothing was done within {DONE_S} s")
+
+    def add(self, name: str, x: int, y: int) -> str:
+        """Find a node by its name in the search of the canvas, and put it somewhere; returns its id."""
+        known = {node["id"] for node in self.nodes()}
+        # A part of the canvas where no node is, nor was put before.
+        self.page.evaluate("(x) => { window.app.canvas.ds.offset = [x, 1e5]; }", 1e5 + 5000 * len(known))
+        self.page.mouse.dblclick(900, 560)
+        search = self.page.get_by_role("combobox").last
+        search.wait_for()
+        search.fill(name)
+        self.page.wait_for_timeout(700)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_timeout(400)
+        self.page.mouse.click(900, 600)  # a new node hangs at the pointer until it is put down
+        self.page.wait_for_timeout(400)
+        (new,) = [node["id"] for node in self.nodes() if node["id"] not in known]
+        self.page.evaluate(_PLACE, [new, x, y])
+        return str(new)
+
+    def connect(self, source: str, output: str, target: str, name: str) -> None:
+        """Drag a link from one slot to another."""
+        self.page.wait_for_timeout(100)
+        start, end = (self.page.evaluate(_SLOT, [node, is_output, slot]) for node, is_output, slot in (
+            (source, True, output), (target, False, name),
+        ))  # fmt: skip
+        self.page.mouse.move(*start)
+        self.page.mouse.down()
+        self.page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, steps=4)
+        self.page.mouse.move(*end, steps=4)
+        self.page.mouse.up()
+        self.page.wait_for_timeout(150)
+
+    def set(self, node: str, **values: Any) -> None:
+        """Give widgets other values."""
+        self.page.evaluate(_SET, [node, values])
+
+    def zoom_to_fit(self) -> None:
+        """Show the whole graph."""
+        self.command("Comfy.Canvas.FitView")
+        self.page.wait_for_timeout(1200)
+
+
+def pixels(client: Client, shown: dict[str, str]) -> bytes:
+    """A shown picture's decoded pixels."""
+    with Image.open(io.BytesIO(client.view(shown))) as image:
+        return image.convert("RGB").tobytes()

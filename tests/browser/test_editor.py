@@ -1,0 +1,144 @@
+"""What a person sees: the shipped workflows opened, queued and built by hand, and a mistake explained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from devtools.api_format import WORKFLOWS
+from devtools.model import INPUTS, LOADER
+from devtools.server import Server
+
+from .editor import Editor, pixels
+
+NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
+PREVIEWS = ("MagicFaceSegmentationPreview", "MagicFaceAttentionView", "MagicFaceCorrespondence")
+CAPTION = "a person with a face, hair and a shirt, wearing a hat and a scarf"
+PROMPT = "a person with a face, hair and a shirt wearing a hat and a scarf"
+Keep = Callable[[Editor, str], None]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_shipped_workflow_runs_as_it_is_opened(editor: Editor, keep: Keep, name: str) -> None:
+    editor.open_template(name)
+    nodes = editor.nodes()
+    assert [node["type"] for node in nodes if not node["known"]] == []
+    assert [node["type"] for node in nodes if node["faulty"]] == []
+    assert any(node["type"] == "MarkdownNote" and "What to change" in str(node["widgets"]) for node in nodes)
+    entry = editor.queue()
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
+    shown = {node["type"]: node["pictures"] for node in editor.nodes()}
+    for kind in PREVIEWS:
+        assert kind not in shown or shown[kind], f"{kind} shows nothing"
+    editor.zoom_to_fit()
+    keep(editor, name)
+    assert editor.complaints == []
+
+
+def test_the_two_concept_graph_built_by_hand_makes_the_same_picture(editor: Editor, keep: Keep) -> None:
+    editor.open_template("magicface_two_concepts")
+    shipped = editor.queue()
+    editor.command("Comfy.NewBlankWorkflow")
+    editor.page.wait_for_timeout(1500)
+    built = build(editor)
+    editor.zoom_to_fit()
+    keep(editor, "built_by_hand")
+    assert [name for name, linked in editor.node("MagicFaceApply")["inputs"] if linked] == [
+        "model", "references.reference0", "references.reference1",
+    ]  # fmt: skip
+    entry = editor.queue()
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
+    saved = [picture for output in shipped["outputs"].values() for picture in output["images"] if is_saved(picture)]
+    (made,) = entry["outputs"][built["save"]]["images"]
+    assert pixels(editor.client, made) == pixels(editor.client, saved[0])
+    assert editor.complaints == []
+
+
+def is_saved(picture: dict[str, str]) -> bool:
+    return picture["type"] == "output"
+
+
+def build(editor: Editor) -> dict[str, str]:
+    """The graph of two concepts from an empty canvas; ids of its nodes by what they are."""
+    ids: dict[str, str] = {}
+
+    def add(what: str, name: str, x: int, y: int, **values: Any) -> None:
+        ids[what] = editor.add(name, x, y)
+        if values:
+            editor.set(ids[what], **values)
+
+    add("model", "MagicFace tiny model", 0, 0, **LOADER["inputs"])
+    for row, (concept, weight) in enumerate((("hat", 2.0), ("scarf", 2.5))):
+        top = 250 + 400 * row
+        file = f"magicface_portrait_{concept}"
+        add(f"{concept} picture", "Load Image", 0, top, image=f"{file}.png")
+        add(f"{concept} mask", "Load Image (as Mask)", 320, top, image=f"{file}_mask.png", channel="red")
+        size = INPUTS["MagicFaceReference"]["size"]
+        add(f"{concept} reference", "MagicFace Reference", 640, top, caption=CAPTION, concept=concept, size=size)
+        add(f"{concept} weight", "MagicFace Mask Weight", 1000, top, weight=weight)
+    add("prompt", "MagicFace Prompt", 1340, 0, text=PROMPT)
+    add("negative", "CLIP Text Encode (Prompt)", 1340, 250, text="")
+    add("latent", "Empty Latent Image", 1340, 480, **INPUTS["EmptyLatentImage"], batch_size=1)
+    add("apply", "MagicFace Apply", 1340, 660)
+    add("sampler", "KSampler", 1740, 0, **INPUTS["KSampler"], seed=5, denoise=1.0)
+    add("decode", "VAE Decode", 1740, 400)
+    add("save", "Save Image", 2080, 0, filename_prefix="by_hand")
+    editor.zoom_to_fit()
+
+    def link(source: str, output: str, target: str, name: str) -> None:
+        editor.connect(ids[source], output, ids[target], name)
+
+    for number, concept in enumerate(("hat", "scarf")):
+        reference = f"{concept} reference"
+        link(f"{concept} picture", "IMAGE", reference, "image")
+        link(f"{concept} mask", "MASK", reference, "mask")
+        link("model", "VAE", reference, "vae")
+        link("model", "CLIP", reference, "clip")
+        link(reference, "reference", f"{concept} weight", "reference")
+        # The second socket is there because the first is taken.
+        link(f"{concept} weight", "reference", "apply", f"references.reference{number}")
+    for target in ("prompt", "negative"):
+        link("model", "CLIP", target, "clip")
+    link("model", "MODEL", "apply", "model")
+    link("apply", "MODEL", "sampler", "model")
+    link("prompt", "CONDITIONING", "sampler", "positive")
+    link("negative", "CONDITIONING", "sampler", "negative")
+    link("latent", "LATENT", "sampler", "latent_image")
+    link("sampler", "LATENT", "decode", "samples")
+    link("model", "VAE", "decode", "vae")
+    link("decode", "IMAGE", "save", "images")
+    return ids
+
+
+def test_a_mistake_is_explained_on_its_node(editor: Editor, keep: Keep) -> None:
+    editor.open_template("magicface_one_concept")
+    reference = editor.node("MagicFaceReference")["id"]
+    editor.set(reference, caption="")
+    entry = editor.queue()
+    assert entry["status"]["status_str"] == "error"
+    keep(editor, "mistake")
+    blamed = editor.page.evaluate("() => String(window.app.lastExecutionError?.node_id)")
+    assert blamed == reference
+    editor.page.get_by_text("View details").click()
+    editor.page.get_by_text("MagicFaceReference: caption: is empty; say what the picture shows").first.wait_for()
+    keep(editor, "mistake_explained")
+
+
+def test_nodes_speak_chinese(server: Server, chromium: Browser) -> None:
+    context = chromium.new_context(viewport={"width": 1800, "height": 1100}, locale="zh-CN")
+    editor = Editor(context.new_page(), server.client).open()
+    editor.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")
+    try:
+        editor.page.reload()
+        editor.open()
+        editor.open_template("magicface_one_concept")
+        title = editor.page.evaluate("() => LiteGraph.registered_node_types.MagicFaceApply.title")
+        assert title == "MagicFace 应用"
+        assert editor.complaints == []
+    finally:
+        editor.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'en')")
+        editor.page.wait_for_timeout(500)
+        context.close()
