@@ -68,7 +68,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     commands.add_parser("locales", help="write the nodes' English texts for translators")
 
     workflows = commands.add_parser("workflows", help="write the API twins of the shipped workflows")
-    workflows.add_argument("--thumbnails", action="store_true", help="their thumbnails too, made by the small model")
+    workflows.add_argument(
+        "--pictures", action="store_true", help="thumbnails and help pictures too, by the small model"
+    )
 
     arguments, rest = parser.parse_known_args(argv)
     if rest and arguments.command != "test":
@@ -118,7 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "workflows":
         from devtools import workflows
 
-        return workflows.main(arguments.thumbnails)
+        return workflows.main(arguments.pictures)
     if arguments.command == "evaluate":
         from devtools.evaluation import evaluate
 

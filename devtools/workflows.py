@@ -1,4 +1,4 @@
-"""`dev.py workflows`: what is made from the shipped workflows: their API twins, and their thumbnails."""
+"""`dev.py workflows`: what is made from the shipped workflows: API twins, thumbnails, pictures of the help pages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from . import help_pictures
 from .api_format import TWINS, WORKFLOWS, write_twins
 from .client import PromptError
 from .demo import PICTURES, DemoError, make_pictures
@@ -20,11 +21,11 @@ from .server import Server
 _WIDEST_PX = 760
 
 
-def main(thumbnails: bool) -> int:
-    """Write the twins, asking a real server for the order of the widgets; and the thumbnails, if they are wanted.
+def main(pictures: bool) -> int:
+    """Write the twins, asking a real server for the order of the widgets; and the pictures, if they are wanted.
 
     Args:
-        thumbnails: run every workflow on the small model, for a picture of what it reads and makes.
+        pictures: run every workflow on the small model, for thumbnails and help pages.
     """
     with (
         tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as folder,
@@ -32,7 +33,7 @@ def main(thumbnails: bool) -> int:
     ):
         for twin in write_twins(server.client.get_json("/object_info")):
             print(twin.relative_to(ROOT), flush=True)
-        for twin in sorted(TWINS.glob("*.json")) if thumbnails else ():
+        for twin in sorted(TWINS.glob("*.json")) if pictures else ():
             prompt = with_model(json.loads(twin.read_text(encoding="utf-8")))
             try:
                 *_, sheet = make_pictures(server.client, prompt, [PICTURES], Path(folder, twin.stem))
@@ -44,4 +45,6 @@ def main(thumbnails: bool) -> int:
                 picture.thumbnail((_WIDEST_PX, _WIDEST_PX))
                 picture.convert("RGB").save(thumbnail, quality=85)
             print(thumbnail.relative_to(ROOT), flush=True)
+        for name in help_pictures.HELP_PICTURES if pictures else ():
+            print(help_pictures.write(server.client, name).relative_to(ROOT), flush=True)
     return 0

@@ -128,7 +128,7 @@ def test_a_mistake_is_explained_on_its_node(editor: Editor, keep: Keep) -> None:
 
 
 def test_nodes_speak_chinese(server: Server, chromium: Browser) -> None:
-    context = chromium.new_context(viewport={"width": 1800, "height": 1100}, locale="zh-CN")
+    context = chromium.new_context(locale="zh-CN")
     editor = Editor(context.new_page(), server.client).open()
     editor.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")
     try:

@@ -1,0 +1,98 @@
+"""The pictures of the help pages, made by the small model out of the shipped workflows."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .api_format import TWINS
+from .client import Client, Prompt
+from .contact_sheet import Entry, contact_sheet
+from .demo import PICTURES, pictures_read, references
+from .model import with_model
+from .pins import ROOT
+
+FOLDER = ROOT / "web" / "docs" / "images"
+_WIDEST_PX = 900
+
+
+@dataclass(frozen=True)
+class HelpPicture:
+    """One picture.
+
+    Attributes:
+        workflow: that it is made of.
+        shows: class of the node whose picture is taken; nothing but the references are shown if empty.
+        variants: words under a picture -> inputs that it changes, by class; one as shipped by default.
+        with_references: whether they stand above.
+    """
+
+    workflow: str
+    shows: str = ""
+    variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=lambda: {"": {}})
+    with_references: bool = True
+
+
+def _each(word: str, class_type: str, name: str, *values: float) -> dict[str, dict[str, dict[str, float]]]:
+    return {f"{word} {value:g}": {class_type: {name: value}} for value in values}
+
+
+HELP_PICTURES = {
+    "reference": HelpPicture("magicface_three_concepts"),
+    "weight": HelpPicture(
+        "magicface_two_concepts", "SaveImage", _each("weight", "MagicFaceMaskWeight", "weight", 0, 1, 2, 4)
+    ),
+    "schedule": HelpPicture(
+        "magicface_three_concepts", "SaveImage", _each("switch", "MagicFaceSchedule", "switch", 0, 0.43, 1)
+    ),
+    "apply": HelpPicture(
+        "magicface_three_concepts",
+        "SaveImage",
+        {"without": {"MagicFaceMaskWeight": {"weight": 0, "injection_weight": 0}}, "with MagicFace": {}},
+    ),
+    "segmentation": HelpPicture(
+        "magicface_two_concepts",
+        "MagicFaceSegmentationPreview",
+        {"first step": {"MagicFaceSegmentationPreview": {"step": 0}}, "last step": {}},
+    ),
+    "attention": HelpPicture("magicface_attention_views", "MagicFaceAttentionView", with_references=False),
+    "correspondence": HelpPicture("magicface_attention_views", "MagicFaceCorrespondence", with_references=False),
+}
+
+
+def write(client: Client, name: str) -> Path:
+    """Make one of them; returns its file."""
+    wanted = HELP_PICTURES[name]
+    prompt = with_model(json.loads((TWINS / f"{wanted.workflow}.json").read_text(encoding="utf-8")))
+    files = {file: PICTURES / file for file in pictures_read(prompt)}
+    above = references(prompt, files) if wanted.with_references else []
+    variants = wanted.variants if wanted.shows else {}
+    made = [Entry(shown(client, changed(prompt, inputs), wanted.shows), words) for words, inputs in variants.items()]
+    picture = made[0].picture if len(made) == 1 else contact_sheet([above, made])
+    picture.thumbnail((_WIDEST_PX, _WIDEST_PX))
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    picture.convert("RGB").save(FOLDER / f"{name}.jpg", quality=85)
+    return FOLDER / f"{name}.jpg"
+
+
+def changed(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:
+    """A prompt with other inputs, by class."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        node["inputs"].update(inputs.get(node["class_type"], {}))
+    return prompt
+
+
+def shown(client: Client, prompt: Prompt, class_type: str) -> Image.Image:
+    """What the only node of a class shows."""
+    outputs = client.run(prompt)["outputs"]
+    (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == class_type)
+    with Image.open(io.BytesIO(client.view(outputs[node_id]["images"][0]))) as image:
+        return image.convert("RGB")
