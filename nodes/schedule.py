@@ -52,7 +52,7 @@ class MagicFaceSchedule(io.ComfyNode):
                 io.Boolean.Input(
                     "semantic_guidance",
                     default=_DEFAULTS.guidance,
-                    tooltip="Push regions that guidance neglects harder, and the background less.",
+                    tooltip="Push harder the regions that guidance neglects, and the background less.",
                 ),
                 io.String.Input(
                     "injection_blocks",

@@ -38,7 +38,7 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
                     default=LAST,
                     min=-_MOST_STEPS,
                     max=_MOST_STEPS,
-                    tooltip="The sampler's step, from 0. Negative counts from the end: -1 = the last.",
+                    tooltip="The sampler's step, from 0. Negative counts from the end: -1 = the last that has regions.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The picture to draw over, such as the decoded latent."),
                 io.Boolean.Input(
