@@ -11,7 +11,6 @@ from einops import rearrange
 from torch import Tensor
 
 from .references import ConceptTokens
-from .regions import NO_CONCEPT
 
 NOWHERE = -1
 _QUERIES = 512  # looked at together
@@ -24,8 +23,8 @@ class Gaze:
     Attributes:
         q, k: (b, n, c) the target's queries and own keys.
         concepts: one entry a concept; None takes no part.
-        given: (b, n) int8, the concept whose reference a query was given, -1 for none; None where every query was
-            given all of them (RSA).
+        given: (b, n) int8 in main memory, the concept whose reference a query was given, -1 for none; None where
+            every query was given all of them (RSA).
         grid: (hh, ww), n = hh * ww.
         heads: h.
     """
@@ -42,7 +41,7 @@ class Gaze:
         """Bytes that it takes."""
         kept = [self.q, self.k, *([] if self.given is None else [self.given])]
         for concept in self.concepts:
-            kept += [concept.k, concept.bias, concept.places] if concept else []
+            kept += [concept.k, concept.bias, *concept.places] if concept else []
         return sum(tensor.nbytes for tensor in kept)
 
     def kept(self) -> Gaze:
@@ -51,21 +50,12 @@ class Gaze:
         def small(x: Tensor) -> Tensor:
             return x.detach().to("cpu", torch.float16 if x.dtype.itemsize > 2 else x.dtype, copy=True)
 
-        concepts = [
-            c and ConceptTokens(small(c.k), c.v.new_empty(0, device="cpu"), c.bias.cpu(), c.places.cpu(), c.grids)
-            for c in self.concepts
-        ]
-        given = None if self.given is None else self.given.to("cpu", torch.int8, copy=True)
-        return Gaze(small(self.q), small(self.k), tuple(concepts), given, self.grid, self.heads)
+        def without_values(concept: ConceptTokens) -> ConceptTokens:
+            places = tuple(tokens.cpu() for tokens in concept.places)
+            return ConceptTokens(small(concept.k), torch.empty(0), concept.bias.cpu(), places, concept.grids)
 
-
-def given_to(groups: Sequence[Sequence[tuple[int, Tensor]]], tokens: int) -> Tensor:
-    """(b, tokens) int8: the concept whose region each query is in; see `regions.group_queries`."""
-    given = torch.full((len(groups), tokens), NO_CONCEPT, dtype=torch.int8)
-    for image, regions in enumerate(groups):
-        for concept, places in regions:
-            given[image, places.cpu()] = concept
-    return given
+        concepts = tuple(concept and without_values(concept) for concept in self.concepts)
+        return Gaze(small(self.q), small(self.k), concepts, self.given, self.grid, self.heads)
 
 
 def shares(gaze: Gaze, image: int, queries: Tensor) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
@@ -166,7 +156,10 @@ def correspondence(gaze: Gaze, image: int, concept_index: int, queries: Tensor) 
 
 def _on_views(concept: ConceptTokens, values: Tensor, elsewhere: float) -> list[Tensor]:
     """Values (m,) of a concept's tokens on the grids of its views."""
-    laid_out = values.new_full((concept.grid_tok,), elsewhere)
-    laid_out[concept.places] = values
-    sizes = [height * width for height, width in concept.grids]
-    return [part.view(grid) for part, grid in zip(laid_out.split(sizes), concept.grids, strict=True)]
+    maps = []
+    of_views = values.split([len(places) for places in concept.places])
+    for (height, width), places, part in zip(concept.grids, concept.places, of_views, strict=True):
+        laid_out = values.new_full((height * width,), elsewhere)
+        laid_out[places] = part
+        maps.append(laid_out.view(height, width))
+    return maps

@@ -39,7 +39,10 @@ def executable() -> str | None:
     tried.append("playwright install chromium")
     if _run([sys.executable, "-m", "playwright", "install", "chromium"], dict(os.environ)):
         return None
-    raise NoBrowser(f"no browser ({', '.join(_NAMES)}), and none came of: {'; '.join(tried)}. {CHOICE} can name one")
+    raise NoBrowser(
+        f"no browser ({', '.join(_NAMES)}), and none came of: {'; '.join(tried)}. {CHOICE} can name one; with"
+        f" {CHOICE}=none the browser's tests are skipped"
+    )
 
 
 def _installed() -> str | None:

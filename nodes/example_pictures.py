@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import shutil
+import tempfile
 from pathlib import Path
 
 import folder_paths
@@ -19,6 +19,9 @@ def offer_example_pictures() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in sorted(PICTURES.glob("magicface_*.png")):
             if not (folder / picture.name).exists():
-                shutil.copyfile(picture, folder / picture.name)
+                # Another ComfyUI with the same folder must not see half a file.
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=".magicface-", delete=False) as half_made:
+                    half_made.write(picture.read_bytes())
+                Path(half_made.name).replace(folder / picture.name)
     except OSError as error:
         log.warning("MagicFace: the workflows' example pictures could not be copied into the input folder: %s", error)

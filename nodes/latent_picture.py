@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from ..sampling.recording import STORE, Recording
 
+LAST, MOST_STEPS = -1, 10000
 _LATENT_PX = 8
 
 
-def finite_samples(samples: Tensor) -> None:
-    """Make sure that a latent is one of an image, and whole.
+def finite_samples(latent: dict[str, Any]) -> Tensor:
+    """(b, ch, H, W) the samples of an image's latent.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it is no image's, or not whole.
     """
+    samples: Tensor = latent["samples"]
     if samples.ndim != 4:
         raise ValueError(f"latent: has shape {tuple(samples.shape)}; give the latent of an image sampler")
     if not torch.isfinite(samples).all():
         raise ValueError("latent: has values that are not finite (a black picture); sample in a wider number type")
+    return samples
 
 
 def recordings_of(samples: Tensor) -> list[tuple[Recording, int]]:
@@ -28,7 +33,6 @@ def recordings_of(samples: Tensor) -> list[tuple[Recording, int]]:
     Raises:
         ValueError: no sampled picture of a run with the method, or pictures with different concepts.
     """
-    finite_samples(samples)
     found = STORE.find(samples)
     if found is None:
         raise ValueError(

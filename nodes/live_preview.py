@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..attention.regions import carry
+from ..sampling.run import Run
 from .region_picture import draw_regions
 
 _LEAST_PX, _MOST_PX = 256, 512
@@ -28,16 +29,14 @@ class LivePreview:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         self._bar: Any = None
 
-    def __call__(self, run: Any, step: int, x0: Tensor, total: int) -> None:
+    def __call__(self, run: Run, step: int, x0: Tensor, total: int) -> None:
         """Show the regions of the batch's first image."""
-        if run.regions is None:
-            return
+        at = run.recording.steps[-1]
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(total)
         picture = self._picture(x0)
         size = picture.shape[:2]
-        concepts = carry(run.regions.concepts[:1], size)[0]
-        foreground = carry(run.regions.foreground[:1], size)[0]
+        concepts, foreground = carry(at.concepts[:1].long(), size)[0], carry(at.foreground[:1], size)[0]
         drawn = draw_regions(picture, concepts, foreground, run.recording.concepts, self._previewer is not None)
         image = Image.fromarray((drawn * 255).round().byte().numpy())
         self._bar.update_absolute(step + 1, total, ("JPEG", image, _MOST_PX))
@@ -46,9 +45,11 @@ class LivePreview:
         """(H_px, W_px, 3) the latent as the sampler shows it; grey where the user has previews off."""
         scale = max(1.0, _LEAST_PX / min(x0.shape[-2:]))
         size = (round(x0.shape[-1] * scale), round(x0.shape[-2] * scale))
-        if self._previewer is None:
+        given = self._previewer.decode_latent_to_preview_image("JPEG", x0) if self._previewer else None
+        shown = given[1] if given else None
+        # Other packs' previewers may give anything.
+        if not isinstance(shown, Image.Image):
             return torch.full((size[1], size[0], 3), 0.25)
-        shown = self._previewer.decode_latent_to_preview(x0).convert("RGB")
         if min(shown.size) < _LEAST_PX:
             shown = shown.resize(size, Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.asarray(shown).copy()).float() / 255
+        return torch.from_numpy(np.asarray(shown.convert("RGB")).copy()).float() / 255

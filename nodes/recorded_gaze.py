@@ -9,13 +9,11 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..attention.blocks import Block
 from ..attention.looking import Gaze
 from ..attention.regions import carry
 from ..sampling.gazes import GAZES, GazeRecord
-from .latent_picture import finite_samples, pictures_of, recordings_of
-
-LAST = -1
-_MOST_STEPS = 10000
+from .latent_picture import LAST, MOST_STEPS, finite_samples, pictures_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +26,7 @@ class View:
         place: the image's place in its run's batch.
         concepts: the concepts' phrases.
         references: for each concept (H_px, W_px, 3) in 0..1, those that the block looked at.
-        regions: (hh * ww,) the concept that each of the block's tokens belongs to after that step, or -1.
+        regions: (hh * ww,) the concept that each of the block's tokens belongs to, or -1.
         where: the step and the block, for a label.
     """
 
@@ -57,8 +55,8 @@ def inputs() -> list[Any]:
         io.Int.Input(
             "step",
             default=LAST,
-            min=-_MOST_STEPS,
-            max=_MOST_STEPS,
+            min=-MOST_STEPS,
+            max=MOST_STEPS,
             tooltip="One of the recorded steps. Negative counts back from the last recorded: -1 = the last.",
         ),
         io.String.Input(
@@ -80,41 +78,43 @@ def views(latent: dict[str, Any], step: int, block: str, image: Tensor | None) -
     Raises:
         ValueError: naming the input that is wrong and what to do.
     """
-    samples = latent["samples"]
-    finite_samples(samples)
+    samples = finite_samples(latent)
     recorded = GAZES.find(samples)
     if recorded is None:
         raise ValueError(
-            "latent: no attention was kept for it; connect MagicFace Attention Record to MagicFace Apply, and the"
-            " sampler's own output here, and sample it again"
+            "latent: no attention was kept for it; connect MagicFace Attention Record to MagicFace Apply, give a"
+            " reference a weight, connect the sampler's own output here, and sample it again"
         )
-    regions = recordings_of(samples)
-    found = []
-    for (record, place), (recording, _), picture in zip(recorded, regions, pictures_of(image, samples), strict=True):
-        number, name = _chosen(record, step, block)
-        stage, gaze = next(entry for (at, known), entry in record.gazes.items() if (at, str(known)) == (number, name))
-        by_step = {at.step: at.concepts[place] for at in recording.steps}
-        concepts = by_step[number].long() if number in by_step else torch.full((1, 1), -1)
-        references = [[image.float() / 255 for image in images] for images in record.pictures[stage]]
-        tokens = carry(concepts[None], gaze.grid)[0].flatten()
-        where = f"step {number}, {name}"
-        found.append(View(picture, gaze, place, record.concepts, references, tokens, where))
-    return found
+    if len({id(record.pictures) for record, _ in recorded}) > 1:
+        raise ValueError("latent: its pictures come from several runs; show them one by one")
+    return [
+        _view(record, place, picture, step, block)
+        for (record, place), picture in zip(recorded, pictures_of(image, samples), strict=True)
+    ]
 
 
-def _chosen(record: GazeRecord, step: int, block: str) -> tuple[int, str]:
-    """A recorded step, and the name of a block recorded there."""
-    steps = sorted({number for number, _ in record.gazes})
+def _view(record: GazeRecord, place: int, picture: Tensor, step: int, block: str) -> View:
+    number, known = _chosen(record, step, block)
+    gaze = record.gazes[number, known]
+    references = [[shown.float() / 255 for shown in same] for same in record.pictures[record.stages[number]]]
+    # In stage 2 the regions that the block was steered by; in stage 1 those that came of the step.
+    given = carry(record.regions[number], gaze.grid).flatten(1) if gaze.given is None else gaze.given
+    return View(picture, gaze, place, record.concepts, references, given[place].long(), f"step {number}, {known}")
+
+
+def _chosen(record: GazeRecord, step: int, block: str) -> tuple[int, Block]:
+    """A recorded step, and a block recorded there."""
+    steps = sorted(record.regions.keys() & {number for number, _ in record.gazes})
     if not steps:
         raise ValueError(
-            "latent: its run kept no attention: the method was not on at the chosen steps, or most_mb of"
-            " MagicFaceAttentionRecord is too small"
+            "latent: its run kept no attention: the method was not on at the chosen steps, each prompt has an area of"
+            " its own, or most_mb of MagicFaceAttentionRecord is too small"
         )
     number = steps[step] if -len(steps) <= step < 0 else step
     if number not in steps:
         raise ValueError(f"step: {step} was not recorded; there are {', '.join(map(str, steps))}")
-    names = [str(known) for at, known in record.gazes if at == number]
-    name = names[0] if block.strip().lower() == "auto" else block.strip()
-    if name not in names:
-        raise ValueError(f"block: {block!r} was not recorded; there are {', '.join(names)}")
-    return number, name
+    blocks = {str(known): known for at, known in record.gazes if at == number}
+    name = next(iter(blocks)) if block.strip().lower() == "auto" else block.strip()
+    if name not in blocks:
+        raise ValueError(f"block: {block!r} was not recorded; there are {', '.join(blocks)}")
+    return number, blocks[name]

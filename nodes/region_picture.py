@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -55,18 +55,21 @@ def draw_regions(
     return torch.cat((drawn, _legend(picture.shape[1], names, shares)))
 
 
-def strip(drawn: Sequence[Tensor], steps: Sequence[int]) -> Tensor:
-    """Pictures (H, W, 3) of several steps in rows of five, each with its number; (H', W', 3) in 0..1."""
-    drawn = [
-        torch.cat((_line(picture.shape[1], f"step {step}"), picture))
-        for step, picture in zip(steps, drawn, strict=False)
-    ] or list(drawn)
-    scale = min(1.0, _STRIP_PX / drawn[0].shape[1])
-    size = [max(1, round(px * scale)) for px in drawn[0].shape[:2]]
-    small = interpolate(torch.stack(list(drawn)).movedim(-1, 1), size=size, mode="area").movedim(1, -1)
-    columns = min(_IN_A_ROW, len(small))
-    empty = small.new_zeros((-len(small) % columns, *small.shape[1:]))
-    return rearrange(torch.cat((small, empty)), "(row column) h w c -> (row h) (column w) c", column=columns)
+def reduced(picture: Tensor) -> Tensor:
+    """A picture (H, W, 3) no wider than one of a strip."""
+    scale = min(1.0, _STRIP_PX / picture.shape[1])
+    size = [max(1, round(px * scale)) for px in picture.shape[:2]]
+    return interpolate(picture.movedim(-1, 0)[None], size=size, mode="area")[0].movedim(0, -1)
+
+
+def strip(drawn: Mapping[int, Tensor]) -> Tensor:
+    """Pictures (H, W, 3) of several steps in rows of five, each with its number above it; (H', W', 3) in 0..1."""
+    numbered = [
+        torch.cat((_line(picture.shape[1], f"step {step}"), picture)) for step, picture in sorted(drawn.items())
+    ]
+    columns = min(_IN_A_ROW, len(numbered))
+    numbered += [torch.zeros_like(numbered[0])] * (-len(numbered) % columns)
+    return rearrange(torch.stack(numbered), "(row column) h w c -> (row h) (column w) c", column=columns)
 
 
 def _line(width_px: int, text: str) -> Tensor:

@@ -11,12 +11,9 @@ from torch import Tensor
 from ..attention.regions import carry
 from ..sampling.naming import naming
 from ..sampling.recording import Recording, StepRegions
-from .latent_picture import pictures_of, recordings_of
-from .region_picture import draw_regions, strip
+from .latent_picture import LAST, MOST_STEPS, finite_samples, pictures_of, recordings_of
+from .region_picture import draw_regions, reduced, strip
 from .sockets import CATEGORY
-
-LAST = -1
-_MOST_STEPS = 10000
 
 
 class MagicFaceSegmentationPreview(io.ComfyNode):
@@ -36,8 +33,8 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
                 io.Int.Input(
                     "step",
                     default=LAST,
-                    min=-_MOST_STEPS,
-                    max=_MOST_STEPS,
+                    min=-MOST_STEPS,
+                    max=MOST_STEPS,
                     tooltip="The sampler's step, from 0. Negative counts from the end: -1 = the last that has regions.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The picture to draw over, such as the decoded latent."),
@@ -64,7 +61,7 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
         cls, latent: dict[str, Any], step: int, image: Tensor | None = None, all_steps: bool = False
     ) -> io.NodeOutput:
         with naming("MagicFaceSegmentationPreview"):
-            samples = latent["samples"]
+            samples = finite_samples(latent)
             found = recordings_of(samples)
             pictures = pictures_of(image, samples)
             previews, masks = [], []
@@ -72,14 +69,26 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
                 at = _at_step(recording, step)
                 concepts, _ = _maps(at, place, picture)
                 masks += [concepts == index for index in range(len(recording.concepts))]
-                shown = recording.steps if all_steps and recording.steps else [at]
-                drawn = [
-                    draw_regions(picture, *_maps(one, place, picture), recording.concepts, image is not None)
-                    for one in shown
-                ]
-                previews.append(strip(drawn, [one.step for one in shown if one]) if all_steps else drawn[0])
+                previews.append(_drawn(recording, place, picture, at, all_steps, image is not None))
+            if len({preview.shape for preview in previews}) > 1:
+                raise ValueError("latent: its pictures come from runs of different lengths; show them one by one")
         preview = torch.stack(previews)
         return io.NodeOutput(preview, torch.stack(masks).float(), ui=ui.PreviewImage(preview, cls=cls))
+
+
+def _drawn(
+    recording: Recording, place: int, picture: Tensor, at: StepRegions | None, all_steps: bool, translucent: bool
+) -> Tensor:
+    """(H, W, 3) the regions of one step, or of all, over one picture."""
+    if not all_steps or at is None:
+        return draw_regions(picture, *_maps(at, place, picture), recording.concepts, translucent)
+    small = reduced(picture)
+    return strip(
+        {
+            one.step: draw_regions(small, *_maps(one, place, small), recording.concepts, translucent)
+            for one in recording.steps
+        }
+    )
 
 
 def _at_step(recording: Recording, step: int) -> StepRegions | None:

@@ -16,7 +16,8 @@ from .recording import LatentStore
 
 log = logging.getLogger(__name__)
 
-_MOST_BYTES = 512 * 2**20
+_MEGABYTE = 2**20
+_MOST_BYTES = 512 * _MEGABYTE
 
 
 @dataclass(eq=False)
@@ -25,96 +26,108 @@ class GazeRecord:
 
     Attributes:
         concepts: the concepts' phrases.
-        pictures: for each concept, those of its references that were on: (H_px, W_px, 3) uint8 each.
+        pictures: by stage, for each concept, those of its references that were on: (H_px, W_px, 3) uint8 each.
         gazes: by the sampler's step, from 0, and the block.
+        stages: of the steps that have gazes.
+        regions: (b, H2, W2) int8 at the end of those steps, concept indices or -1.
     """
 
     concepts: tuple[str, ...]
-    pictures: dict[Stage, list[list[Tensor]]] = field(default_factory=dict)
-    gazes: dict[tuple[int, Block], tuple[Stage, Gaze]] = field(default_factory=dict)
+    pictures: dict[Stage, list[list[Tensor]]]
+    gazes: dict[tuple[int, Block], Gaze] = field(default_factory=dict)
+    stages: dict[int, Stage] = field(default_factory=dict)
+    regions: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        """Bytes that queries and keys take."""
-        return sum(gaze.nbytes for _, gaze in self.gazes.values())
+        """Bytes that it takes."""
+        shown = {id(p): p.nbytes for stage in self.pictures.values() for same in stage for p in same}
+        maps = sum(regions.nbytes for regions in self.regions.values())
+        return sum(gaze.nbytes for gaze in self.gazes.values()) + maps + sum(shown.values())
 
 
 class GazeRecorder:
     """Keeps the attention of the chosen steps and blocks of one run.
-
-    Attributes:
-        unit: bytes of a megabyte.
 
     Args:
         method: what to keep is in its `record`.
         total_steps: of the run.
 
     Raises:
-        ValueError: a chosen step is not among the run's.
+        ValueError: none of the chosen steps is among the run's.
     """
-
-    unit = 2**20
 
     def __init__(self, method: Method, total_steps: int) -> None:
         assert method.record is not None
-        self._blocks, self._most_bytes = method.recorded, method.record.most_mb * self.unit
+        self._blocks, self._most_bytes = method.recorded, method.record.most_mb * _MEGABYTE
         self._steps = set(steps_of(method.record.steps, total_steps))
-        self._step = -1
-        self._kept: set[Block] = set()
+        self._step = 0
         self._full = False
-        self.record = GazeRecord(method.labels)
-        for stage in (Stage.LAYOUT, Stage.INJECTION):
-            self.record.pictures[stage] = [
-                [
-                    picture
-                    for reference in method.references
-                    if method.concept_of(reference) == index and reference.weight_at(stage) != 0
-                    for picture in (reference.pictures if reference.pictures is not None else ())
-                ]
-                for index in range(len(method.concepts))
-            ]
-
-    def open(self, step: int) -> None:
-        """A new evaluation: of several in a step the last one counts."""
-        self._step = step
-        self._kept.clear()
+        stages = (Stage.LAYOUT, Stage.INJECTION)
+        self.record = GazeRecord(method.labels, {stage: _pictures(method, stage) for stage in stages})
 
     def wants(self, block: Block) -> bool:
-        """Whether a block's attention is to be kept now; of several conds the first one's."""
-        return self._step in self._steps and block in self._blocks and block not in self._kept
+        """Whether a block's attention is to be kept now."""
+        return self._step in self._steps and block in self._blocks
 
     def keep(self, block: Block, stage: Stage, gaze: Gaze) -> None:
-        """Keep a block's attention, if there is room."""
-        self._kept.add(block)
-        small = gaze.kept()
-        before = self.record.gazes.pop((self._step, block), None)
-        if self.record.nbytes + small.nbytes > self._most_bytes:
-            if not self._full:
-                log.warning(
-                    "MagicFace: the attention to be kept does not fit into %d MB, so some of it is left out; raise"
-                    " most_mb in MagicFaceAttentionRecord, or choose fewer steps and blocks.",
-                    self._most_bytes // self.unit,
-                )
-            self._full = True
-            if before is not None:
-                self.record.gazes[self._step, block] = before
+        """Keep a block's attention, if there is room. Of several evaluations in a step the last one stays."""
+        key = self._step, block
+        if self._full and key not in self.record.gazes:
             return
-        self.record.gazes[self._step, block] = stage, small
+        small = gaze.kept()
+        self.record.gazes.pop(key, None)
+        if self.record.nbytes + small.nbytes <= self._most_bytes:
+            self.record.gazes[key] = small
+            self.record.stages[self._step] = stage
+        elif not self._full:
+            self._full = True
+            log.warning(
+                "MagicFace: the attention to be kept does not fit into %d MB, so some of it is left out; raise"
+                " most_mb in MagicFaceAttentionRecord, or choose fewer steps and blocks.",
+                self._most_bytes // _MEGABYTE,
+            )
+
+    def step_done(self, step: int, regions: Tensor | None) -> None:
+        """The sampler reports a step; what is evaluated from now on belongs to the next.
+
+        Args:
+            step: its number.
+            regions: (b, H2, W2) concept indices or -1 at its end; None where the method was off.
+        """
+        self._step = step + 1
+        if regions is None:
+            # A sampler of second order evaluates once more after its report: with the method on, for this step's sake.
+            for key in [key for key in self.record.gazes if key[0] == step]:
+                del self.record.gazes[key]
+        elif step in self.record.stages:
+            self.record.regions[step] = regions.clone()
+
+
+def _pictures(method: Method, stage: Stage) -> list[list[Tensor]]:
+    """For each concept the pictures of its references, as far as they are on at a stage."""
+    on = [reference for reference in method.references if reference.weight_at(stage) != 0]
+    shown = [(method.concept_of(reference), reference.pictures) for reference in on if reference.pictures is not None]
+    return [
+        [picture for concept, pictures in shown if concept == index for picture in pictures]
+        for index in range(len(method.concepts))
+    ]
 
 
 def steps_of(chosen: Sequence[int], total: int) -> list[int]:
-    """Steps from 0; negative ones count from the end.
+    """Of the chosen steps those that a run of `total` steps has, from 0; negative ones count from the end.
 
     Raises:
-        ValueError: one that a run of `total` steps does not have.
+        ValueError: it has none of them.
     """
-    for step in chosen:
-        if not -total <= step < total:
-            raise ValueError(
-                f"MagicFaceAttentionRecord: steps: {step} is not among this run's {total} steps; choose from 0 to"
-                f" {total - 1}, or from -1 (the last) to -{total}"
-            )
-    return [step % total for step in chosen]
+    there = [step % total for step in chosen if -total <= step < total]
+    if not there:
+        given = ", ".join(map(str, chosen))
+        raise ValueError(
+            f"MagicFaceAttentionRecord: steps: this run has {total} steps and so none of {given}; choose from 0 to"
+            f" {total - 1}, or from -1 (the last) to -{total}"
+        )
+    return there
 
 
 GAZES: LatentStore[GazeRecord] = LatentStore(_MOST_BYTES)

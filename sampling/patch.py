@@ -72,7 +72,8 @@ def _check_fits(reference: Reference, width: int, model: Any) -> None:
 
 
 Watch = Callable[[Run, int, Tensor, int], None]
-"""Called after each step with the run, the step, the denoised latent (b, ch, H, W) and the number of steps."""
+"""Called after each step that has regions, with the run, the step, the denoised latent (b, ch, H, W) and the number of
+steps. What it raises ends the run."""
 
 
 def patched(model: Any, method: Method, watcher: Callable[[Any], Watch] | None = None) -> Any:
@@ -121,10 +122,8 @@ def sampling_with(method: Method, watcher: Callable[[Any], Watch] | None = None)
         def each_step(step: int, x0: Tensor, x: Tensor, total: int) -> Any:
             denoised[:] = [x0]
             answer = callback(step, x0, x, total) if callback is not None else None
-            if run is not None:
-                run.step_done(step)
-                if watch:
-                    watch(run, step, x0, total)
+            if run is not None and run.step_done(step) and watch:
+                watch(run, step, x0, total)
             return answer
 
         samples: Tensor = executor(

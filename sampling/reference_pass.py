@@ -203,7 +203,7 @@ class ReferencePass:
                     kept, log_mask = view.inside_mask(grid, k.device)
                     bias = log_mask + view.reference.weight_at(stage)
                     k_kept, v_kept = k[row : row + 1, kept], v[row : row + 1, kept]
-                    caught[view][block] = ConceptTokens(k_kept, v_kept, bias, kept, (grid,))
+                    caught[view][block] = ConceptTokens(k_kept, v_kept, bias, (kept,), (grid,))
                 if block == last:
                     raise _LastBlockReached
                 return HostAttend(extra_options)(q, k, v)

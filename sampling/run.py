@@ -70,7 +70,7 @@ class Run:
         self._texts = Texts(guider.conds)
         self._acting = False
         self._guidance_off_said = False
-        self._seed = self._step = 0
+        self._seed = 0
         self.regions: RegionIndex | None = None
         self.recording = Recording(method.labels)
         self.recorder = GazeRecorder(method, total_steps) if method.record else None
@@ -89,12 +89,15 @@ class Run:
             standing = model_options.get("sampler_post_cfg_function", [])
             model_options["sampler_post_cfg_function"] = [*standing, self._post_cfg]
 
-    def step_done(self, step: int) -> None:
-        """Keep the regions of the sampler's step for the preview."""
-        self._step = step + 1
+    def step_done(self, step: int) -> bool:
+        """Keep the regions of the sampler's step for the preview; whether it has any."""
+        found = None
         if self._acting and self.regions is not None:
-            found = StepRegions(step, self.regions.concepts, self.regions.foreground)
-            self.recording.steps.append(found.compact())
+            found = StepRegions(step, self.regions.concepts, self.regions.foreground).compact()
+            self.recording.steps.append(found)
+        if self.recorder is not None:
+            self.recorder.step_done(step, None if found is None else found.concepts)
+        return found is not None
 
     def _prepare_sampling(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
@@ -143,9 +146,6 @@ class Run:
         primary = segmenter is not None and "positive" in roles
         if primary:
             evaluation.keys = self._run_references(evaluation.at, known, model, x.device)
-        recorder = self.recorder if primary else None
-        if recorder is not None:
-            recorder.open(self._step)
         plan = CallPlan(
             method=self._method,
             stage=evaluation.at.stage,
@@ -153,7 +153,7 @@ class Run:
             keys=evaluation.keys,
             regions=evaluation.steering,
             segmenter=segmenter,
-            recorder=recorder,
+            recorder=self.recorder if primary else None,
             size_lat=x.shape[-2:],
         )
         with self._following(plan):

@@ -143,6 +143,10 @@ class RegionIndex:
         self.foreground = foreground.bool()
         self._groups: dict[Any, list[list[tuple[int, Tensor]]]] = {}
 
+    def given(self, grid: tuple[int, int]) -> Tensor:
+        """(b, hh * ww) int8 in main memory: the concept that each of a block's queries belongs to, or -1."""
+        return carry(self.concepts, grid).flatten(1).to(torch.int8)
+
     def groups(self, area: Area | None, grid: tuple[int, int], device: torch.device) -> list[list[tuple[int, Tensor]]]:
         """Queries of a block by region, for a cond that sees an area (or all); see `group_queries`."""
         key = area, grid, device

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..attention.blocks import Block
-from ..attention.looking import Gaze, given_to
+from ..attention.looking import Gaze
 from ..attention.rba import region_grouped_blend_attention
 from ..attention.rsa import reference_aware_self_attention
 from ..attention.schedule import Stage
@@ -48,6 +48,12 @@ class CallPlan:
     segmenter: Segmenter | None
     recorder: GazeRecorder | None
     size_lat: tuple[int, ...]
+
+    @property
+    def shown_row(self) -> CondRow | None:
+        """The cond whose attention is kept: the prompt's first that sees the whole picture."""
+        whole = (row for row in self.known.values() if row.role == "positive" and row.area is None)
+        return next(whole, None)
 
 
 class UNetCall:
@@ -142,11 +148,11 @@ class UNetCall:
             found = plan.regions.groups(row.area, grid, device)
             # Another pack's nested call may be of other images than the regions.
             groups = found if len(found) == qkv[0].shape[0] else None
-        if plan.recorder is not None and row.area is None and plan.recorder.wants(block):
+        if plan.recorder is not None and row is plan.shown_row and plan.recorder.wants(block):
             q, k, _ = qkv
-            n = q.shape[1]  # own keys: others' additions stand behind them
-            given = None if groups is None else given_to(groups, n)
-            plan.recorder.keep(block, plan.stage, Gaze(q, k[:, :n], tuple(concepts), given, grid, attend.heads))
+            given = None if groups is None or plan.regions is None else plan.regions.given(grid)
+            own_k = k[:, : q.shape[1]]  # others' additions stand behind them
+            plan.recorder.keep(block, plan.stage, Gaze(q, own_k, tuple(concepts), given, grid, attend.heads))
         if groups is None:
             return reference_aware_self_attention(attend, *qkv, concepts, own)
         return region_grouped_blend_attention(attend, *qkv, concepts, groups, own)

@@ -116,6 +116,21 @@ class Editor:
             self.page.wait_for_timeout(300)
         raise AssertionError(f"nothing was done within {DONE_S} s")
 
+    def prompt(self) -> dict[str, Any]:
+        """The graph as it would be queued."""
+        made: dict[str, Any] = self.page.evaluate("() => window.app.graphToPrompt().then((made) => made.output)")
+        return made
+
+    def save_and_load(self) -> None:
+        """What is left of the graph after its way through a file."""
+        self.page.evaluate("() => window.app.loadGraphData(JSON.parse(JSON.stringify(window.app.graph.serialize())))")
+        self.page.wait_for_timeout(1500)
+
+    def select(self, node: str) -> None:
+        """Click a node."""
+        self.page.evaluate("(id) => window.app.canvas.selectNode(window.app.graph.getNodeById(id))", node)
+        self.page.wait_for_timeout(500)
+
     def add(self, name: str, x: int, y: int) -> str:
         """Find a node by its name in the search of the canvas, and put it somewhere; returns its id."""
         known = {node["id"] for node in self.nodes()}

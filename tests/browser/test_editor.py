@@ -49,6 +49,9 @@ def test_the_two_concept_graph_built_by_hand_makes_the_same_picture(editor: Edit
     assert [name for name, linked in editor.node("MagicFaceApply")["inputs"] if linked] == [
         "model", "references.reference0", "references.reference1",
     ]  # fmt: skip
+    made_of = editor.prompt()
+    editor.save_and_load()
+    assert editor.prompt() == made_of
     entry = editor.queue()
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
     saved = [picture for output in shipped["outputs"].values() for picture in output["images"] if is_saved(picture)]
@@ -125,6 +128,44 @@ def test_a_mistake_is_explained_on_its_node(editor: Editor, keep: Keep) -> None:
     editor.page.get_by_text("View details").click()
     editor.page.get_by_text("MagicFaceReference: caption: is empty; say what the picture shows").first.wait_for()
     keep(editor, "mistake_explained")
+
+
+def test_cancel_ends_a_run_and_leaves_the_next_one_alone(editor: Editor) -> None:
+    editor.open_template("magicface_one_concept")
+    first = editor.queue()
+    sampler = editor.node("KSampler")["id"]
+    editor.set(sampler, steps=500)
+    before = set(editor.client.get_json("/history"))
+    editor.page.keyboard.press("Control+Enter")
+    editor.page.wait_for_timeout(3000)
+    assert len(editor.client.get_json("/queue")["queue_running"]) == 1
+    editor.command("Comfy.Interrupt")
+    editor.page.wait_for_timeout(3000)
+    (cancelled,) = (entry for key, entry in editor.client.get_json("/history").items() if key not in before)
+    assert "execution_interrupted" in [kind for kind, _ in cancelled["status"]["messages"]]
+    editor.set(sampler, steps=INPUTS["KSampler"]["steps"])
+    again = editor.queue()
+    pictures = [next(p for out in e["outputs"].values() for p in out["images"] if is_saved(p)) for e in (first, again)]
+    assert pixels(editor.client, pictures[0]) == pixels(editor.client, pictures[1])
+    assert editor.complaints == []
+
+
+def test_help_stands_beside_the_graph(editor: Editor, keep: Keep) -> None:
+    editor.open_template("magicface_one_concept")
+    editor.select(editor.node("MagicFaceApply")["id"])
+    editor.page.locator("[data-testid='info-button']").first.click()
+    picture = editor.page.locator("img[src*='docs/images/']").first
+    picture.wait_for()
+    assert picture.evaluate("(image) => image.complete && image.naturalWidth > 0")
+    assert editor.page.get_by_text("2 + N UNet rows").first.is_visible()
+    keep(editor, "help")
+
+
+def test_a_node_is_found_by_what_it_is_for(editor: Editor) -> None:
+    editor.command("Comfy.NewBlankWorkflow")
+    editor.page.wait_for_timeout(1000)
+    editor.add("heat map", 0, 0)
+    assert [node["type"] for node in editor.nodes()] == ["MagicFaceAttentionView"]
 
 
 def test_nodes_speak_chinese(server: Server, chromium: Browser) -> None:

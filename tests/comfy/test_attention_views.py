@@ -6,7 +6,9 @@ import comfy.utils
 import pytest
 import torch
 
-from .graph import box, picture
+import nodes as core_nodes
+
+from .graph import box, call, picture
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
@@ -15,9 +17,10 @@ pytestmark = pytest.mark.usefixtures("as_node")
 def recorded(graph, samples):
     """What the store has for a latent: by (step, block name) the stage's name and the gaze."""
     found = graph.pack.sampling.gazes.GAZES.find(samples)
-    return found and {
-        (step, str(block)): (stage.name, gaze) for (step, block), (stage, gaze) in found[0][0].gazes.items()
-    }
+    if found is None:
+        return None
+    record = found[0][0]
+    return {(step, str(block)): (record.stages[step].name, gaze) for (step, block), gaze in record.gazes.items()}
 
 
 def sampled(graph, references=None, record=None, schedule=None, **inputs):
@@ -84,8 +87,8 @@ def test_region_queries_are_given_their_own_reference(graph):
 @pytest.mark.parametrize(
     ("record", "message"),
     [
-        ({"steps": "3"}, r"MagicFaceAttentionRecord: steps: 3 is not among this run's 3 steps"),
-        ({"steps": "0, -4"}, r"MagicFaceAttentionRecord: steps: -4 is not among this run's 3 steps"),
+        ({"steps": "3"}, r"MagicFaceAttentionRecord: steps: this run has 3 steps and so none of 3; choose from 0 to 2"),
+        ({"steps": "7, -4"}, r"MagicFaceAttentionRecord: steps: this run has 3 steps and so none of 7, -4"),
         ({"blocks": "input.4"}, r"MagicFaceApply: record: blocks: no block 'input.4'; there are output.0"),
         ({"steps": "one"}, r"MagicFaceAttentionRecord: steps: is 'one'; give whole numbers"),
         ({"blocks": " "}, r"MagicFaceAttentionRecord: blocks: is empty"),
@@ -97,15 +100,35 @@ def test_bad_choices_are_named(graph, record, message):
         sampled(graph, record=graph.record(**record))
 
 
+def test_steps_that_a_run_lacks_are_left_out(graph):
+    """One model may go to samplers of several lengths."""
+    samples = sampled(graph, record=graph.record(steps="1, 15", blocks="output.3.0"), seed=53)
+    assert list(recorded(graph, samples)) == [(1, "output.3.0")]
+
+
 def test_memory_is_bounded(graph, monkeypatch, caplog):
     gazes = graph.pack.sampling.gazes
-    record = graph.record(steps="0, 1, 2", blocks="decoder")
+    record = graph.record(steps="0, 1, 2", blocks="decoder", most_mb=1)
     whole = gazes.GAZES.find(sampled(graph, record=record, seed=45))[0][0]
     assert len(whole.gazes) == 3 * 9
-    monkeypatch.setattr(gazes.GazeRecorder, "unit", whole.nbytes // 2)
-    part = gazes.GAZES.find(sampled(graph, record=graph.record(steps="0,1,2", blocks="decoder", most_mb=1), seed=46))
-    assert 0 < part[0][0].nbytes <= whole.nbytes // 2 and len(part[0][0].gazes) < len(whole.gazes)
+    monkeypatch.setattr(gazes, "_MEGABYTE", whole.nbytes // 2)
+    part = gazes.GAZES.find(sampled(graph, record=record, seed=46))[0][0]
+    assert 0 < part.nbytes <= whole.nbytes // 2 and len(part.gazes) < len(whole.gazes)
     assert caplog.text.count("raise most_mb in MagicFaceAttentionRecord") == 1
+
+
+def test_of_several_prompts_the_first_that_sees_all_is_kept(graph):
+    """Whatever the order in which ComfyUI asks for them; an area's own picture is another one's."""
+    record = graph.record(steps="0", blocks="output.3.0")  # both runs begin with the same latent
+    model = graph.apply(graph.model, *graph.two(), record=record)
+    first, second = graph.prompt("a boy wearing a hat and a scarf"), graph.prompt("a hat over a scarf, in a boat")
+    alone, both = graph.sample(model, first, seed=54), graph.sample(model, [*first, *second], seed=54)
+    one, other = (recorded(graph, samples)[0, "output.3.0"][1] for samples in (alone, both))
+    torch.testing.assert_close(one.q, other.q, rtol=1e-2, atol=1e-2)
+    areas = call(core_nodes.ConditioningSetArea, conditioning=first, width=64, height=128, x=0, y=0, strength=1.0)[0]
+    samples = graph.sample(model, areas, seed=55)
+    with pytest.raises(ValueError, match="each prompt has an area of its own"):
+        graph.run("MagicFaceAttentionView", latent={"samples": samples})
 
 
 def test_the_view_of_regions(graph):
@@ -181,3 +204,41 @@ def test_live_regions_stand_over_the_users_preview(graph, shown, monkeypatch):
     graph.sample(graph.apply(graph.model, *graph.two(), live_regions=True), seed=52)
     assert [value for value, _, _ in shown] == [1, 1, 2, 2, 3, 3]
     assert [size[0] for _, _, size in shown] == [16, 256] * 3
+
+
+def test_no_regions_are_shown_where_the_method_is_off(graph, shown):
+    schedule = graph.schedule(switch=0.1, end=0.4)
+    graph.sample(graph.apply(graph.model, *graph.two(), schedule=schedule, live_regions=True), seed=56)
+    assert [value for value, _, _ in shown] == [1]
+
+
+def test_another_packs_previewer_may_give_anything(graph, shown, monkeypatch):
+    import latent_preview
+
+    class Previewer:
+        def decode_latent_to_preview_image(self, preview_format, x0):
+            return None
+
+    monkeypatch.setattr(latent_preview, "get_previewer", lambda *_: Previewer())
+    graph.sample(graph.apply(graph.model, *graph.two(), live_regions=True), seed=57)
+    assert [value for value, _, _ in shown] == [1, 2, 3]
+
+
+def test_pictures_of_several_runs_are_shown_one_by_one(graph):
+    record = graph.record(blocks="output.3.0")
+    runs = [sampled(graph, record=record, seed=seed) for seed in (58, 59)]
+    with pytest.raises(ValueError, match="MagicFaceAttentionView: latent: its pictures come from several runs"):
+        graph.run("MagicFaceAttentionView", latent={"samples": torch.cat(runs)})
+
+
+def test_the_samplers_bar_counts_steps_whatever_the_references_cost(graph, monkeypatch):
+    """Three references of unlike shapes: several passes before each step."""
+    counted = []
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", True)
+    references = [graph.reference(name, 1, image=picture(1, *size), weight=2.0) for name, size in (
+        ("hat", (128, 128)), ("scarf", (128, 192)), ("boy", (192, 128)),
+    )]  # fmt: skip
+    model = graph.apply(graph.model, *references)
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: counted.append((value, total)))
+    graph.sample(model, seed=60)
+    assert sorted(set(counted)) == counted and counted[-1] == (3, 3) and {total for _, total in counted} == {3}

@@ -62,8 +62,23 @@ def test_it_queues_with_other_pictures_words_and_seed(client: Client, workflow: 
         (("--set", "KSampler.sampler_name=none"), "Value not in list"),
         (("--prompt", "a landscape"), "MagicFaceReference: concept: 'hat' is not in the positive prompt"),
         (("--picture", "hat=not_there.png"), "not_there.png"),
+        (("--set", "KSampler.step=3"), "KSampler has no input 'step'; there are seed"),
     ],
 )
 def test_what_goes_wrong_is_said(client: Client, workflow: Path, arguments: tuple[str, ...], said: str) -> None:
     done = queue(client, workflow, *arguments)
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
+
+
+def test_what_cannot_be_read_is_said(client: Client, workflow: Path) -> None:
+    assert "has no '.'" in refused(client, workflow, "--set", "steps=3", code=2)
+    drawn = api_format.WORKFLOWS / "magicface_one_concept.json"
+    assert "is not in API format" in refused(client, drawn)
+    workflow.write_text("{")
+    assert refused(client, workflow)
+
+
+def refused(client: Client, workflow: Path, *arguments: str, code: int = 1) -> str:
+    done = queue(client, workflow, *arguments)
+    assert done.returncode == code and "Traceback" not in done.stderr
+    return done.stderr

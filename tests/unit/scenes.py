@@ -40,5 +40,5 @@ def as_concept(views: list[View], dtype: torch.dtype = torch.float64) -> Concept
     for view in views:
         kept, bias = weighted_mask(view.mask, view.weight)
         k, v = view.k[None, kept].to(dtype), view.v[None, kept].to(dtype)
-        kept_views.append(ConceptTokens(k, v, bias, kept, ((1, len(view.mask)),)))
+        kept_views.append(ConceptTokens(k, v, bias, (kept,), ((1, len(view.mask)),)))
     return pool(kept_views)

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from magicface.attention.looking import NOWHERE, Gaze, correspondence, given_to, heat, shares
+from magicface.attention.looking import NOWHERE, Gaze, correspondence, heat, shares
 from magicface.attention.references import ConceptTokens
 from scenes import generator_of, normal, some_mask
 from torch import Tensor
@@ -18,9 +18,10 @@ VIEWS = (((2, 3), (3, 3)), ((4, 2),))  # grids of two concepts' views
 
 
 def some_concept(generator: torch.Generator, grids: tuple[tuple[int, int], ...]) -> ConceptTokens:
-    places = torch.nonzero(some_mask(generator, sum(h * w for h, w in grids))).flatten()
-    k, v = (normal(generator, 1, len(places), CHANNELS) for _ in range(2))
-    return ConceptTokens(2 * k, v, normal(generator, len(places)).float(), places, grids)
+    places = tuple(torch.nonzero(some_mask(generator, height * width)).flatten() for height, width in grids)
+    m = sum(map(len, places))
+    k, v = (normal(generator, 1, m, CHANNELS) for _ in range(2))
+    return ConceptTokens(2 * k, v, normal(generator, m).float(), places, grids)
 
 
 def some_gaze(seed: int, given: Tensor | None = None) -> Gaze:
@@ -57,6 +58,15 @@ def flat(maps: list[list[Tensor]]) -> list[Tensor]:
     return [view for views in maps for view in views]
 
 
+def within_masks(concept: ConceptTokens, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """What maps on the views' grids have at the concept's tokens, in their order; and what elsewhere."""
+    inside, outside = [], []
+    for places, view in zip(concept.places, maps, strict=True):
+        inside.append(view.flatten()[places])
+        outside += [value for place, value in enumerate(view.flatten()) if place not in places.tolist()]
+    return torch.cat(inside), torch.stack(outside)
+
+
 def some_given(seed: int) -> Tensor:
     return torch.randint(-1, 3, (2, N), generator=generator_of(seed)).to(torch.int8)
 
@@ -85,11 +95,9 @@ def test_heat_is_their_mean_on_each_views_grid(given: Tensor | None) -> None:
     for index in (0, 2):
         concept = gaze.concepts[index]
         assert concept is not None
-        flat = torch.cat([view.flatten() for view in found[index]])
-        assert_close(flat[concept.places], sum(of[index] for of in of_queries) / 4, rtol=1e-5, atol=1e-7)
-        outside = torch.ones(concept.grid_tok, dtype=torch.bool)
-        outside[concept.places] = False
-        assert (flat[outside] == 0).all()
+        inside, outside = within_masks(concept, found[index])
+        assert_close(inside, sum(of[index] for of in of_queries) / 4, rtol=1e-5, atol=1e-7)
+        assert (outside == 0).all()
     assert 0 < sum(float(view.sum()) for views in found for view in views) < 1
 
 
@@ -99,9 +107,9 @@ def test_correspondence_is_the_query_that_looks_most() -> None:
     found = correspondence(gaze, 1, 0, queries)
     concept = gaze.concepts[0]
     assert concept is not None
-    flat = torch.cat([view.flatten() for view in found])
-    assert torch.equal(flat[concept.places], queries[of_queries.argmax(dim=0)])
-    assert (flat == NOWHERE).sum() == concept.grid_tok - len(concept.places)
+    inside, outside = within_masks(concept, found)
+    assert torch.equal(inside, queries[of_queries.argmax(dim=0)])
+    assert (outside == NOWHERE).all()
     assert correspondence(gaze, 1, 1, queries) == []
 
 
@@ -131,8 +139,3 @@ def test_what_is_kept_is_small_and_shares_nothing_with_the_run() -> None:
             concept.k.zero_()
     for one, other in zip(flat(before), flat(heat(small, 0, torch.arange(N))), strict=True):
         assert_close(one, other, rtol=1e-2, atol=1e-3)
-
-
-def test_given_to_names_the_region_of_each_query() -> None:
-    groups = [[(-1, torch.tensor([0, 3])), (1, torch.tensor([1, 2]))], [(0, torch.arange(4))]]
-    assert given_to(groups, 4).tolist() == [[-1, 1, 1, -1], [0, 0, 0, 0]]

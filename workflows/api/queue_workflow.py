@@ -33,30 +33,30 @@ def main() -> int:
         parser.add_argument(f"--{name}", action="append", default=[], type=pair, metavar="CONCEPT=VALUE")
     parser.add_argument("--prompt", help="the text of MagicFace Prompt")
     parser.add_argument("--seed", type=int, help="of every KSampler")
-    parser.add_argument("--set", action="append", default=[], type=pair, metavar="CLASS.INPUT=VALUE")
+    parser.add_argument("--set", action="append", default=[], type=setting, metavar="CLASS.INPUT=VALUE")
     parser.add_argument("--output", type=Path, default=Path("output"))
     given = parser.parse_args()
     server = given.server.rstrip("/")
     try:
-        prompt = json.loads(given.workflow.read_text(encoding="utf-8"))
+        prompt = read(given.workflow)
         for concept, file in given.picture:
-            source(prompt, concept, "image")["inputs"]["image"] = upload(server, Path(file))
+            loader(prompt, concept, "image", "LoadImage")["image"] = upload(server, Path(file))
         for concept, file in given.mask:
-            source(prompt, concept, "mask")["inputs"]["image"] = upload(server, Path(file))
+            loader(prompt, concept, "mask", "LoadImageMask")["image"] = upload(server, Path(file))
         for concept, caption in given.caption:
             reference(prompt, concept)["inputs"]["caption"] = caption
         if given.prompt is not None:
             set_all(prompt, "MagicFacePrompt", "text", given.prompt)
         if given.seed is not None:
             set_all(prompt, "KSampler", "seed", given.seed)
-        for name, value in given.set:
-            set_all(prompt, *name.rsplit(".", 1), value=number_or_text(value))
+        for class_type, name, value in given.set:
+            set_all(prompt, class_type, name, value)
         for picture in run(server, prompt):
             print(save(server, picture, given.output))
     except urllib.error.HTTPError as error:
         print(f"{server} answered: {error.read().decode(errors='replace')}", file=sys.stderr)
         return 1
-    except (OSError, LookupError, RuntimeError) as error:
+    except (OSError, LookupError, ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
@@ -70,12 +70,24 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def number_or_text(text: str) -> Any:
-    """A number, true or false where it is one."""
+def setting(text: str) -> tuple[str, str, Any]:
+    """CLASS.INPUT=VALUE as three; the value is a number, true or false where it can be read so."""
+    place, value = pair(text)
+    class_type, dot, name = place.partition(".")
+    if not dot:
+        raise argparse.ArgumentTypeError(f"{place!r} has no '.', as KSampler.steps has")
     try:
-        return json.loads(text)
+        return class_type, name, json.loads(value)
     except ValueError:
-        return text
+        return class_type, name, value
+
+
+def read(workflow: Path) -> Prompt:
+    """A workflow in API format."""
+    prompt = json.loads(workflow.read_text(encoding="utf-8"))
+    if not all(isinstance(node, dict) and "class_type" in node for node in prompt.values()):
+        raise ValueError(f"{workflow} is not in API format; those of this script's folder are")
+    return dict(prompt)
 
 
 def reference(prompt: Prompt, concept: str) -> dict[str, Any]:
@@ -87,12 +99,14 @@ def reference(prompt: Prompt, concept: str) -> dict[str, Any]:
     raise LookupError(f"no concept {concept!r}; there are {', '.join(node['inputs']['concept'] for node in nodes)}")
 
 
-def source(prompt: Prompt, concept: str, name: str) -> dict[str, Any]:
-    """The node that loads a concept's image or mask."""
+def loader(prompt: Prompt, concept: str, name: str, class_type: str) -> dict[str, Any]:
+    """The inputs of the node that loads a concept's image or mask."""
     link = reference(prompt, concept)["inputs"].get(name)
-    if link is None:
-        raise LookupError(f"the workflow gives the concept {concept!r} no {name}")
-    return prompt[link[0]]
+    node = prompt[link[0]] if link else None
+    if node is None or node["class_type"] != class_type:
+        raise LookupError(f"the {name} of the concept {concept!r} does not come straight from a {class_type}")
+    inputs: dict[str, Any] = node["inputs"]
+    return inputs
 
 
 def set_all(prompt: Prompt, class_type: str, name: str, value: Any) -> None:
@@ -101,6 +115,8 @@ def set_all(prompt: Prompt, class_type: str, name: str, value: Any) -> None:
     if not nodes:
         raise LookupError(f"the workflow has no {class_type}")
     for node in nodes:
+        if name not in node["inputs"]:
+            raise LookupError(f"{class_type} has no input {name!r}; there are {', '.join(node['inputs'])}")
         node["inputs"][name] = value
 
 
@@ -108,12 +124,14 @@ def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
     """Queue a prompt, wait for its end, and name the pictures that it left."""
     answer = post(f"{server}/prompt", json.dumps({"prompt": prompt}).encode(), "application/json")
     if answer.get("node_errors"):
+        post(f"{server}/queue", json.dumps({"delete": [answer["prompt_id"]]}).encode(), "application/json")
         raise RuntimeError(f"ComfyUI found faults: {json.dumps(answer['node_errors'])}")
     prompt_id = answer["prompt_id"]
-    while True:
-        entry = json.loads(get(f"{server}/history/{prompt_id}")).get(prompt_id)
-        if entry:
-            break
+    while not (entry := json.loads(get(f"{server}/history/{prompt_id}")).get(prompt_id)):
+        queue = json.loads(get(f"{server}/queue"))
+        waiting = [item[1] for part in ("queue_running", "queue_pending") for item in queue[part]]
+        if prompt_id not in waiting and not json.loads(get(f"{server}/history/{prompt_id}")):
+            raise RuntimeError("the prompt was taken out of the queue")
         time.sleep(0.5)
     if entry["status"]["status_str"] != "success":
         failures = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
@@ -125,6 +143,10 @@ def save(server: str, picture: dict[str, str], folder: Path) -> Path:
     """Fetch one picture."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / picture["filename"]
+    number = 1
+    while file.exists():
+        number += 1
+        file = folder / f"{Path(picture['filename']).stem}_{number}{Path(picture['filename']).suffix}"
     file.write_bytes(get(f"{server}/view?{urllib.parse.urlencode(picture)}"))
     return file
 
@@ -143,15 +165,22 @@ def upload(server: str, file: Path) -> str:
 def post(url: str, body: bytes, content_type: str) -> Any:
     """Send, and read the answer."""
     request = urllib.request.Request(url, data=body, headers={"Content-Type": content_type})
-    with urllib.request.urlopen(request) as answer:
-        return json.loads(answer.read())
+    with opener(url).open(request) as answer:
+        content = answer.read()
+    return json.loads(content) if content else None
 
 
 def get(url: str) -> bytes:
     """Fetch."""
-    with urllib.request.urlopen(url) as answer:
+    with opener(url).open(url) as answer:
         content: bytes = answer.read()
         return content
+
+
+def opener(url: str) -> urllib.request.OpenerDirector:
+    """How to reach a server: this machine itself without any proxy."""
+    local = urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
+    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
 
 if __name__ == "__main__":

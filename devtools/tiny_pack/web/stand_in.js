@@ -6,8 +6,8 @@ const { replaced, loader, inputs } = await (await fetch(new URL("stand_in.json",
 let stoodIn = false;
 
 function isMissing(node) {
-  const [offered] = LiteGraph.registered_node_types[replaced].nodeData.input.required.ckpt_name;
-  const names = Array.isArray(offered) ? offered : [];
+  const [kind, options] = LiteGraph.registered_node_types[replaced].nodeData.input.required.ckpt_name;
+  const names = Array.isArray(kind) ? kind : (options?.options ?? []);
   return node.type === replaced && !names.includes(node.widgets_values?.[0]);
 }
 
