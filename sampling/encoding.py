@@ -67,11 +67,11 @@ def _encoded(vae: Any, pixels: Tensor) -> Tensor:
     """(V, ch, h, w) latents of pixels (V, h_px, w_px, 3), view by view: so each has the same bits in any company."""
     bar = comfy.utils.ProgressBar(len(pixels))
     latents = []
-    for view in pixels:
+    for view in pixels.split(1):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        latents.append(vae.encode(view[None]).float().cpu())
+        latents.append(vae.encode(view).float().cpu())
         bar.update(1)
-    return torch.cat(latents)
+    return latents[0] if len(latents) == 1 else torch.cat(latents)  # joined, one would lose its memory format
 
 
 def _small(image: Tensor) -> Tensor:

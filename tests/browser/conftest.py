@@ -19,7 +19,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from .editor import Editor
 
-SIZE_PX = {"width": 2560, "height": 1440}  # large enough for the nodes' texts to be drawn
+SIZE_PX = {"width": 1920, "height": 1200}
 KEPT = "MAGICFACE_SCREENSHOTS"
 
 

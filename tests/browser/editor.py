@@ -76,6 +76,8 @@ class Editor:
         self.page.wait_for_function("'MagicFaceApply' in LiteGraph.registered_node_types", timeout=READY_S * 1000)
         self.page.wait_for_timeout(3000)
         self.page.keyboard.press("Escape")
+        # Small texts are drawn too: a whole graph is to be read on a screenshot.
+        self.page.evaluate("window.app.extensionManager.setting.set('LiteGraph.Canvas.MinFontSizeForLOD', 0)")
         return self
 
     def command(self, name: str) -> None:
@@ -134,9 +136,8 @@ class Editor:
     def add(self, name: str, x: int, y: int) -> str:
         """Find a node by its name in the search of the canvas, and put it somewhere; returns its id."""
         known = {node["id"] for node in self.nodes()}
-        # A part of the canvas where no node is, nor was put before.
-        self.page.evaluate("(x) => { window.app.canvas.ds.offset = [x, 1e5]; }", 1e5 + 5000 * len(known))
-        self.page.mouse.dblclick(900, 560)
+        self.page.mouse.move(900, 560)
+        self.command("Workspace.SearchBox.Toggle")
         search = self.page.get_by_role("combobox").last
         search.wait_for()
         search.fill(name)
@@ -167,7 +168,8 @@ class Editor:
         self.page.evaluate(_SET, [node, values])
 
     def zoom_to_fit(self) -> None:
-        """Show the whole graph."""
+        """Show the whole graph, and not only what is selected."""
+        self.page.evaluate("() => window.app.canvas.deselectAll()")
         self.command("Comfy.Canvas.FitView")
         self.page.wait_for_timeout(1200)
 

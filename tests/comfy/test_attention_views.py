@@ -14,6 +14,14 @@ pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 
+@pytest.fixture(autouse=True)
+def nothing_left(graph):
+    """What the store keeps on purpose must not look like a leak to the tests that follow."""
+    yield
+    store = graph.pack.sampling.gazes.GAZES
+    store._entries.clear()
+
+
 def recorded(graph, samples):
     """What the store has for a latent: by (step, block name) the stage's name and the gaze."""
     found = graph.pack.sampling.gazes.GAZES.find(samples)

@@ -26,7 +26,7 @@ CASES = {
     "batch of two": Case(batch=2, prompt=WEIGHTED),
     "no negative": Case(cfg=1.0),
     "long positive": Case(prompt=LONG, positions=((LONG_HAT,), (LONG_SCARF,)), starts=((0, 77), (0,))),
-    "long negative": Case(negative="bad " * 80, starts=((0,), (0, 77))),
+    "long negative": Case(negative="bad " * 90, starts=((0,), (0, 77))),
     "two and three chunks": Case(
         prompt=LONG,
         positions=((LONG_HAT,), (LONG_SCARF,)),
