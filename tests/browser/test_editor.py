@@ -81,14 +81,14 @@ def build(editor: Editor) -> dict[str, str]:
         add(f"{concept} mask", "Load Image (as Mask)", 320, top, image=f"{file}_mask.png", channel="red")
         size = INPUTS["MagicFaceReference"]["size"]
         add(f"{concept} reference", "MagicFace Reference", 640, top, caption=CAPTION, concept=concept, size=size)
-        add(f"{concept} weight", "MagicFace Mask Weight", 1000, top, weight=weight)
-    add("prompt", "MagicFace Prompt", 1340, 0, text=PROMPT)
-    add("negative", "CLIP Text Encode (Prompt)", 1340, 250, text="")
-    add("latent", "Empty Latent Image", 1340, 480, **INPUTS["EmptyLatentImage"], batch_size=1)
-    add("apply", "MagicFace Apply", 1340, 660)
-    add("sampler", "KSampler", 1740, 0, **INPUTS["KSampler"], seed=5, denoise=1.0)
-    add("decode", "VAE Decode", 1740, 400)
-    add("save", "Save Image", 2080, 0, filename_prefix="by_hand")
+        add(f"{concept} weight", "MagicFace Mask Weight", 1100, top, weight=weight)
+    add("prompt", "MagicFace Prompt", 1500, 0, text=PROMPT)
+    add("negative", "CLIP Text Encode (Prompt)", 1500, 250, text="")
+    add("latent", "Empty Latent Image", 1500, 480, **INPUTS["EmptyLatentImage"], batch_size=1)
+    add("apply", "MagicFace Apply", 1500, 660)
+    add("sampler", "KSampler", 1960, 0, **INPUTS["KSampler"], seed=5, denoise=1.0)
+    add("decode", "VAE Decode", 1960, 400)
+    add("save", "Save Image", 2340, 0, filename_prefix="by_hand")
     editor.zoom_to_fit()
 
     def link(source: str, output: str, target: str, name: str) -> None:
