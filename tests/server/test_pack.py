@@ -213,7 +213,7 @@ def test_memory_stays_level(install: Install, tmp_path: Path, prompt: dict[str, 
             for node in prompt.values():
                 if node["class_type"] == "MagicFaceMaskWeight":
                     node["inputs"]["weight"] = 1.0 + number / 10
-            prompt[only(prompt, "MagicFacePrompt")]["inputs"]["text"] = f"boy number {number} wearing a hat"
+            prompt[only(prompt, "MagicFacePrompt")]["inputs"]["text"] = f"boy number {number} wearing a hat and a scarf"
             prompt[only(prompt, "EmptyLatentImage")]["inputs"]["width"] = 128 + 64 * (number % 2)
             server.client.run(prompt)
             used.append(server.resident_bytes())

@@ -57,7 +57,7 @@ def test_it_queues_with_other_pictures_words_and_seed(client: Client, workflow: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--picture", "scarf=x.png"), "no concept 'scarf'; there are hat"),
+        (("--caption", "scarf=x"), "no concept 'scarf'; there are hat"),
         (("--set", "Nothing.steps=1"), "the workflow has no Nothing"),
         (("--set", "KSampler.sampler_name=none"), "Value not in list"),
         (("--prompt", "a landscape"), "MagicFaceReference: concept: 'hat' is not in the positive prompt"),
