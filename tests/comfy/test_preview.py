@@ -6,6 +6,7 @@ import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import max_pool2d
 
 import nodes as core_nodes
 
@@ -67,6 +68,19 @@ def test_default_step_is_the_last(graph, patched):
     samples = graph.sample(patched)
     assert torch.equal(masks_of(graph, samples), masks_of(graph, samples, step=2))
     assert not torch.equal(masks_of(graph, samples), masks_of(graph, samples, step=0))
+
+
+def test_a_mask_serves_for_inpainting(graph, patched):
+    """Sampled again within a region, the picture stays as it was elsewhere."""
+    samples = graph.sample(patched)
+    region = masks_of(graph, samples)[:1]
+    given = call(core_nodes.SetLatentNoiseMask, samples={"samples": samples}, mask=region)[0]
+    again = graph.sample(graph.model, latent=given, denoise=0.9, seed=5)
+    inside = max_pool2d(region[None], 8)[0, 0] > 0
+    near = max_pool2d(inside[None, None].float(), 3, stride=1, padding=1)[0, 0] > 0
+    assert inside.any() and not near.all()
+    torch.testing.assert_close(again[0][:, ~near], samples[0][:, ~near], rtol=0, atol=1e-4)
+    assert (again - samples)[0][:, inside].abs().max() > 0.1
 
 
 def test_all_steps_stand_in_rows_of_five(graph, patched):
