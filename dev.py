@@ -1,4 +1,4 @@
-"""One script for everything around the pack: demo, serve, test, parity, train, evaluate and workflows.
+"""One script for everything around the pack; `--help` lists its commands.
 
 It needs Python 3.10 or later and nothing else. Each command sets up what it lacks in the user's cache
 folder (MAGICFACE_CACHE moves it), then runs again inside the environment that it made.

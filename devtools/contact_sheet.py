@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -44,6 +45,12 @@ def contact_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
         sheet.paste(strip, ((width - strip.width) // 2, top))
         top += strip.height
     return sheet
+
+
+def save_small(picture: Image.Image, file: Path, widest_px: int) -> None:
+    """Save a picture as JPEG, no side longer than so many pixels."""
+    picture.thumbnail((widest_px, widest_px))
+    picture.convert("RGB").save(file, quality=85)
 
 
 def _strip(row: Sequence[Entry], font: ImageFont.ImageFont | ImageFont.FreeTypeFont) -> Image.Image:

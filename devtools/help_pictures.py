@@ -14,7 +14,7 @@ from PIL import Image
 
 from .api_format import TWINS
 from .client import Client, Prompt
-from .contact_sheet import Entry, contact_sheet
+from .contact_sheet import Entry, contact_sheet, save_small
 from .demo import PICTURES, pictures_read, references
 from .model import with_model
 from .pins import ROOT
@@ -76,9 +76,8 @@ def write(client: Client, name: str) -> Path:
     variants = wanted.variants if wanted.shows else {}
     made = [Entry(shown(client, changed(prompt, inputs), wanted.shows), words) for words, inputs in variants.items()]
     picture = made[0].picture if len(made) == 1 else contact_sheet([above, made])
-    picture.thumbnail((_WIDEST_PX, _WIDEST_PX))
     FOLDER.mkdir(parents=True, exist_ok=True)
-    picture.convert("RGB").save(FOLDER / f"{name}.jpg", quality=85)
+    save_small(picture, FOLDER / f"{name}.jpg", _WIDEST_PX)
     return FOLDER / f"{name}.jpg"
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from . import help_pictures
 from .api_format import TWINS, WORKFLOWS, write_twins
 from .client import PromptError
+from .contact_sheet import save_small
 from .demo import PICTURES, DemoError, make_pictures
 from .install import chosen
 from .model import with_model
@@ -42,8 +43,7 @@ def main(pictures: bool) -> int:
                 return 1
             thumbnail = WORKFLOWS / f"{twin.stem}.jpg"
             with Image.open(sheet) as picture:
-                picture.thumbnail((_WIDEST_PX, _WIDEST_PX))
-                picture.convert("RGB").save(thumbnail, quality=85)
+                save_small(picture, thumbnail, _WIDEST_PX)
             print(thumbnail.relative_to(ROOT), flush=True)
         for name in help_pictures.HELP_PICTURES if pictures else ():
             print(help_pictures.write(server.client, name).relative_to(ROOT), flush=True)

@@ -6,19 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+from .pillow import BACKGROUND, TEXT, from_pillow, to_pillow
 
 # From dark violet over red to pale yellow, brighter all the way.
 _HEAT = ((20, 11, 52), (101, 21, 110), (188, 55, 84), (237, 105, 37), (252, 255, 164))
 _CELL_PX = 320
 _GAP_PX = 8
 _FONT_PX = 15
-_BACKGROUND = (24, 24, 28)
-_TEXT = (235, 235, 235)
 _DIM = 0.3
 
 
@@ -95,17 +94,17 @@ def sheet(rows: Sequence[Sequence[Cell]]) -> Tensor:
     sized = [[(_in_cell(cell.picture), cell.label) for cell in row] for row in rows]
     heights = [max(image.height for image, _ in row) + 2 * _FONT_PX for row in sized]
     width = max(sum(image.width + _GAP_PX for image, _ in row) for row in sized) + _GAP_PX
-    page = Image.new("RGB", (width, sum(heights) + _GAP_PX * (len(rows) + 1)), _BACKGROUND)
+    page = Image.new("RGB", (width, sum(heights) + _GAP_PX * (len(rows) + 1)), BACKGROUND)
     draw = ImageDraw.Draw(page)
     top = _GAP_PX
     for row, height in zip(sized, heights, strict=True):
         left = _GAP_PX
         for image, label in row:
             page.paste(image, (left, top))
-            draw.text((left, top + image.height + _FONT_PX // 3), _fitting(label, image.width, font), _TEXT, font)
+            draw.text((left, top + image.height + _FONT_PX // 3), _fitting(label, image.width, font), TEXT, font)
             left += image.width + _GAP_PX
         top += height + _GAP_PX
-    return torch.from_numpy(np.asarray(page).copy()).float() / 255
+    return from_pillow(page)
 
 
 def _fitting(label: str, width_px: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
@@ -120,7 +119,7 @@ def _fitting(label: str, width_px: int, font: ImageFont.FreeTypeFont | ImageFont
 def _in_cell(picture: Tensor) -> Image.Image:
     height, width = picture.shape[:2]
     scale = _CELL_PX / height
-    image = Image.fromarray((picture.clamp(0, 1) * 255).round().byte().numpy())
+    image = to_pillow(picture)
     return image.resize((max(1, round(width * scale)), _CELL_PX), Image.Resampling.LANCZOS)
 
 

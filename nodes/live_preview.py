@@ -6,13 +6,13 @@ from typing import Any
 
 import comfy.utils
 import latent_preview
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from ..attention.regions import carry
 from ..sampling.run import Run
+from .pillow import from_pillow, to_pillow
 from .region_picture import draw_regions
 
 _LEAST_PX, _MOST_PX = 256, 512
@@ -38,7 +38,7 @@ class LivePreview:
         size = picture.shape[:2]
         concepts, foreground = carry(at.concepts[:1].long(), size)[0], carry(at.foreground[:1], size)[0]
         drawn = draw_regions(picture, concepts, foreground, run.recording.concepts, self._previewer is not None)
-        image = Image.fromarray((drawn * 255).round().byte().numpy())
+        image = to_pillow(drawn)
         self._bar.update_absolute(step + 1, total, ("JPEG", image, _MOST_PX))
 
     def _picture(self, x0: Tensor) -> Tensor:
@@ -52,4 +52,4 @@ class LivePreview:
             return torch.full((size[1], size[0], 3), 0.25)
         if min(shown.size) < _LEAST_PX:
             shown = shown.resize(size, Image.Resampling.BICUBIC)
-        return torch.from_numpy(np.asarray(shown.convert("RGB")).copy()).float() / 255
+        return from_pillow(shown)

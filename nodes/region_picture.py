@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from einops import rearrange
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn.functional import interpolate, max_pool2d
+
+from .pillow import BACKGROUND, TEXT, from_pillow
 
 # Okabe and Ito's colours, told apart by colour-blind people too, and three more for up to ten concepts.
 COLOURS = (
@@ -26,8 +27,6 @@ COLOURS = (
 )
 _OPACITY = 0.55
 _STRIP_PX, _IN_A_ROW = 320, 5
-_BACKGROUND = (24, 24, 28)
-_TEXT = (235, 235, 235)
 
 
 def draw_regions(
@@ -75,9 +74,9 @@ def strip(drawn: Mapping[int, Tensor]) -> Tensor:
 def _line(width_px: int, text: str) -> Tensor:
     """(h, width_px, 3): a line of text above a picture."""
     size = _font_size(width_px)
-    image = Image.new("RGB", (width_px, size * 3 // 2), _BACKGROUND)
-    ImageDraw.Draw(image).text((size // 2, size // 4), text, fill=_TEXT, font=ImageFont.load_default(size))
-    return torch.from_numpy(np.asarray(image).copy()).float() / 255
+    image = Image.new("RGB", (width_px, size * 3 // 2), BACKGROUND)
+    ImageDraw.Draw(image).text((size // 2, size // 4), text, fill=TEXT, font=ImageFont.load_default(size))
+    return from_pillow(image)
 
 
 def _font_size(width_px: int) -> int:
@@ -105,9 +104,9 @@ def _legend(width_px: int, names: Sequence[str], shares: Sequence[float]) -> Ten
             x, y = size // 2, y + size * 3 // 2
         places.append((x, y))
         x += width
-    image = Image.new("RGB", (width_px, y + size * 3 // 2), _BACKGROUND)
+    image = Image.new("RGB", (width_px, y + size * 3 // 2), BACKGROUND)
     draw = ImageDraw.Draw(image)
     for index, ((left, top), label) in enumerate(zip(places, labels, strict=True)):
         draw.rectangle((left, top, left + size, top + size), fill=COLOURS[index % len(COLOURS)])
-        draw.text((left + size * 3 // 2, top + size // 2), label, fill=_TEXT, font=font, anchor="lm")
-    return torch.from_numpy(np.asarray(image).copy()).float() / 255
+        draw.text((left + size * 3 // 2, top + size // 2), label, fill=TEXT, font=font, anchor="lm")
+    return from_pillow(image)

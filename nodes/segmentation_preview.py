@@ -67,26 +67,24 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
             previews, masks = [], []
             for (recording, place), picture in zip(found, pictures, strict=True):
                 at = _at_step(recording, step)
-                concepts, _ = _maps(at, place, picture)
-                masks += [concepts == index for index in range(len(recording.concepts))]
-                previews.append(_drawn(recording, place, picture, at, all_steps, image is not None))
+                maps = _maps(at, place, picture)
+                masks += [maps[0] == index for index in range(len(recording.concepts))]
+                if all_steps and recording.steps:
+                    previews.append(_all_steps(recording, place, reduced(picture), image is not None))
+                else:
+                    previews.append(draw_regions(picture, *maps, recording.concepts, image is not None))
             if len({preview.shape for preview in previews}) > 1:
                 raise ValueError("latent: its pictures come from runs of different lengths; show them one by one")
         preview = torch.stack(previews)
         return io.NodeOutput(preview, torch.stack(masks).float(), ui=ui.PreviewImage(preview, cls=cls))
 
 
-def _drawn(
-    recording: Recording, place: int, picture: Tensor, at: StepRegions | None, all_steps: bool, translucent: bool
-) -> Tensor:
-    """(H, W, 3) the regions of one step, or of all, over one picture."""
-    if not all_steps or at is None:
-        return draw_regions(picture, *_maps(at, place, picture), recording.concepts, translucent)
-    small = reduced(picture)
+def _all_steps(recording: Recording, place: int, picture: Tensor, translucent: bool) -> Tensor:
+    """(H, W, 3) the regions of all steps over one picture."""
     return strip(
         {
-            one.step: draw_regions(small, *_maps(one, place, small), recording.concepts, translucent)
-            for one in recording.steps
+            at.step: draw_regions(picture, *_maps(at, place, picture), recording.concepts, translucent)
+            for at in recording.steps
         }
     )
 
