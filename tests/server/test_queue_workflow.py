@@ -59,7 +59,7 @@ def test_it_queues_with_other_pictures_words_and_seed(client: Client, workflow: 
     [
         (("--caption", "scarf=x"), "no concept 'scarf'; there are hat"),
         (("--set", "Nothing.steps=1"), "the workflow has no Nothing"),
-        (("--set", "KSampler.sampler_name=none"), "Value not in list"),
+        (("--set", "KSampler.sampler_name=none"), "KSampler (node 60), Value not in list: sampler_name"),
         (("--prompt", "a landscape"), "MagicFaceReference: concept: 'hat' is not in the positive prompt"),
         (("--picture", "hat=not_there.png"), "not_there.png"),
         (("--set", "KSampler.step=3"), "KSampler has no input 'step'; there are seed"),

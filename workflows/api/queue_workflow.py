@@ -54,7 +54,7 @@ def main() -> int:
         for picture in run(server, prompt):
             print(save(server, picture, given.output))
     except urllib.error.HTTPError as error:
-        print(f"{server} answered: {error.read().decode(errors='replace')}", file=sys.stderr)
+        print(f"{server} refused it: {faults(error.read().decode(errors='replace'))}", file=sys.stderr)
         return 1
     except (OSError, LookupError, ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
@@ -125,7 +125,7 @@ def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
     answer = post(f"{server}/prompt", json.dumps({"prompt": prompt}).encode(), "application/json")
     if answer.get("node_errors"):
         post(f"{server}/queue", json.dumps({"delete": [answer["prompt_id"]]}).encode(), "application/json")
-        raise RuntimeError(f"ComfyUI found faults: {json.dumps(answer['node_errors'])}")
+        raise RuntimeError(f"{server} refused it: {faults(json.dumps(answer))}")
     prompt_id = answer["prompt_id"]
     while not (entry := json.loads(get(f"{server}/history/{prompt_id}")).get(prompt_id)):
         queue = json.loads(get(f"{server}/queue"))
@@ -137,6 +137,20 @@ def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
         failures = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
         raise RuntimeError(failures[0]["exception_message"] if failures else "the prompt was interrupted")
     return [picture for output in entry["outputs"].values() for picture in output.get("images", [])]
+
+
+def faults(answer: str) -> str:
+    """What ComfyUI says of a prompt, in lines; its answer as it is where that is no JSON."""
+    try:
+        told = json.loads(answer)
+        lines = [
+            f"{node['class_type']} (node {node_id}), {error['message']}: {error['details']}"
+            for node_id, node in told.get("node_errors", {}).items()
+            for error in node["errors"]
+        ]
+        return "\n  ".join(["", *lines]) if lines else str(told["error"]["message"])
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return answer
 
 
 def save(server: str, picture: dict[str, str], folder: Path) -> Path:
