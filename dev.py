@@ -65,6 +65,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument("--json", type=Path, help="file for the figures")
     evaluate.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 
+    soak = commands.add_parser("soak", help="many unlike prompts on one server: nothing may stay behind")
+    soak.add_argument("--prompts", type=int, default=200)
+    soak.add_argument(
+        "--every", type=int, default=10, help="queued at a time; a fresh process makes the last of them too"
+    )
+    soak.add_argument("--json", type=Path, help="file for the figures")
+
     commands.add_parser("locales", help="write the nodes' English texts for translators")
 
     workflows = commands.add_parser("workflows", help="write the API twins of the shipped workflows")
@@ -81,7 +88,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def interpreter(command: str) -> Path:
     """The Python that a command runs in: that of the user's own ComfyUI, or the managed one."""
-    return chosen().python if command in ("demo", "serve") else python()
+    return chosen().python if command in ("demo", "serve", "soak") else python()
 
 
 def run_inside(executable: Path, argv: list[str]) -> int:
@@ -127,6 +134,10 @@ def run(arguments: argparse.Namespace) -> int:
         names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
         numbers = range(arguments.first, arguments.first + arguments.pairs)
         return evaluate.main(numbers, names, arguments.json, arguments.pictures)
+    if arguments.command == "soak":
+        from devtools import soak
+
+        return soak.main(arguments.prompts, arguments.every, arguments.json)
     if arguments.command == "locales":
         from devtools import locales
 

@@ -72,10 +72,15 @@ def power_average(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
 
 
 def blur(maps: Tensor) -> Tensor:
-    """3 x 3 blur of (b, t, H, W) with reflected borders and separable weights e^-1 : 1 : e^-1, summing to 1."""
+    """3 x 3 blur of (b, t, H, W) with reflected borders and separable weights e^-1 : 1 : e^-1, summing to 1.
+
+    Where a side is one cell long, that cell is its own neighbour.
+    """
     # Sums of shifted maps: a convolution may be run in lower precision, and its kernel would have to be copied over.
     side = math.exp(-1.0)
-    maps = pad(maps, (1, 1, 1, 1), mode="reflect")
+    height, width = maps.shape[-2:]
+    maps = pad(maps, (1, 1, 0, 0), mode="reflect" if width > 1 else "replicate")
+    maps = pad(maps, (0, 0, 1, 1), mode="reflect" if height > 1 else "replicate")
     maps = (maps[..., 1:-1] + side * (maps[..., :-2] + maps[..., 2:])) / (1 + 2 * side)
     return (maps[..., 1:-1, :] + side * (maps[..., :-2, :] + maps[..., 2:, :])) / (1 + 2 * side)
 

@@ -120,6 +120,11 @@ class Server:
         assert self._process is not None, "the server was not started"
         return self._process.wait()
 
+    @property
+    def process_id(self) -> int | None:
+        """Of the server's process, and of its group; None where none was started."""
+        return None if self._process is None else self._process.pid
+
     def resident_bytes(self) -> int:
         """Memory that the server's process holds; where the system has /proc."""
         assert self._process is not None, "the server was not started"

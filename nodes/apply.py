@@ -56,6 +56,14 @@ class MagicFaceApply(io.ComfyNode):
                     optional=True,
                     tooltip="Show the regions in the sampler's own preview while it samples. Costs nothing when off.",
                 ),
+                io.Boolean.Input(
+                    "strict",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Refuse to sample where other nodes act in the attention of the same blocks. Off: the log"
+                    " names them.",
+                ),
             ],
             outputs=[io.Model.Output(tooltip="For the sampler, whose positive prompt comes from MagicFace Prompt.")],
         )
@@ -68,6 +76,7 @@ class MagicFaceApply(io.ComfyNode):
         schedule: Schedule | None = None,
         record: RecordSettings | None = None,
         live_regions: bool = False,
+        strict: bool = False,
         **beyond: Any,
     ) -> io.NodeOutput:
         # Links that a prompt sent to the API has beyond the last socket arrive beside the dict, as "references.<name>".
@@ -77,7 +86,7 @@ class MagicFaceApply(io.ComfyNode):
                 raise ValueError(
                     f"references: {len(given)} connected; connect 1 to {MOST_REFERENCES} MagicFaceReference outputs"
                 )
-            method = bind(model, given, schedule or Schedule(), record=record)
+            method = bind(model, given, schedule or Schedule(), record=record, strict=strict)
         return io.NodeOutput(patched(model, method, LivePreview if live_regions else None))
 
 

@@ -109,6 +109,7 @@ class Method:
         noise: where the references' noise comes from.
         record: which attention is kept, None for none.
         recorded: the blocks it is kept of.
+        strict: whether a run ends where other nodes act in the attention of the chosen blocks.
     """
 
     references: tuple[Reference, ...]
@@ -118,6 +119,7 @@ class Method:
     noise: NoiseSource
     record: RecordSettings | None = None
     recorded: tuple[Block, ...] = ()
+    strict: bool = False
 
     @property
     def concepts(self) -> tuple[Reference, ...]:

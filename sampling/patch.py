@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_blocks
+from .eager import uncompiled
 from .gazes import GAZES
 from .method import Method, RecordSettings, Reference, Schedule
 from .naming import naming
+from .neighbours import neighbours
 from .noise import NoiseSource, SeededNoise
 from .prompt import TAG, PromptTokens
 from .recording import STORE, Recording
@@ -28,6 +31,7 @@ def bind(
     schedule: Schedule,
     noise: NoiseSource | None = None,
     record: RecordSettings | None = None,
+    strict: bool = False,
 ) -> Method:
     """References and schedule bound to a model's blocks, all that can be wrong with them found out.
 
@@ -37,6 +41,7 @@ def bind(
         schedule: the settings.
         noise: where the references' noise comes from; by default seeded by the schedule.
         record: which attention to keep.
+        strict: whether to refuse to sample where other nodes act in the attention of the same blocks.
 
     Raises:
         ValueError: naming the input that is wrong and what to do.
@@ -53,7 +58,7 @@ def bind(
     with naming("record: blocks"):
         recorded = recorded_blocks(record.blocks, injection) if record else ()
     noise = noise or SeededNoise(schedule.noise_seed)
-    return Method(references, schedule, injection, segmentation, noise, record, recorded)
+    return Method(references, schedule, injection, segmentation, noise, record, recorded, strict)
 
 
 def _check_fits(reference: Reference, width: int, model: Any) -> None:
@@ -114,6 +119,7 @@ def sampling_with(method: Method, watcher: Callable[[Any], Watch] | None = None)
         # Every weight 0 is exactly nothing; the preview still knows the picture.
         if any(reference.active for reference in method.references):
             check_prompt(method, guider.conds.get("positive") or [])
+            report_neighbours(method, guider.model_options, guider.conds)
             run = Run(method, guider, len(sigmas) - 1)
             run.install(guider.model_options, seed)
         watch = watcher(guider.model_patcher) if watcher and run else None
@@ -126,9 +132,10 @@ def sampling_with(method: Method, watcher: Callable[[Any], Watch] | None = None)
                 watch(run, step, x0, total)
             return answer
 
-        samples: Tensor = executor(
-            noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
-        )
+        with uncompiled(guider.model_patcher, guider.model_options) if run else nullcontext():
+            samples: Tensor = executor(
+                noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
+            )
         as_output = [guider.model_patcher.model.process_latent_out(x0.float().cpu()) for x0 in denoised]
         latents = [samples, *as_output]
         STORE.add(run.recording if run else Recording(method.labels), latents)
@@ -165,3 +172,23 @@ def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
                 f"MagicFacePrompt: the positive conditioning has {text.shape[1]} tokens where its text has"
                 f" {len(tag.tokens)}: a node behind MagicFacePrompt shortened it; remove that node"
             )
+
+
+def report_neighbours(method: Method, model_options: dict[str, Any], conds: dict[str, Any]) -> None:
+    """Say in one log line who else acts in the attention of the method's blocks.
+
+    Raises:
+        ValueError: there are some, and the method is strict.
+    """
+    blocks = list(dict.fromkeys([*method.injection, *method.segmentation]))
+    found = neighbours(model_options.get("transformer_options", {}), blocks)
+    if any("gligen" in cond for listed in conds.values() for cond in listed or ()):
+        found.append("GLIGEN, of a prompt, as middle_patch")
+    if not found:
+        return
+    if method.strict:
+        raise ValueError(
+            f"MagicFaceApply: strict: other nodes act in the blocks that MagicFace uses: {'; '.join(found)}. Remove"
+            " them, choose other blocks in MagicFaceSchedule, or switch strict off"
+        )
+    log.info("MagicFace: in the same blocks act: %s.", "; ".join(found))

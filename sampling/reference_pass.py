@@ -74,13 +74,13 @@ class NoiseLevel:
         stage: the method's stage there.
         sigma: (b,) the noise level as the sampler gave it.
         level: its first value.
-        options: the transformer options there, of which references inherit very few.
+        model_options: those of the evaluation, of which references inherit very few.
     """
 
     stage: Stage
     sigma: Tensor
     level: float
-    options: dict[str, Any]
+    model_options: dict[str, Any]
 
 
 class ReferencePass:
@@ -138,7 +138,8 @@ class ReferencePass:
         """
         patcher = self._model.current_patcher
         if hooks is not None:
-            patcher.prepare_hook_patches_current_keyframe(at.sigma, hooks, {"transformer_options": at.options})
+            # All of the options: they name the clones of other devices, which are told of a new keyframe only once.
+            patcher.prepare_hook_patches_current_keyframe(at.sigma, hooks, at.model_options)
         patcher.apply_hooks(hooks=hooks)
 
         views = [view for view in self._views if view.reference.weight_at(at.stage) != 0]
@@ -186,7 +187,8 @@ class ReferencePass:
             "patches_replace": {"attn1": self._catchers(group, at.stage, caught)},
         }
         inherited = ("sample_sigmas", "optimized_attention_override")
-        options |= {name: at.options[name] for name in inherited if name in at.options}
+        given = at.model_options.get("transformer_options", {})
+        options |= {name: given[name] for name in inherited if name in given}
         with suppress(_LastBlockReached):
             model.apply_model(x, sigmas, **conds, transformer_options=options)
 

@@ -118,7 +118,7 @@ class Run:
         stage = self._sigmas.stage(level)
         self._acting = stage is not Stage.OFF
         segmenter = Segmenter(self._method, x.shape[-2:]) if self._acting else None
-        at = NoiseLevel(stage, timestep, level, model_options.get("transformer_options", {}))
+        at = NoiseLevel(stage, timestep, level, model_options)
         around, self._evaluation = self._evaluation, Evaluation(at, segmenter, self.regions)
         try:
             return executor(x, timestep, model_options, *args, **kwargs)

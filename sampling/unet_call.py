@@ -18,6 +18,7 @@ from ..attention.segmentation import cross_attention_map
 from .attention_call import HostAttend
 from .gazes import GazeRecorder
 from .method import Method
+from .neighbours import neighbours
 from .reference_pass import KeptKeys
 from .roles import CondRow, KnownConds
 from .segmenter import RegionIndex, Segmenter
@@ -76,6 +77,7 @@ class UNetCall:
         ]
         self._total_rows = x.shape[0]
         self._size_lat = x.shape[-2:]
+        self._options = options
         self._context_tok = 0 if context is None else context.shape[1]
         self._queries: dict[Block, tuple[Tensor, Tensor]] = {}
 
@@ -110,6 +112,7 @@ class UNetCall:
         self, block: Block, standing: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
     ) -> Tensor:
         grid = self._grid(block, q, extra)
+        self._check_keys(block, k, q.shape[1])
         attend = HostAttend(extra)
         if block in self._attn2_blocks():
             self._queries[block] = q, k[:, : q.shape[1]]  # own keys: others' additions stand behind them
@@ -163,6 +166,7 @@ class UNetCall:
         attend = HostAttend(extra)
         self_q, self_k = self._queries.pop(block)
         grid = self._grid(block, q, extra)
+        self._check_keys(block, k, self._context_tok)
         for rows, row in self._rows:
             maps = self._plan.segmenter and row and self._plan.segmenter.maps_of(row, self._size_lat)
             if maps and row:
@@ -179,12 +183,25 @@ class UNetCall:
         """
         hh, ww = extra["activations_shape"][2:4]
         if q.shape[:2] != (self._total_rows, hh * ww):
-            raise ValueError(
-                f"MagicFace: block {block} was given {q.shape[0]} x {q.shape[1]} tokens instead of"
-                f" {self._total_rows} x {hh * ww} ({ww}x{hh} grid). A patch such as HyperTile or token merging"
-                " changes the tokens there: remove it, or choose other blocks in MagicFaceSchedule"
-            )
+            raise self._changed(block, "tokens", q, f"{self._total_rows} x {hh * ww} ({ww}x{hh} grid)")
         return hh, ww
+
+    def _check_keys(self, block: Block, k: Tensor, least: int) -> None:
+        """Make sure that the keys which belong here are there; others' additions may stand behind them.
+
+        Raises:
+            ValueError: there are too few.
+        """
+        if k.shape[0] != self._total_rows or k.shape[1] < least:
+            raise self._changed(block, "keys", k, f"{self._total_rows} x {least} or more")
+
+    def _changed(self, block: Block, what: str, given: Tensor, expected: str) -> ValueError:
+        there = "; ".join(neighbours(self._options, [block])) or "nothing that MagicFace knows of"
+        return ValueError(
+            f"MagicFace: block {block} was given {given.shape[0]} x {given.shape[1]} {what} instead of {expected}."
+            f" Patched in there: {there}. Patches that change the tokens, as HyperTile and token merging do, cannot be"
+            " used with MagicFace: remove it, or choose other blocks in MagicFaceSchedule"
+        )
 
 
 def _check_whole(plan: CallPlan, places: Sequence[Any], x: Tensor) -> None:

@@ -10,11 +10,17 @@ __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 
 
 async def comfy_entrypoint() -> Any:
-    """Name the pack's only node; ComfyUI calls this once at start."""
+    """Name the pack's only node, and answer what is alive; ComfyUI calls this once at start."""
     import folder_paths
+    from aiohttp import web
     from comfy_api.latest import ComfyExtension, io
+    from server import PromptServer
 
-    from . import families, tiny_model
+    from . import alive, families, tiny_model
+
+    @PromptServer.instance.routes.get("/magicface_dev/alive")
+    async def tell(_: Any) -> web.Response:
+        return web.json_response(alive.report())
 
     class TinyModel(io.ComfyNode):
         """Loads a small model of one family."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import comfy.supported_models
 
@@ -28,6 +28,12 @@ class Family:
     text: Mapping[str, int]
     file: str | None = None
     vae: Mapping[str, Any] = field(default_factory=dict)
+
+
+class UnclipSmall(comfy.supported_models.SD21UnclipL):
+    """SD 2.1 unCLIP for small embeddings."""
+
+    noise_aug_config: ClassVar = {**comfy.supported_models.SD21UnclipL.noise_aug_config, "timestep_dim": 24}
 
 
 # fmt: off
@@ -68,6 +74,16 @@ UNET_SD1 = {
     **UNET_SD, "use_linear_in_transformer": False, "num_heads": 2, "num_head_channels": -1, "context_dim": 32,
 }
 
+# What differs from SDXL in its inpainting UNets and in its refiner; and SD 2.1 beside a picture's embedding.
+UNET_INPAINT = {**UNET_SDXL, "in_channels": 9}
+UNET_REFINER: dict[str, Any] = {
+    **UNET_SD, "transformer_depth": [0, 0, 2, 2, 2, 2, 0, 0], "transformer_depth_middle": 2,
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0],
+    "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 16,
+    "context_dim": 48, "num_classes": "sequential", "adm_in_channels": 48 + 5 * 256,
+}
+UNET_UNCLIP = {**UNET_SD2, "num_classes": "sequential", "adm_in_channels": 2 * 24}
+
 PORTRAITS = Family(
     comfy.supported_models.SDXL, UNET_PORTRAITS, {"clip_l": 32, "clip_g": 48}, "portraits.safetensors", VAE_PORTRAITS
 )
@@ -76,5 +92,8 @@ FAMILIES: dict[str, Family] = {
     "sdxl": Family(comfy.supported_models.SDXL, UNET_SDXL, {"clip_l": 32, "clip_g": 48}),
     "sd2": Family(comfy.supported_models.SD20, UNET_SD2, {"clip_h": 48}),
     "sd1": Family(comfy.supported_models.SD15, UNET_SD1, {"clip_l": 32}),
+    "inpaint": Family(comfy.supported_models.SDXL, UNET_INPAINT, {"clip_l": 32, "clip_g": 48}),
+    "refiner": Family(comfy.supported_models.SDXLRefiner, UNET_REFINER, {"clip_g": 48}),
+    "unclip": Family(UnclipSmall, UNET_UNCLIP, {"clip_h": 48}),
 }
 # fmt: on

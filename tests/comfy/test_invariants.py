@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from typing import Any
 
 import comfy.model_management
@@ -12,20 +11,12 @@ import pytest
 import torch
 from comfy.patcher_extension import WrappersMP
 
+from devtools.tiny_pack.alive import left_over
+
 from .graph import NEGATIVE, PROMPT, picture
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
-
-RUN_STATE = {
-    "magicface.sampling.run",
-    "magicface.sampling.unet_call",
-    "magicface.sampling.reference_pass",
-    "magicface.sampling.segmenter",
-    "magicface.attention.references",
-    "magicface.attention.segmentation",
-    "magicface.attention.regions",
-}
 
 
 def frozen(value: Any) -> Any:
@@ -56,12 +47,6 @@ def same_weights(one, other) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def left_over() -> list[str]:
-    """Classes of a run's state of which objects are still alive."""
-    gc.collect()
-    return sorted({type(thing).__name__ for thing in gc.get_objects() if type(thing).__module__ in RUN_STATE})
-
-
 def test_applying_changes_nothing_upstream(graph):
     model = graph.model.clone()
     options, before = attributes(model), weights(model)
@@ -80,7 +65,7 @@ def test_sampling_a_patched_model_changes_nothing_upstream(graph):
     assert asked_for(graph.model) == asked and asked_for(patched) == asked_patched
     assert same_weights(weights(graph.model), before)
     assert torch.equal(graph.sample(graph.model), vanilla)
-    assert left_over() == []
+    assert not left_over()
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
@@ -191,7 +176,7 @@ def test_nothing_is_left_of_a_run_that_broke_off(graph, place, error):
     place(breaking, error)
     with pytest.raises(error):
         graph.sample(breaking)
-    assert left_over() == []
+    assert not left_over()
     assert asked_for(patched) == asked and same_weights(weights(patched), before)
     assert torch.equal(graph.sample(patched), clean)
 
@@ -216,7 +201,7 @@ def test_no_unet_call_begins_after_a_cancel(graph, monkeypatch, at):
     monkeypatch.setattr(unet, "_forward", called)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         graph.sample(patched)
-    assert len(seen) == at and left_over() == []
+    assert len(seen) == at and not left_over()
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
@@ -239,5 +224,5 @@ def test_nothing_is_left_of_a_run_whose_callback_breaks_off(graph, interrupt):
             graph.text(NEGATIVE), latent, callback=callback, disable_pbar=True, seed=1,
         )  # fmt: skip
     assert len(seen) == 1
-    assert left_over() == []
+    assert not left_over()
     assert torch.equal(graph.sample(patched), clean)

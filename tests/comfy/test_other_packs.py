@@ -1,24 +1,21 @@
-"""Beside other patches: they count as ever, whatever was applied first, and nothing of ours is upset by them."""
+"""Beside other patches, what `test_neighbours` does not ask of all of them: what they mean together."""
 
 from __future__ import annotations
 
+import logging
 import math
 from itertools import pairwise
 
-import comfy.lora
 import comfy.samplers
-import comfy.sd
 import pytest
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode
-from comfy_extras.nodes_hypertile import HyperTile
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
-from comfy_extras.nodes_tomesd import TomePatchModel
 
-from .graph import box, call, picture
+from .graph import call
+from .neighbours import compiled, gligen, last_writer, longer_keys
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
@@ -26,41 +23,8 @@ pytestmark = pytest.mark.usefixtures("as_node")
 STEPS = 3
 
 
-def lora_of(model, strength=0.5):
-    """The model with a LoRA on a self-attention that references pass through."""
-    keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    layer = "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k"
-    rows, columns = model.model.state_dict()[keys[layer]].shape
-    lora = {f"{layer}.lora_up.weight": torch.ones(rows, 1), f"{layer}.lora_down.weight": torch.ones(1, columns) / 9}
-    return comfy.sd.load_lora_for_models(model, None, lora, strength, 0)[0]
-
-
-def scaled_by(block_type, factor):
-    """Another pack's attention patch: the usual attention times a factor."""
-
-    def patched(model):
-        model = model.clone()
-
-        def attention(q, k, v, extra):
-            return factor * optimized_attention(q, k, v, extra["n_heads"], transformer_options=extra)
-
-        for number in (1, 4):
-            getattr(model, f"set_model_{block_type}_replace")(attention, "output", number, 0)
-        return model
-
-    return patched
-
-
-@pytest.mark.parametrize("other", [lora_of, scaled_by("attn1", 0.5), scaled_by("attn2", 0.5)])
-def test_other_patches_count_and_their_order_does_not(graph, other):
-    hat = graph.reference(image=picture(1), mask=box(128, 128, 0, 0, 128, 64), weight=3.0)
-    before, after = graph.apply(other(graph.model), hat), other(graph.apply(graph.model, hat))
-    assert torch.equal(graph.sample(before), graph.sample(after))
-    assert not torch.equal(graph.sample(before), graph.sample(graph.apply(graph.model, hat)))
-
-
 def test_an_attention_patch_that_changes_nothing_changes_nothing(graph):
-    same = graph.apply(scaled_by("attn1", 1.0)(graph.model), *graph.two())
+    same = graph.apply(last_writer("attn1", 1.0)(graph, graph.model), *graph.two())
     expected = graph.sample(graph.apply(graph.model, *graph.two()))
     torch.testing.assert_close(graph.sample(same), expected, rtol=1e-4, atol=1e-3)
 
@@ -102,27 +66,6 @@ def test_skipped_evaluations_keep_the_regions(graph, patched_first):
     assert 0 < changed < len(calls)
 
 
-@pytest.mark.parametrize(
-    ("node", "inputs", "family", "block"),
-    [
-        (HyperTile, {"tile_size": 32, "max_depth": 1}, "sdxl", ("block input.4.0", "8x8 grid")),
-        (TomePatchModel, {"ratio": 0.5}, "sd1", ("block output.9.0", "16x16 grid")),
-    ],
-    ids=["HyperTile", "token merging"],
-)
-@pytest.mark.parametrize("patched_first", [True, False])
-def test_patches_that_change_the_tokens_are_refused(graph_of, node, inputs, family, block, patched_first):
-    graph = graph_of(family)
-    if patched_first:
-        model = call(node, model=graph.apply(graph.model, *graph.two()), **inputs)[0]
-    else:
-        model = graph.apply(call(node, model=graph.model, **inputs)[0], *graph.two())
-    with pytest.raises(ValueError) as error:
-        graph.sample(model)
-    for word in ("MagicFace: ", *block, "HyperTile or token merging", "remove it"):
-        assert word in str(error.value)
-
-
 @pytest.mark.parametrize("node", [PerturbedAttentionGuidance, SelfAttentionGuidance])
 @pytest.mark.parametrize("patched_first", [True, False])
 def test_nested_calls_leave_the_regions_alone(graph, node, patched_first):
@@ -161,3 +104,72 @@ def test_nested_calls_see_what_the_first_one_saw(graph):
     asking.set_model_sampler_post_cfg_function(ask_again)
     assert torch.equal(graph.sample(asking), expected)
     assert len(errors) == 2 * STEPS and max(errors) < 1e-3
+
+
+def test_who_else_acts_is_told(graph, caplog):
+    """One line a run names who acts in the same blocks; strict refuses; one's own blocks are not another's."""
+    model = last_writer("attn2", 0.5)(graph, longer_keys(graph, graph.model))
+    with caplog.at_level(logging.INFO, logger="magicface"):
+        latent = graph.sample(graph.apply(model, *graph.two()))
+        graph.sample(graph.apply(graph.model, *graph.two()))
+    told = [record.message for record in caplog.records if "in the same blocks" in record.message]
+    assert len(told) == 1
+    module = last_writer.__module__
+    assert f"longer_keys.<lambda> ({module}) as attn1_patch" in told[0]
+    assert told[0].endswith(f"last_writer.times ({module}) in place of attn2 in output.1.0, output.4.0.")
+
+    calls = []
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: calls.append(1) or run(*a, **k))
+    with pytest.raises(ValueError, match=r"MagicFaceApply: strict: .*as attn1_patch.*switch strict off"):
+        graph.sample(graph.apply(model, *graph.two(), strict=True))
+    assert not calls
+    expected = graph.sample(graph.apply(graph.model, *graph.two()))
+    assert torch.equal(graph.sample(graph.apply(graph.model, *graph.two(), strict=True)), expected)
+    assert not torch.equal(latent, expected)
+
+
+def test_strict_sees_a_prompts_gligen(graph_of):
+    graph = graph_of("sd1")
+    positive, negative = gligen(graph, graph.prompt(), graph.text())
+    with pytest.raises(ValueError, match=r"strict: .*GLIGEN"):
+        graph.sample(graph.apply(graph.model, *graph.two(), strict=True), positive, negative)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_torch_compile_is_put_aside(graph, caplog, fails):
+    """Compiled code runs without the method and not with it; after a run, ended or failed, all is as before."""
+    runs = []
+
+    def backend(module, inputs):
+        return lambda *args: runs.append(1) or module.forward(*args)
+
+    model = compiled(graph, graph.model, backend)
+    alone = graph.sample(model)
+    assert torch.equal(alone, graph.sample(graph.model)) and runs
+    runs.clear()
+    both = graph.apply(model, *graph.two())
+    if fails:
+
+        def fail(run, *args, **kwargs):
+            raise RuntimeError("fails")
+
+        both.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", fail)
+        with pytest.raises(RuntimeError, match="fails"):
+            graph.sample(both)
+    else:
+        with caplog.at_level(logging.INFO, logger="magicface"):
+            for weight in (3.0, 1.0):
+                expected = graph.sample(graph.apply(graph.model, *graph.two(weight, weight)))
+                assert torch.equal(graph.sample(graph.apply(model, *graph.two(weight, weight))), expected)
+        assert sum("torch.compile is put aside" in record.message for record in caplog.records) == 2
+    assert not runs
+    assert torch.equal(graph.sample(model), alone) and runs
+
+
+def test_a_torch_that_cannot_put_compile_aside(graph, monkeypatch):
+    """Only a compiled model is refused there."""
+    monkeypatch.delattr(torch.compiler, "set_stance")
+    expected = graph.sample(graph.apply(graph.model, *graph.two()))
+    assert not torch.equal(expected, graph.sample(graph.model))
+    with pytest.raises(ValueError, match=r"MagicFaceApply: model: is compiled .* torch 2\.6 or newer"):
+        graph.sample(graph.apply(compiled(graph, graph.model), *graph.two()))

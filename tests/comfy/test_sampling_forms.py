@@ -14,7 +14,7 @@ from comfy_extras.nodes_perpneg import PerpNegGuider
 import nodes as core_nodes
 
 from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
-from .graph import call
+from .graph import call, picture
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = [
@@ -176,3 +176,64 @@ def test_a_guider_of_two_models(graph):
     assert len(graph.recorded(latent)[0]) == STEPS
     both = sampled(graph.apply(graph.model, *given), graph.apply(graph.model, *given[:1]))
     assert torch.equal(both, latent)
+
+
+def assert_acts(graph, model, *references, **sampling):
+    """The method acts, finds regions, and at weight 0 leaves the unpatched picture; returns its latent."""
+    plain = graph.sample(model, **sampling)
+    latent = graph.sample(graph.apply(model, *references), **sampling)
+    assert torch.isfinite(latent).all() and (latent - plain).abs().max() > 0.1
+    for steps in graph.recorded(latent):
+        assert {0, 1} & set(torch.stack(steps).flatten().tolist())
+    silent = [graph.weighted(reference, weight=0.0) for reference in references]
+    assert torch.equal(graph.sample(graph.apply(model, *silent), **sampling), plain)
+    return latent
+
+
+def test_the_refiner(graph_of):
+    graph = graph_of("refiner")
+    assert_acts(graph, graph.model, *graph.two())
+
+
+def test_an_inpainting_unet(graph_of):
+    """Its references see nothing of the mask: they are pictures to be made as a whole."""
+    graph = graph_of("inpaint")
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 32:96, 32:96] = 1.0
+    given = {"positive": graph.prompt(), "negative": graph.text(), "pixels": picture(7), "mask": mask}
+    positive, negative, latent = call(core_nodes.InpaintModelConditioning, **given, vae=graph.vae, noise_mask=True)
+    painted = assert_acts(graph, graph.model, *graph.two(), positive=positive, negative=negative, latent=latent)
+    kept = (painted - latent["samples"]).abs().mean(1)[0]
+    assert kept[:3].max() < 1e-3 and kept[5:11, 5:11].min() > 0.01
+
+
+def test_a_second_pass_on_a_larger_latent(graph):
+    """References of the first size serve it too; its regions are its own."""
+    references = graph.two()
+    model = graph.apply(graph.model, *references)
+    first = {"samples": graph.sample(model)}
+    larger = call(core_nodes.LatentUpscaleBy, samples=first, upscale_method="bilinear", scale_by=1.5)[0]
+    second = assert_acts(graph, graph.model, *references, latent=larger, denoise=0.6)
+    assert second.shape[-2:] == (24, 24)
+    assert graph.recorded(second)[0][0].shape == (12, 12) and graph.recorded(first["samples"])[0][0].shape == (8, 8)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 5])
+def test_batches(graph, batch):
+    latent = assert_acts(graph, graph.model, *graph.two(), batch=batch)
+    assert len(latent) == len(graph.recorded(latent)) == batch
+
+
+@pytest.mark.parametrize("count", [1, 4, 10])
+def test_many_references(graph, count):
+    """Each of its own size, aspect and number of views; concepts share words in turn."""
+    sizes = [(128, 128), (192, 64), (64, 160)]
+    references = []
+    for number in range(count):
+        height, width = sizes[number % 3]
+        shown = picture(number, height, width, views=1 + number % 4)
+        mask = torch.ones(len(shown), height, width)
+        mask[:, : height // 2] = 0.0
+        concept = "hat" if number % 2 else "scarf"
+        references.append(graph.reference(concept, image=shown, mask=mask, weight=1.0 + number / 10))
+    assert_acts(graph, graph.model, *references, steps=2)

@@ -66,6 +66,8 @@ def blur(maps: Tensor) -> Tensor:
 
 
 def _reflect(at: int, size: int) -> int:
+    if size == 1:
+        return 0
     return -at if at < 0 else 2 * (size - 1) - at if at >= size else at
 
 

@@ -1,0 +1,184 @@
+"""Any input whatever: a finite result, or a ValueError that says at which node and input the mistake is."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from .graph import box, picture
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+THE_SAME_ALWAYS = {
+    "derandomize": True,
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+}
+WORDS = st.sampled_from(
+    ["hat", "scarf", "a red hat", "HAT", "(hat:1.3)", "hät", "帽子", "🎩", "embedding:x", "", " ", "\n", "a" * 300]
+)
+TEXTS = st.one_of(WORDS, st.text(max_size=40))
+
+
+def mostly(usual, other):
+    """One strategy in nine cases of ten, or so, and the other in the tenth."""
+    return st.integers(0, 9).flatmap(lambda number: usual if number else other)
+
+
+NOT_FINITE = st.sampled_from([float("nan"), float("inf"), float("-inf")])
+WEIGHTS = mostly(
+    st.one_of(st.floats(0, 10), st.sampled_from([0.0, -1.0, 2.0])), st.one_of(st.floats(-99, 99), NOT_FINITE)
+)
+PARTS = mostly(st.floats(0, 1), st.one_of(st.floats(-1, 2), NOT_FINITE))
+NAMES = ["auto", "all", "finest", "output.3-5", "middle", "input.4,output.0.1", "input"]
+SPECS = mostly(st.sampled_from(NAMES), st.text(max_size=12))
+
+
+@st.composite
+def pictures(draw):
+    """Some views, and perhaps their masks: of any size, sometimes wrong."""
+    views, height, width = draw(st.integers(0, 3)), draw(st.integers(1, 90)), draw(st.integers(1, 90))
+    channels = draw(st.sampled_from([3, 3, 3, 4, 1]))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
+    image = torch.rand(views, height, width, channels, generator=generator)
+    kind = draw(
+        st.sampled_from(["none", "whole", "half", "half", "thin", "empty", "other size", "too many", "not a number"])
+    )
+    mask = torch.zeros(views, height, width)
+    if kind == "none":
+        return image, None
+    if kind == "whole":
+        mask += 1.0
+    elif kind == "half":
+        mask[:, : height // 2 + 1] = draw(st.floats(0.01, 1.0))
+    elif kind == "thin":
+        mask[:, height // 2, width // 2] = 1.0
+    elif kind == "other size":
+        mask = torch.ones(views, 2 * height, draw(st.integers(1, 90)))
+    elif kind == "too many":
+        mask = torch.ones(views + 1, height, width)
+    elif kind == "not a number":
+        mask += float("nan")
+    return image, mask
+
+
+def tried(make):
+    """What `make` gives; None where it refuses, in words that name node and input."""
+    try:
+        return make()
+    except ValueError as error:
+        assert re.match(r"MagicFace[A-Z]\w+: \w+(, \w+)*: ", str(error)), error
+        return None
+
+
+@settings(max_examples=150, **THE_SAME_ALWAYS)
+@given(pictures(), TEXTS, TEXTS, st.sampled_from([0, 64, 96, 128, 63, -5, 5000]))
+def test_any_reference(graph, shown, caption, concept, size):
+    image, mask = shown
+    size = size or 128  # 0 is as large as the family's own pictures, and slow
+    reference = tried(lambda: graph.reference(concept, image=image, mask=mask, caption=caption, size=size))
+    if reference is not None:
+        assert torch.isfinite(reference.latents).all()
+        assert reference.latents.shape[0] == reference.masks.shape[0] == len(image)
+        assert reference.masks.min() >= 0 and reference.masks.flatten(1).amax(1).min() > 0
+
+
+@pytest.fixture(scope="module")
+def sampled():
+    """Whether each run of `test_any_settings` came to its end: a test that only sees refusals shows nothing."""
+    ends: list[bool] = []
+    yield ends
+    assert sum(ends) > 30, f"{sum(ends)} of {len(ends)} runs came to their end"
+
+
+@settings(max_examples=150, **THE_SAME_ALWAYS)
+@given(st.data())
+def test_any_settings(graph, sampled, data):
+    """From the reference to the picture, with settings that now and then are wrong or contradict each other."""
+    masked = st.sampled_from([None, box(96, 64, 0, 0, 60, 64), box(96, 64, 90, 3, 96, 9), 0.3 * torch.ones(1, 96, 64)])
+    concept = data.draw(st.sampled_from(["hat", "scarf", "a hat"]))
+    reference = graph.reference(concept, image=picture(1, 96, 64), mask=data.draw(masked), size=64)
+    mask_settings = {
+        "weight": data.draw(WEIGHTS),
+        "injection_weight": data.draw(WEIGHTS),
+        "resize": data.draw(st.sampled_from(["nearest", "area"])),
+        "grow_px": data.draw(mostly(st.integers(-9, 99), st.integers(-600, 600))),
+        "feather_px": data.draw(mostly(st.integers(0, 99), st.integers(-600, 600))),
+        "invert": data.draw(mostly(st.just(False), st.just(True))),
+    }
+    start, switch, end = sorted(data.draw(PARTS) for _ in range(3))
+    plan = {
+        "start": start,
+        "switch": switch,
+        "end": end,
+        "semantic_guidance": data.draw(st.booleans()),
+        "injection_blocks": data.draw(SPECS),
+        "segmentation_blocks": data.draw(SPECS),
+        "token_suppression": data.draw(PARTS),
+        "foreground": data.draw(mostly(st.sampled_from(["auto", "always", "never"]), st.text(max_size=5))),
+    }
+    text = data.draw(mostly(st.sampled_from(["a man in a hat and a scarf", "a hat, " * 90 + "a scarf"]), TEXTS))
+    sampling = {
+        "cfg": data.draw(st.sampled_from([0.0, 1.0, 5.0, 30.0])),
+        "steps": data.draw(st.integers(1, 2)),
+        "size": (data.draw(st.integers(1, 10)), data.draw(st.integers(1, 10))),
+    }
+
+    reference = tried(lambda: graph.weighted(reference, **mask_settings))
+    schedule = tried(lambda: graph.schedule(**plan))
+    prompt = tried(lambda: graph.prompt(text))
+    if None in (reference, schedule, prompt):
+        return
+    model = tried(lambda: graph.apply(graph.model, reference, schedule=schedule))
+    if model is not None:
+        latent = tried(lambda: graph.sample(model, prompt, **sampling))
+        assert latent is None or torch.isfinite(latent).all()
+        sampled.append(latent is not None)
+
+
+@settings(max_examples=40, **THE_SAME_ALWAYS)
+@given(st.data())
+def test_any_view(graph, data):
+    """What shows a run afterwards, and the choice of what it keeps."""
+    number = st.integers(-4, 4)
+    kept = {
+        "steps": data.draw(mostly(st.sampled_from(["0", "-1", "0,1", "all"]), st.text(max_size=6))),
+        "blocks": data.draw(mostly(st.sampled_from(["auto", "output.3-5"]), SPECS)),
+        "most_mb": data.draw(mostly(st.integers(1, 64), st.integers(-9, 10**6))),
+    }
+    record = tried(lambda: graph.record(**kept))
+    if record is None:
+        return
+    reference = graph.reference("hat", image=picture(1, 96, 64), size=64)
+    flags = {"record": record, "strict": data.draw(st.booleans()), "live_regions": data.draw(st.booleans())}
+    model = tried(lambda: graph.apply(graph.model, reference, **flags))
+    if model is None:
+        return
+    samples = tried(lambda: graph.sample(model, steps=2, size=(8, 8)))
+    if samples is None:
+        return
+    latent = {"samples": samples}
+    pixel = st.integers(-9, 99)
+    query = {
+        "query": data.draw(st.sampled_from(["regions", "pixel", "all"])),
+        "x": data.draw(pixel),
+        "y": data.draw(pixel),
+    }
+    views = {
+        "MagicFaceSegmentationPreview": {"step": data.draw(number), "all_steps": data.draw(st.booleans())},
+        "MagicFaceAttentionView": {"step": data.draw(number), "block": data.draw(SPECS), **query},
+        "MagicFaceCorrespondence": {"step": data.draw(number), "block": data.draw(SPECS)},
+    }
+    for node, inputs in views.items():
+        known = {item.id for item in graph.nodes[node].GET_SCHEMA().inputs}
+        assert known >= set(inputs), f"{node} has {known}"
+        shown = tried(partial(graph.run, node, latent=latent, **inputs))
+        if shown is not None:
+            assert torch.isfinite(shown[0]).all()
