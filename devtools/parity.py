@@ -203,6 +203,7 @@ def _references(pack: Any, tensors: dict[str, Tensor], meta: dict[str, str], mod
                 masks=masks[i],
                 weight=weight,
                 weight_injection=weight,
+                resize="nearest",
             )
         )
     return tuple(references)

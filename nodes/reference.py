@@ -57,7 +57,7 @@ class MagicFaceReference(io.ComfyNode):
             outputs=[
                 ReferenceSocket.Output(
                     "reference",
-                    tooltip="The encoded concept, with a weight of 2. Goes to MagicFace Apply, directly or through"
+                    tooltip="The encoded concept, with a weight of 1.5. Goes to MagicFace Apply, directly or through"
                     " MagicFace Mask Weight.",
                 )
             ],

@@ -15,6 +15,10 @@ from .prompt import Token
 
 Foreground = Literal["auto", "always", "never"]
 
+# Measured, docs/evaluation.md: the likeness of a weight of 2 with fewer things that nobody asked for; and by area more
+# of it than by nearest, most of all for thin things. The authors use 1.2 to 4, and nearest.
+DEFAULT_WEIGHT = 1.5
+DEFAULT_RESIZE: MaskResize = "area"
 # The authors' rule (METHOD 3): the more concepts, the less the other words may claim.
 _AUTO_SUPPRESSION = {1: 0.9, 2: 0.6}
 _AUTO_SUPPRESSION_MANY = 0.5
@@ -44,9 +48,9 @@ class Reference:
     conditioning: list[tuple[Tensor, dict[str, Any]]]
     latents: Tensor
     masks: Tensor
-    weight: float = 2.0
-    weight_injection: float = 2.0
-    resize: MaskResize = "nearest"
+    weight: float = DEFAULT_WEIGHT
+    weight_injection: float = DEFAULT_WEIGHT
+    resize: MaskResize = DEFAULT_RESIZE
     pictures: Tensor | None = None
 
     def weight_at(self, stage: Stage) -> float:

@@ -90,7 +90,7 @@ class Studio:
                 concept.part,
                 SIZE_PX,
             )
-        reference = replace(self._encoded[key], resize=row.resize)
-        if row.weight is None:
-            return reference
-        return replace(reference, weight=row.weight, weight_injection=row.weight)
+        changed: dict[str, Any] = {} if row.resize is None else {"resize": row.resize}
+        if row.weight is not None:
+            changed |= {"weight": row.weight, "weight_injection": row.weight}
+        return replace(self._encoded[key], **changed)

@@ -74,7 +74,7 @@ def build(editor: Editor) -> dict[str, str]:
             editor.set(ids[what], **values)
 
     add("model", "MagicFace tiny model", 0, 0, **LOADER["inputs"])
-    for row, (concept, weight) in enumerate((("hat", 2.0), ("scarf", 2.5))):
+    for row, (concept, weight) in enumerate((("hat", 1.5), ("scarf", 2.0))):
         top = 250 + 400 * row
         file = f"magicface_portrait_{concept}"
         add(f"{concept} picture", "Load Image", 0, top, image=f"{file}.png")

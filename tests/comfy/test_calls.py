@@ -73,7 +73,7 @@ def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkey
     model = graph.apply(graph.model, *(graph.reference("hat"), graph.reference("scarf")))
     expected = graph.sample(model)
     monkeypatch.setattr(pack.sampling.reference_pass.ReferencePass, "_through_unet", scarce)
-    assert (graph.sample(model) - expected).abs().max() < 1e-3
+    assert (graph.sample(model) - expected).abs().max() < 1e-4 * expected.abs().max()
     assert sizes[:3] == [2, 1, 1] and set(sizes[3:]) == {1}
 
 
@@ -84,7 +84,7 @@ def test_a_mask_that_vanishes_is_told(graph: Graph, caplog) -> None:
     with caplog.at_level(logging.WARNING, logger="magicface"):
         seen = graph.sample(graph.apply(graph.model, graph.weighted(thin, resize="area")))
         assert not [r for r in caplog.records if "vanishes" in r.message]
-        unseen = graph.sample(graph.apply(graph.model, thin))
+        unseen = graph.sample(graph.apply(graph.model, graph.weighted(thin, resize="nearest")))
     told = [record.message for record in caplog.records if "vanishes" in record.message]
     assert told and all("'hat'" in message and "resize to area" in message for message in told)
     assert not torch.equal(seen, unseen)

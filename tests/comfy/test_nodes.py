@@ -36,7 +36,7 @@ FROZEN = {
     ),
     "MagicFaceApply": (
         "model:MODEL references:COMFY_AUTOGROW_V3 schedule:MAGICFACE_SCHEDULE? record:MAGICFACE_RECORD?"
-        " live_regions:BOOLEAN?",
+        " live_regions:BOOLEAN? strict:BOOLEAN?",
         "MODEL:MODEL",
     ),
     "MagicFaceSegmentationPreview": (
@@ -90,7 +90,8 @@ def test_everything_is_explained(magicface_nodes, node_id):
     assert schema.description and schema.display_name.startswith("MagicFace ") and schema.category == "MagicFace"
 
 
-def test_defaults_are_the_authors(graph):
+def test_defaults(graph):
+    """Of the schedule the authors'; of a reference those that docs/evaluation.md chose."""
     nothing_said, settings = graph.pack.sampling.method.Schedule(), graph.schedule()
     for field in fields(nothing_said):
         assert getattr(settings, field.name) == getattr(nothing_said, field.name), field.name
@@ -98,7 +99,7 @@ def test_defaults_are_the_authors(graph):
     spelt_out = graph.apply(graph.model, *graph.two(), schedule=settings)
     assert torch.equal(graph.sample(default), graph.sample(spelt_out))
     plain = graph.reference()
-    for name, value in {"weight": 2.0, "weight_injection": 2.0, "resize": "nearest"}.items():
+    for name, value in {"weight": 1.5, "weight_injection": 1.5, "resize": "area"}.items():
         assert getattr(plain, name) == getattr(graph.weighted(plain), name) == value
 
 
@@ -168,13 +169,13 @@ def test_masks_of_other_sizes(graph):
 
 def test_weights(graph):
     reference = graph.reference(mask=box(128, 128, 32, 32, 96, 96))
-    weighted, mask = graph.run("MagicFaceMaskWeight", reference=reference, weight=3.5, injection_weight=1.5)
-    assert (weighted.weight, weighted.weight_injection) == (3.5, 1.5)
+    weighted, mask = graph.run("MagicFaceMaskWeight", reference=reference, weight=3.5, injection_weight=1.2)
+    assert (weighted.weight, weighted.weight_injection) == (3.5, 1.2)
     assert torch.equal(mask, weighted.masks) and torch.equal(mask, reference.masks)
     assert weighted.latents is reference.latents and weighted.conditioning is reference.conditioning
     assert graph.weighted(reference, weight=3.5).weight_injection == 3.5
     assert graph.weighted(reference, weight=3.5, injection_weight=0.0).weight_injection == 0.0
-    assert (reference.weight, reference.weight_injection) == (2.0, 2.0)
+    assert (reference.weight, reference.weight_injection) == (1.5, 1.5)
 
 
 def test_masks_are_inverted_then_grown_then_feathered(graph):
