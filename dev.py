@@ -61,7 +61,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     evaluate = commands.add_parser("evaluate", help="measure the paper's claims on the small model")
     evaluate.add_argument("--pairs", type=int, default=64, help="combinations of prompt and references")
     evaluate.add_argument("--first", type=int, default=0, help="number of the first combination")
-    evaluate.add_argument("--rows", default="", help="names of rows, separated by semicolons; all by default")
+    evaluate.add_argument(
+        "--rows", default="", help='such as "none; rsa; rba; both"; by default all of docs/evaluation.md'
+    )
     evaluate.add_argument("--json", type=Path, help="file for the figures")
     evaluate.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 

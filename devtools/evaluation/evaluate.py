@@ -39,6 +39,10 @@ MEASURES = {
 COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")  # row by row with "both"
 MODEL = ROOT / "devtools" / "tiny_pack" / "portraits.safetensors"
 _RESAMPLES = 2000
+READ = (
+    "+ more is better, - less; after ± half the width of the mean's 95 % interval, which says little of a few pictures.",
+    "docs/evaluation.md tells what the measures and the rows are.",
+)
 
 
 def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path | None) -> int:
@@ -60,7 +64,7 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
     table = measured([ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS], numbers, pictures)
     if file:
         file.write_text(json.dumps(as_json(table, numbers), indent=1) + "\n", encoding="utf-8")
-    print("\n".join(["", *in_markdown(table), "", *compared(table), "", *by_part(table)]))
+    print("\n".join(["", *in_markdown(table), "", *compared(table), "", *by_part(table), "", *READ]))
     return 0
 
 
@@ -178,7 +182,7 @@ def compared(table: Table) -> list[str]:
     """Lines of a second table: each row less "both" on the same combinations, with 95 % intervals."""
     if "both" not in table:
         return []
-    lines = ["| row less both | " + " | ".join(COMPARED) + " |", "|---|" + "---|" * len(COMPARED)]
+    lines = ["| difference to both | " + " | ".join(COMPARED) + " |", "|---|" + "---|" * len(COMPARED)]
     for row in table:
         gains = [gain(table, name, row, "both") for name in COMPARED]
         cells = ["" if math.isnan(mean) else f"{mean:+.3f} ({low:+.3f} to {high:+.3f})" for mean, low, high in gains]

@@ -90,7 +90,13 @@ def split(monkeypatch):
     monkeypatch.setattr(comfy.model_management, "get_all_torch_devices", lambda exclude_current=False: devices)
     monkeypatch.setattr(comfy.model_management, "set_torch_device", lambda device: None)
     node = importlib.import_module("comfy_extras.nodes_multigpu").MultiGPUCFGSplitNode
-    return lambda model: call(node, model=model, max_gpus=2)[0]
+
+    def spread(model):
+        # ComfyUI's node looks through the loaded models, and stumbles over those whose patcher is gone.
+        comfy.model_management.unload_all_models()
+        return call(node, model=model, max_gpus=2)[0]
+
+    return spread
 
 
 @multigpu

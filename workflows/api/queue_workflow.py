@@ -2,7 +2,8 @@
 
     python queue_workflow.py magicface_two_concepts.json --server http://127.0.0.1:8188 \\
         --picture hat=my_hat.png --mask hat=my_hat_mask.png --caption hat="a straw hat" \\
-        --prompt "a woman wearing a hat and a scarf" --seed 7 --set KSampler.steps=40 --output pictures
+        --prompt "a woman wearing a hat and a scarf" --seed 7 --output pictures \\
+        --set CheckpointLoaderSimple.ckpt_name=my_sdxl.safetensors --set KSampler.steps=40 --set 40.weight=2
 
 Needs Python 3.10 or later and nothing else. Pictures and captions are given by concept, the word that the workflow has
 in its MagicFace Reference. Whatever the workflow saves or shows is written to the output folder.
@@ -27,14 +28,26 @@ Prompt = dict[str, dict[str, Any]]
 def main() -> int:
     """Read the command line, queue, wait, save."""
     parser = argparse.ArgumentParser(description="Queue a MagicFace workflow in API format.")
-    parser.add_argument("workflow", type=Path)
-    parser.add_argument("--server", default="http://127.0.0.1:8188")
-    for name in ("picture", "mask", "caption"):
-        parser.add_argument(f"--{name}", action="append", default=[], type=pair, metavar="CONCEPT=VALUE")
+    parser.add_argument("workflow", type=Path, help="one of this folder, or one that ComfyUI exported (API)")
+    parser.add_argument("--server", default="http://127.0.0.1:8188", help="where ComfyUI listens; %(default)s")
+    for name, what in (
+        ("picture", "a picture of yours for a concept; it is uploaded"),
+        ("mask", "the concept's mask on that picture, white where it is"),
+        ("caption", "what that picture shows"),
+    ):
+        value = "TEXT" if name == "caption" else "FILE"
+        parser.add_argument(f"--{name}", action="append", default=[], type=pair, metavar=f"CONCEPT={value}", help=what)
     parser.add_argument("--prompt", help="the text of MagicFace Prompt")
     parser.add_argument("--seed", type=int, help="of every KSampler")
-    parser.add_argument("--set", action="append", default=[], type=setting, metavar="CLASS.INPUT=VALUE")
-    parser.add_argument("--output", type=Path, default=Path("output"))
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=setting,
+        metavar="NODE.INPUT=VALUE",
+        help="any other input, of all nodes of a class (KSampler.steps=40) or of one node by its number (40.weight=2)",
+    )
+    parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the pictures; %(default)s")
     given = parser.parse_args()
     server = given.server.rstrip("/")
     try:
@@ -49,12 +62,15 @@ def main() -> int:
             set_all(prompt, "MagicFacePrompt", "text", given.prompt)
         if given.seed is not None:
             set_all(prompt, "KSampler", "seed", given.seed)
-        for class_type, name, value in given.set:
-            set_all(prompt, class_type, name, value)
+        for place, name, value in given.set:
+            set_all(prompt, place, name, value)
         for picture in run(server, prompt):
             print(save(server, picture, given.output))
     except urllib.error.HTTPError as error:
         print(f"{server} refused it: {faults(error.read().decode(errors='replace'))}", file=sys.stderr)
+        return 1
+    except urllib.error.URLError as error:
+        print(f"{server} does not answer ({error.reason}); is ComfyUI there? --server names another", file=sys.stderr)
         return 1
     except (OSError, LookupError, ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
@@ -71,15 +87,15 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def setting(text: str) -> tuple[str, str, Any]:
-    """CLASS.INPUT=VALUE as three; the value is a number, true or false where it can be read so."""
+    """NODE.INPUT=VALUE as three; the value is a number, true or false where it can be read so."""
     place, value = pair(text)
-    class_type, dot, name = place.partition(".")
+    node, dot, name = place.partition(".")
     if not dot:
         raise argparse.ArgumentTypeError(f"{place!r} has no '.', as KSampler.steps has")
     try:
-        return class_type, name, json.loads(value)
+        return node, name, json.loads(value)
     except ValueError:
-        return class_type, name, value
+        return node, name, value
 
 
 def read(workflow: Path) -> Prompt:
@@ -109,14 +125,14 @@ def loader(prompt: Prompt, concept: str, name: str, class_type: str) -> dict[str
     return inputs
 
 
-def set_all(prompt: Prompt, class_type: str, name: str, value: Any) -> None:
-    """Set an input of every node of a class."""
-    nodes = [node for node in prompt.values() if node["class_type"] == class_type]
+def set_all(prompt: Prompt, place: str, name: str, value: Any) -> None:
+    """Set an input of every node of a class, or of the node with a number."""
+    nodes = [node for node_id, node in prompt.items() if place in (node_id, node["class_type"])]
     if not nodes:
-        raise LookupError(f"the workflow has no {class_type}")
+        raise LookupError(f"the workflow has no {place}")
     for node in nodes:
         if name not in node["inputs"]:
-            raise LookupError(f"{class_type} has no input {name!r}; there are {', '.join(node['inputs'])}")
+            raise LookupError(f"{node['class_type']} has no input {name!r}; there are {', '.join(node['inputs'])}")
         node["inputs"][name] = value
 
 
@@ -135,7 +151,7 @@ def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
         time.sleep(0.5)
     if entry["status"]["status_str"] != "success":
         failures = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
-        raise RuntimeError(failures[0]["exception_message"] if failures else "the prompt was interrupted")
+        raise RuntimeError(failure(failures[0]) if failures else "the prompt was interrupted")
     return [picture for output in entry["outputs"].values() for picture in output.get("images", [])]
 
 
@@ -148,9 +164,16 @@ def faults(answer: str) -> str:
             for node_id, node in told.get("node_errors", {}).items()
             for error in node["errors"]
         ]
+        if "ckpt_name" in answer:
+            lines.append("Name a checkpoint of that server: --set CheckpointLoaderSimple.ckpt_name=NAME")
         return "\n  ".join(["", *lines]) if lines else str(told["error"]["message"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return answer
+
+
+def failure(data: dict[str, Any]) -> str:
+    """What a node said, and which one."""
+    return f"{str(data['exception_message']).strip()} (node {data['node_id']}, {data['node_type']})"
 
 
 def save(server: str, picture: dict[str, str], folder: Path) -> Path:
