@@ -40,7 +40,7 @@ COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")  # row by row with
 MODEL = ROOT / "devtools" / "tiny_pack" / "portraits.safetensors"
 _RESAMPLES = 2000
 READ = (
-    "+ more is better, - less; after ± half the width of the mean's 95 % interval, which says little of a few pictures.",
+    "+ more is better, - less; after ± half the width of the mean's 95 % interval, little worth for few pictures.",
     "docs/evaluation.md tells what the measures and the rows are.",
 )
 
