@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ KEEPERS = (".sampling.recording", ".sampling.gazes", ".attention.looking")
 def left_over() -> dict[str, int]:
     """Objects of a run's state that are still alive, by class, but for what the bounded stores keep to be shown."""
     gc.collect()
-    kept = _kept()
-    alive = (thing for thing in gc.get_objects() if _is_of(thing, RUN_STATE) and id(thing) not in kept)
-    return dict(Counter(type(thing).__name__ for thing in alive))
+    alive = [thing for thing in gc.get_objects() if _is_of(type(thing), RUN_STATE)]
+    kept = _kept() if alive else set()
+    return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in kept))
 
 
 def _stores() -> list[Any]:
@@ -46,14 +47,16 @@ def _kept() -> set[int]:
     ahead = _stores()
     while ahead:
         thing = ahead.pop()
-        if id(thing) not in found and (isinstance(thing, dict | list | tuple) or _is_of(thing, (*RUN_STATE, *KEEPERS))):
+        ours = isinstance(thing, dict | list | tuple) or _is_of(type(thing), (*RUN_STATE, *KEEPERS))
+        if ours and id(thing) not in found:
             found.add(id(thing))
             ahead += gc.get_referents(thing)
     return found
 
 
-def _is_of(thing: Any, modules: tuple[str, ...]) -> bool:
-    return str(getattr(type(thing), "__module__", "")).endswith(modules)
+@cache  # asked of every object that there is
+def _is_of(kind: type, modules: tuple[str, ...]) -> bool:
+    return str(getattr(kind, "__module__", "")).endswith(modules)
 
 
 def report() -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Neighbour:
         masked: whether the latent has a noise mask.
         sampling: what its KSampler's inputs are, other than usual.
         family: of the small model.
+        once: whether it fails where it stands twice on a model, with or without ours.
         changes: whether it changes the picture at all.
         refused: words of the error that a run with both ends in; none where they go together.
         note: for the table.
@@ -60,6 +61,7 @@ class Neighbour:
     masked: bool = False
     sampling: Mapping[str, Any] = field(default_factory=dict)
     family: str = "sdxl"
+    once: bool = False
     changes: bool = True
     refused: tuple[str, ...] = ()
     note: str = ""
@@ -328,7 +330,7 @@ NEIGHBOURS = (
     Neighbour("ControlNet", texts=controlnet, note="steers the picture only, not the references"),
     Neighbour("ControlNet on part of the steps", texts=lambda g, p, n: controlnet(g, p, n, 0.2, 0.6)),
     core("pag", "PerturbedAttentionGuidance", "PAG"),
-    core("sag", "SelfAttentionGuidance", "SAG"),
+    core("sag", "SelfAttentionGuidance", "SAG", once=True),
     core("nag", "NAGuidance", "NAG"),
     core("freelunch", "FreeU", "FreeU", note="on the picture only, not on the references"),
     core("freelunch", "FreeU_V2", "FreeU v2"),

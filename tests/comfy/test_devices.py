@@ -92,11 +92,13 @@ def split(monkeypatch):
     node = importlib.import_module("comfy_extras.nodes_multigpu").MultiGPUCFGSplitNode
 
     def spread(model):
-        # ComfyUI's node looks through the loaded models, and stumbles over those whose patcher is gone.
         comfy.model_management.unload_all_models()
         return call(node, model=model, max_gpus=2)[0]
 
-    return spread
+    # ComfyUI's node stumbles over loaded models whose patcher is gone, and leaves some: each later load of any model
+    # would look for them in all of memory.
+    yield spread
+    comfy.model_management.unload_all_models()
 
 
 @multigpu
