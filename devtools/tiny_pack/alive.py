@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections import Counter
-from functools import cache
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +27,8 @@ KEEPERS = (".sampling.recording", ".sampling.gazes", ".attention.looking")
 def left_over() -> dict[str, int]:
     """Objects of a run's state that are still alive, by class, but for what the bounded stores keep to be shown."""
     gc.collect()
-    alive = [thing for thing in gc.get_objects() if _is_of(type(thing), RUN_STATE)]
+    is_state = _is_of(RUN_STATE)
+    alive = [thing for thing in gc.get_objects() if is_state(thing)]
     kept = _kept() if alive else set()
     return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in kept))
 
@@ -44,19 +45,26 @@ def _stores() -> list[Any]:
 def _kept() -> set[int]:
     """The ids of all that the stores hold."""
     found: set[int] = set()
-    ahead = _stores()
+    ahead, is_ours = _stores(), _is_of((*RUN_STATE, *KEEPERS))
     while ahead:
         thing = ahead.pop()
-        ours = isinstance(thing, dict | list | tuple) or _is_of(type(thing), (*RUN_STATE, *KEEPERS))
-        if ours and id(thing) not in found:
+        if id(thing) not in found and (isinstance(thing, dict | list | tuple) or is_ours(thing)):
             found.add(id(thing))
             ahead += gc.get_referents(thing)
     return found
 
 
-@cache  # asked of every object that there is
-def _is_of(kind: type, modules: tuple[str, ...]) -> bool:
-    return str(getattr(kind, "__module__", "")).endswith(modules)
+def _is_of(modules: tuple[str, ...]) -> Callable[[Any], bool]:
+    """Whether an object's class is of one of these modules; quick, for it is asked of every object that there is."""
+    known: dict[type, bool] = {}
+
+    def is_of(thing: Any) -> bool:
+        kind = type(thing)
+        if kind not in known:
+            known[kind] = str(getattr(kind, "__module__", "")).endswith(modules)
+        return known[kind]
+
+    return is_of
 
 
 def report() -> dict[str, Any]:
