@@ -45,7 +45,7 @@ class Part:
 
 # Test files whose number of passed tests is told for itself.
 COUNTED = {
-    "test_neighbours": "neighbours",
+    "test_neighbours": "tests of neighbours",
     "test_every_sampler": "samplers and schedulers",
     "test_devices": "precisions, memory modes and devices",
     "test_faults": "faults survived",
