@@ -172,9 +172,8 @@ def joined(node: str, **inputs: Any) -> Callable[[Graph, Any, Any], Texts]:
     )
 
     def texts(graph: Graph, positive: Any, negative: Any) -> Texts:
-        return call(getattr(core_nodes, node), **{first: positive, second: graph.text("a dog in a park")}, **inputs)[
-            0
-        ], negative
+        both = {first: positive, second: graph.text("a dog in a park")}
+        return call(getattr(core_nodes, node), **both, **inputs)[0], negative
 
     return texts
 
@@ -372,7 +371,7 @@ NEIGHBOURS = (
         "HyperTile",
         "HyperTile",
         inputs={"tile_size": 32, "max_depth": 1},
-        refused=("block input.4.0", "nodes_hypertile"),
+        refused=("block input.4.0", "8x8 grid", "nodes_hypertile"),
         note="changes the tokens",
     ),
     core(
@@ -381,7 +380,7 @@ NEIGHBOURS = (
         "token merging",
         inputs={"ratio": 0.5},
         family="sd1",
-        refused=("block output.9.0", "nodes_tomesd"),
+        refused=("block output.9.0", "16x16 grid", "nodes_tomesd"),
         note="changes the tokens",
     ),
     Neighbour("GLIGEN", texts=gligen, family="sd1"),

@@ -85,7 +85,7 @@ def check_refused(graph: Graph, neighbour: Neighbour) -> None:
     for place, model in with_both(graph, neighbour, *ON):
         with pytest.raises(ValueError) as error:
             sampled(graph, neighbour, model)
-        for word in ("MagicFace: block ", *neighbour.refused):
+        for word in ("MagicFace: block ", *neighbour.refused, "HyperTile and token merging", "remove it"):
             assert word in str(error.value), place
 
 
