@@ -150,6 +150,23 @@ class Graph:
         return [[step.concepts[place].long() for step in recording.steps] for recording, place in found]
 
 
+def assert_acts(graph: Graph, model: Any, *references: Any, least: float = 0.1, **sampling: Any) -> Tensor:
+    """The method acts, finds regions, and at weight 0 leaves the unpatched picture.
+
+    Returns:
+        Its latent.
+    """
+    plain = graph.sample(model, **sampling)
+    latent = graph.sample(graph.apply(model, *references), **sampling)
+    assert torch.isfinite(plain).all() and torch.isfinite(latent).all()
+    assert (latent - plain).abs().max() > least
+    for steps in graph.recorded(latent):
+        assert {0, 1} & set(torch.stack(steps).flatten().tolist())
+    silent = [graph.weighted(reference, weight=0.0) for reference in references]
+    assert torch.equal(graph.sample(graph.apply(model, *silent), **sampling), plain)
+    return latent
+
+
 @pytest.fixture(scope="session")
 def magicface_nodes(pack: ModuleType) -> dict[str, Any]:
     """The pack's node classes by id, from the entry point that ComfyUI calls."""

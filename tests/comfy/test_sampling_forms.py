@@ -14,7 +14,7 @@ from comfy_extras.nodes_perpneg import PerpNegGuider
 import nodes as core_nodes
 
 from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
-from .graph import call, picture
+from .graph import assert_acts, call, picture
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = [
@@ -176,18 +176,6 @@ def test_a_guider_of_two_models(graph):
     assert len(graph.recorded(latent)[0]) == STEPS
     both = sampled(graph.apply(graph.model, *given), graph.apply(graph.model, *given[:1]))
     assert torch.equal(both, latent)
-
-
-def assert_acts(graph, model, *references, **sampling):
-    """The method acts, finds regions, and at weight 0 leaves the unpatched picture; returns its latent."""
-    plain = graph.sample(model, **sampling)
-    latent = graph.sample(graph.apply(model, *references), **sampling)
-    assert torch.isfinite(latent).all() and (latent - plain).abs().max() > 0.1
-    for steps in graph.recorded(latent):
-        assert {0, 1} & set(torch.stack(steps).flatten().tolist())
-    silent = [graph.weighted(reference, weight=0.0) for reference in references]
-    assert torch.equal(graph.sample(graph.apply(model, *silent), **sampling), plain)
-    return latent
 
 
 def test_the_refiner(graph_of):
