@@ -136,6 +136,8 @@ def sampling_with(method: Method, watcher: Callable[[Any], Watch] | None = None)
             samples: Tensor = executor(
                 noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
             )
+        if run is not None:
+            run.end()
         as_output = [guider.model_patcher.model.process_latent_out(x0.float().cpu()) for x0 in denoised]
         latents = [samples, *as_output]
         STORE.add(run.recording if run else Recording(method.labels), latents)

@@ -69,6 +69,7 @@ class Run:
         self._plan: CallPlan | None = None
         self._texts = Texts(guider.conds)
         self._acting = False
+        self._due = self._looked = False
         self._guidance_off_said = False
         self._seed = 0
         self.regions: RegionIndex | None = None
@@ -99,6 +100,14 @@ class Run:
             self.recorder.step_done(step, None if found is None else found.concepts)
         return found is not None
 
+    def end(self) -> None:
+        """Say so if the picture is as if the method had not been there."""
+        if self._due and not self._looked:
+            log.warning(
+                "MagicFace: nothing looked at the references, for no evaluation asked for the guider's positive prompt"
+                " as it stands: another node of this model hands on a copy of it, or another prompt in its place."
+            )
+
     def _prepare_sampling(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
@@ -117,6 +126,7 @@ class Run:
         level = float(timestep[0])
         stage = self._sigmas.stage(level)
         self._acting = stage is not Stage.OFF
+        self._due = self._due or self._acting
         segmenter = Segmenter(self._method, x.shape[-2:]) if self._acting else None
         at = NoiseLevel(stage, timestep, level, model_options)
         around, self._evaluation = self._evaluation, Evaluation(at, segmenter, self.regions)
@@ -145,6 +155,7 @@ class Run:
         segmenter = evaluation.segmenter
         primary = segmenter is not None and "positive" in roles
         if primary:
+            self._looked = True
             evaluation.keys = self._run_references(evaluation.at, known, model, x.device)
         plan = CallPlan(
             method=self._method,

@@ -128,6 +128,23 @@ def test_who_else_acts_is_told(graph, caplog):
     assert not torch.equal(latent, expected)
 
 
+def test_a_prompt_that_is_handed_on_as_a_copy_is_told(graph, caplog):
+    """Whose a row is, is known by the list it stands in: of a copy nothing is known, so the method cannot act."""
+
+    def copied(run, model, conds, *args):
+        return run(model, [listed and list(listed) for listed in conds], *args)
+
+    plain = graph.sample(graph.model)
+    model = graph.model.clone()
+    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", copied)
+    with caplog.at_level(logging.WARNING):
+        assert torch.equal(graph.sample(graph.apply(model, *graph.two())), plain)
+        assert [r.getMessage() for r in caplog.records if "nothing looked at the references" in r.getMessage()]
+        caplog.clear()
+        graph.sample(graph.apply(graph.model, *graph.two()))
+        assert not caplog.records
+
+
 def test_strict_sees_a_prompts_gligen(graph_of):
     graph = graph_of("sd1")
     positive, negative = gligen(graph, graph.prompt(), graph.text())
