@@ -46,6 +46,8 @@ def pool(views: Sequence[ConceptTokens]) -> ConceptTokens | None:
     """The views of one concept as one; None where no view has a token inside its mask."""
     if not any(view.k.shape[1] for view in views):
         return None
+    if len(views) == 1:
+        return views[0]
     return ConceptTokens(
         k=torch.cat([view.k for view in views], dim=1),
         v=torch.cat([view.v for view in views], dim=1),

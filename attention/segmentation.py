@@ -33,13 +33,10 @@ def cross_attention_map(q: Tensor, k: Tensor, heads: int, length: int) -> Tensor
     Returns:
         (b, n, T) float32, each row summing to 1.
     """
-    q_heads, k_heads = (rearrange(x, "b n (h d) -> h b n d", h=heads).float() for x in (q, k))
+    q_heads, k_heads = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (q, k))
     scale = 1.0 / math.sqrt(q_heads.shape[-1])
-    total = q.new_zeros((*q.shape[:2], length), dtype=torch.float32)
-    for q_head, k_head in zip(q_heads, k_heads, strict=True):
-        probabilities = (q_head * scale @ k_head.transpose(1, 2)).softmax(dim=-1)
-        total += reduce(probabilities, "b n (tile t) -> b n t", "sum", t=length)
-    return total / heads
+    probabilities = (q_heads * scale @ k_heads.transpose(-1, -2)).softmax(dim=-1)
+    return reduce(probabilities, "b h n (tile t) -> b n t", "sum", t=length) / heads
 
 
 def apply_self_attention(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
@@ -85,13 +82,25 @@ def blur(maps: Tensor) -> Tensor:
     return (maps[..., 1:-1, :] + side * (maps[..., :-2, :] + maps[..., 2:, :])) / (1 + 2 * side)
 
 
-def over_spatial_mean(maps: Tensor) -> Tensor:
-    """Maps (b, t, H, W), each divided by its mean over the image."""
-    return maps / (maps.mean(dim=(-2, -1), keepdim=True) + EPS)
+def spread(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Maps (b, t, hh, ww) brought to another size and blurred (METHOD 3.2 and 3.3), a linear map."""
+    return blur(interpolate(maps, size=size, mode="bilinear", align_corners=False))
+
+
+def shares_of_mean(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """(hh * ww,) float32: how much each token of a grid counts in the spatial mean of what `spread` makes of a map."""
+    rows, columns = (
+        spread(torch.eye(cells).view(cells, 1, cells, 1), (cells_then, 1)).mean(dim=(1, 2, 3))
+        for cells, cells_then in zip(grid, size, strict=True)
+    )
+    return torch.outer(rows, columns).flatten()
 
 
 class AttentionMaps:
     """Token maps of one cond or uncond, averaged over blocks.
+
+    A map over its spatial mean is summed on its block's own grid, and brought to the r = 2 grid once for all blocks
+    of a grid: what lies between is linear, and so is the mean.
 
     Args:
         size: (H2, W2) the r = 2 grid of what the cond sees.
@@ -101,8 +110,8 @@ class AttentionMaps:
 
     def __init__(self, size: tuple[int, int], starts: Sequence[int], every_token: bool) -> None:
         self.size, self.starts, self.every_token = size, sorted(starts), every_token
-        self._tokens: Tensor | float = 0.0
-        self._background: Tensor | float = 0.0
+        self._sums: dict[tuple[int, int], Tensor] = {}
+        self._shares: dict[tuple[int, int], Tensor] = {}
         self.blocks = 0
 
     def add(self, cross: Tensor, q: Tensor, k: Tensor, grid: tuple[int, int], attend: Attend) -> None:
@@ -116,12 +125,14 @@ class AttentionMaps:
         """
         if not self.every_token:
             cross = self._start_and_rest(cross)
-        smoothed = rearrange(power_average(cross, q, k, attend), "b (y x) t -> b t y x", y=grid[0], x=grid[1])
-        maps = blur(interpolate(smoothed, size=self.size, mode="bilinear", align_corners=False))
+        maps = power_average(cross, q, k, attend)
         if self.every_token:
-            self._tokens = self._tokens + over_spatial_mean(maps)
-            maps = rearrange(self._start_and_rest(rearrange(maps, "b t y x -> b y x t")), "b y x t -> b t y x")
-        self._background = self._background + over_spatial_mean(maps)
+            maps = torch.cat((maps, self._start_and_rest(maps)), dim=-1)
+        if grid not in self._sums:
+            self._shares[grid] = shares_of_mean(grid, self.size).to(maps.device)
+            self._sums[grid] = torch.zeros_like(maps)
+        mean = torch.einsum("n, b n t -> b t", self._shares[grid], maps)
+        self._sums[grid] += maps / (mean + EPS)[:, None]
         self.blocks += 1
 
     def _start_and_rest(self, maps: Tensor) -> Tensor:
@@ -132,17 +143,23 @@ class AttentionMaps:
         start = torch.stack([maps[..., position] for position in self.starts]).sum(dim=0)
         return torch.stack((start, torch.stack(between).sum(dim=0)), dim=-1)
 
+    def _averaged(self, columns: slice) -> Tensor:
+        found = [
+            spread(rearrange(maps[..., columns], "b (y x) t -> b t y x", y=grid[0]), self.size)
+            for grid, maps in self._sums.items()
+        ]
+        return torch.stack(found).sum(dim=0) / self.blocks
+
     @property
     def tokens(self) -> Tensor:
         """(b, T, H2, W2) A, each token's map over its spatial mean."""
-        assert self.every_token and isinstance(self._tokens, Tensor)
-        return self._tokens / self.blocks
+        assert self.every_token
+        return self._averaged(slice(0, -2))
 
     @property
     def background(self) -> Tensor:
         """(b, 2, H2, W2) F: the start tokens' map, and all others' together, each over its spatial mean."""
-        assert isinstance(self._background, Tensor)
-        return self._background / self.blocks
+        return self._averaged(slice(-2, None))
 
 
 def segment(

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..attention.blocks import Block
 from ..attention.masks import MaskResize
 from ..attention.schedule import Stage
+from .kept import Place
 from .noise import NoiseSource
 from .prompt import Token
 
@@ -74,6 +75,8 @@ class Schedule:
         foreground: whether regions are cut to the foreground; "auto" where the suppression is below 0.9.
         guidance: whether semantic-aware guidance acts.
         noise_seed: of the references' noise.
+        keep_mb: how much of the references' keys and values may be kept for later runs, in units of 2^20 bytes.
+        keep_on: where.
     """
 
     start: float = 0.0
@@ -85,6 +88,8 @@ class Schedule:
     foreground: Foreground = "auto"
     guidance: bool = True
     noise_seed: int = 0
+    keep_mb: int = 0
+    keep_on: Place = "main memory"
 
 
 @dataclass(frozen=True)

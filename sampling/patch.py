@@ -7,12 +7,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_blocks
 from .eager import uncompiled
 from .gazes import GAZES
+from .kept import KEPT
 from .method import Method, RecordSettings, Reference, Schedule
 from .naming import naming
 from .neighbours import neighbours
@@ -87,6 +88,9 @@ def patched(model: Any, method: Method, watcher: Callable[[Any], Watch] | None =
     Applied to a model that has the method already, the later one takes its place.
     """
     clone = model.clone()
+    clone.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
+    if method.schedule.keep_on == "device":
+        clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda patcher, _: KEPT.to_main_memory(patcher.model))
     if clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY):
         log.warning("MagicFace: the model was patched before; this MagicFaceApply takes the earlier one's place.")
         clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)

@@ -20,6 +20,9 @@ from ..attention.masks import mask_to_grid, weighted_mask
 from ..attention.references import ConceptTokens, pool
 from ..attention.schedule import Stage
 from .attention_call import HostAttend
+from .identity import content
+from .keeping import Keeping
+from .kept import BlockTokens, GroupTokens
 from .method import Method, Reference
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,7 @@ class _View:
     mask: Tensor
     conds: list[dict[str, Any]]
     grids: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    digests: dict[int, bytes | None] = field(default_factory=dict)
 
     def inside_mask(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Indices of the tokens inside the mask and the logarithms of their masks, on a token grid."""
@@ -60,10 +64,33 @@ class _View:
 
     def conds_at(self, sigma: float) -> dict[str, Any]:
         """The model conds of the caption; of a scheduled caption those of its part at this noise level."""
-        for cond in self.conds:
+        return self.conds[self._part_at(sigma)]["processed"]
+
+    def _part_at(self, sigma: float) -> int:
+        for part, cond in enumerate(self.conds):
             if cond.get("timestep_start", sigma) >= sigma >= cond.get("timestep_end", sigma):
-                return cond["processed"]
-        return self.conds[-1]["processed"]
+                return part
+        return len(self.conds) - 1
+
+    def digest_at(self, sigma: float) -> bytes | None:
+        """Digest of all that goes into the UNet for this view, and of what is kept of it; None where it can't be told.
+
+        The noise is known by the view's name.
+        """
+        part = self._part_at(sigma)
+        if part not in self.digests:
+            inputs = (self.name, self.latent, self.mask, self.reference.resize, self.conds[part]["processed"])
+            try:
+                self.digests[part] = content(inputs)
+            except TypeError:
+                self.digests[part] = None
+        return self.digests[part]
+
+    def concept_tokens(self, block_tokens: BlockTokens, stage: Stage) -> ConceptTokens:
+        """What a block keeps of it, with its weighted mask at a stage."""
+        kept, log_mask = self.inside_mask(block_tokens.grid, block_tokens.k.device)
+        bias = log_mask + self.reference.weight_at(stage)
+        return ConceptTokens(block_tokens.k, block_tokens.v, bias, (kept,), (block_tokens.grid,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +122,7 @@ class ReferencePass:
 
     def __init__(self, method: Method, model: Any, device: torch.device, seed: int) -> None:
         self._method, self._model, self._device = method, model, device
+        self._keeping = Keeping(method, model, device)
         self._views: list[_View] = []
         self._most_together = sum(len(reference.latents) for reference in method.references)
         occurrence: dict[tuple[Any, str], int] = {}
@@ -143,57 +171,65 @@ class ReferencePass:
         patcher.apply_hooks(hooks=hooks)
 
         views = [view for view in self._views if view.reference.weight_at(at.stage) != 0]
-        caught: dict[_View, dict[Block, ConceptTokens]] = {view: {} for view in views}
+        left: dict[_View, dict[Block, BlockTokens]] = {}
         for group in _groups(views, at.level):
             for part in _parts(group, self._most_together):
-                self._run_group(part, at, caught)
+                left.update(zip(part, self._run_group(part, at, hooks), strict=True))
         of_concept: list[list[_View]] = [[] for _ in self._method.concepts]
         for view in views:
             of_concept[self._method.concept_of(view.reference)].append(view)
         return {
-            block: [pool([caught[view][block] for view in same]) for same in of_concept]
+            block: [pool([view.concept_tokens(left[view][block], at.stage) for view in same]) for same in of_concept]
             for block in self._method.injection
         }
 
-    def _run_group(self, group: list[_View], at: NoiseLevel, caught: dict[_View, dict[Block, ConceptTokens]]) -> None:
+    def end(self) -> None:
+        """The run is over."""
+        self._keeping.end()
+
+    def _run_group(self, group: list[_View], at: NoiseLevel, hooks: Any) -> GroupTokens:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        options = self._options(at)
+        key = self._keeping.key(at.level, hooks, options, (view.digest_at(at.level) for view in group))
+        found = self._keeping.find(key)
+        if found is not None:
+            return found
         try:
-            self._through_unet(group, at, caught)
-            return
+            left = self._through_unet(group, at, options)
         except Exception as error:
             if len(group) == 1 or not _is_out_of_memory(error):
                 raise
+        else:
+            self._keeping.keep(key, left)
+            return left
         # Only now, with the failed pass's tensors gone, the same in halves; so for the rest of the run.
         comfy.model_management.soft_empty_cache(True)
         self._most_together = len(group) // 2
-        for part in _parts(group, self._most_together):
-            self._run_group(part, at, caught)
+        return [tokens for part in _parts(group, self._most_together) for tokens in self._run_group(part, at, hooks)]
 
-    def _through_unet(
-        self, group: list[_View], at: NoiseLevel, caught: dict[_View, dict[Block, ConceptTokens]]
-    ) -> None:
+    def _options(self, at: NoiseLevel) -> dict[str, Any]:
+        """Transformer options made afresh: those meant for the target (patches, caches, wrappers) are not for the
+        references."""
+        options: dict[str, Any] = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()], "sigmas": at.sigma[:1]}
+        inherited = ("sample_sigmas", "optimized_attention_override")
+        given = at.model_options.get("transformer_options", {})
+        return options | {name: given[name] for name in inherited if name in given}
+
+    def _through_unet(self, group: list[_View], at: NoiseLevel, options: dict[str, Any]) -> GroupTokens:
         model = self._model
         latents = torch.cat([view.latent for view in group])
         noise = torch.cat([self._method.noise(view.name, at.level, tuple(view.latent.shape)) for view in group])
         sigmas = at.sigma[:1].expand(len(group))
         x = model.model_sampling.noise_scaling(sigmas.view(-1, 1, 1, 1), noise.to(latents), latents)
         conds = comfy.samplers.cond_cat([view.conds_at(at.level) for view in group])
-
-        # Made afresh: options meant for the target (patches, caches, wrappers) must not see the references.
-        options: dict[str, Any] = {
-            "cond_or_uncond": [0],
-            "uuids": [uuid.uuid4()],
-            "sigmas": at.sigma[:1],
-            "patches_replace": {"attn1": self._catchers(group, at.stage, caught)},
-        }
-        inherited = ("sample_sigmas", "optimized_attention_override")
-        given = at.model_options.get("transformer_options", {})
-        options |= {name: given[name] for name in inherited if name in given}
+        left: list[dict[Block, BlockTokens]] = [{} for _ in group]
         with suppress(_LastBlockReached):
-            model.apply_model(x, sigmas, **conds, transformer_options=options)
+            patches = {"attn1": self._catchers(group, left)}
+            model.apply_model(x, sigmas, **conds, transformer_options={**options, "patches_replace": patches})
+        return left
 
     def _catchers(
-        self, group: list[_View], stage: Stage, caught: dict[_View, dict[Block, ConceptTokens]]
+        self, group: list[_View], left: list[dict[Block, BlockTokens]]
     ) -> dict[tuple[str, int, int], Callable[..., Tensor]]:
         """For each injected block an attn1 that keeps K and V of the tokens inside the masks."""
         last = self._method.injection[-1]
@@ -201,11 +237,9 @@ class ReferencePass:
         def catcher(block: Block) -> Callable[..., Tensor]:
             def attn1(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
                 grid = (extra_options["activations_shape"][2], extra_options["activations_shape"][3])
-                for row, view in enumerate(group):
-                    kept, log_mask = view.inside_mask(grid, k.device)
-                    bias = log_mask + view.reference.weight_at(stage)
-                    k_kept, v_kept = k[row : row + 1, kept], v[row : row + 1, kept]
-                    caught[view][block] = ConceptTokens(k_kept, v_kept, bias, (kept,), (grid,))
+                for row, (view, tokens) in enumerate(zip(group, left, strict=True)):
+                    kept, _ = view.inside_mask(grid, k.device)
+                    tokens[block] = BlockTokens(k[row : row + 1, kept], v[row : row + 1, kept], grid)
                 if block == last:
                     raise _LastBlockReached
                 return HostAttend(extra_options)(q, k, v)

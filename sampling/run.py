@@ -101,7 +101,9 @@ class Run:
         return found is not None
 
     def end(self) -> None:
-        """Say so if the picture is as if the method had not been there."""
+        """Say so if the picture is as if the method had not been there, or if not all could be kept."""
+        if self._references is not None:
+            self._references.end()
         if self._due and not self._looked:
             log.warning(
                 "MagicFace: nothing looked at the references, for no evaluation asked for the guider's positive prompt"

@@ -84,6 +84,14 @@ UNET_REFINER: dict[str, Any] = {
 }
 UNET_UNCLIP = {**UNET_SD2, "num_classes": "sequential", "adm_in_channels": 2 * 24}
 
+# To measure: SDXL's depths, a fifth of its width, heads of its size; and SDXL itself.
+UNET_NARROW: dict[str, Any] = {
+    **UNET_SDXL, "model_channels": 64, "num_head_channels": 64,
+    "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,
+    "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+}
+UNET_FULL = {**UNET_NARROW, "model_channels": 320, "context_dim": 768 + 1280, "adm_in_channels": 1280 + 6 * 256}
+
 PORTRAITS = Family(
     comfy.supported_models.SDXL, UNET_PORTRAITS, {"clip_l": 32, "clip_g": 48}, "portraits.safetensors", VAE_PORTRAITS
 )
@@ -95,5 +103,9 @@ FAMILIES: dict[str, Family] = {
     "inpaint": Family(comfy.supported_models.SDXL, UNET_INPAINT, {"clip_l": 32, "clip_g": 48}),
     "refiner": Family(comfy.supported_models.SDXLRefiner, UNET_REFINER, {"clip_g": 48}),
     "unclip": Family(UnclipSmall, UNET_UNCLIP, {"clip_h": 48}),
+}
+MEASURED: dict[str, Family] = {
+    "narrow": Family(comfy.supported_models.SDXL, UNET_NARROW, {"clip_l": 32, "clip_g": 48}),
+    "full": Family(comfy.supported_models.SDXL, UNET_FULL, {"clip_l": 768, "clip_g": 1280}),
 }
 # fmt: on

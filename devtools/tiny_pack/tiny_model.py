@@ -22,7 +22,7 @@ import torch
 from comfy.ldm.cascade.stage_a import StageA
 from comfy.ldm.models.autoencoder import AutoencoderKL
 
-from .families import FAMILIES, TEXT_LAYERS, VAE, Family
+from .families import FAMILIES, MEASURED, TEXT_LAYERS, VAE, Family
 from .random_weights import OWN, TEXT_GAINS, UNET_GAINS, carry_input, random_weights
 
 Weights = dict[str, torch.Tensor]
@@ -81,7 +81,7 @@ def load_unet(
     name: str, seed: int, dtype: torch.dtype, v_prediction: bool = False, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
     """Build the diffusion model alone; ComfyUI calls this again when it wants a fresh copy."""
-    family = FAMILIES[name]
+    family = (FAMILIES | MEASURED)[name]
     model = make_unet(family, dtype, v_prediction)
     device = comfy.model_management.get_torch_device()
     kind = comfy.model_patcher.ModelPatcher if disable_dynamic else comfy.model_patcher.CoreModelPatcher
@@ -100,7 +100,7 @@ def load_unet(
 
 def load_clip(name: str, seed: int, embedding_directory: Any = None, disable_dynamic: bool = False) -> comfy.sd.CLIP:
     """Build the text encoders and ComfyUI's real CLIP tokeniser."""
-    family = FAMILIES[name]
+    family = (FAMILIES | MEASURED)[name]
     weights = trained_weights(family, "text")
     if weights is None:
         weights = random_weights(make_encoders(family), f"{name}/clip/{seed}", TEXT_GAINS)

@@ -16,8 +16,9 @@ from magicface.attention.segmentation import (
     apply_self_attention,
     blur,
     cross_attention_map,
-    over_spatial_mean,
     power_average,
+    shares_of_mean,
+    spread,
 )
 from naive import BlockInput
 from scenes import generator_of, normal
@@ -126,12 +127,11 @@ def test_blur_of_one_pixel() -> None:
     assert out[0].sum().item() == 0.0
 
 
-def test_maps_over_their_own_spatial_mean() -> None:
-    maps = torch.tensor([[[[1.0, 3.0]], [[0.0, 0.0]]], [[[2.0, 2.0]], [[5.0, 15.0]]]])
-    expected = torch.tensor([[[[0.5, 1.5]], [[0.0, 0.0]]], [[[1.0, 1.0]], [[0.5, 1.5]]]])
-    assert_close(over_spatial_mean(maps), expected)
-    faint = over_spatial_mean(torch.tensor([[[[1e-8, 3e-8]]]]))
-    assert_close(faint, torch.tensor([[[[1 / 3, 1.0]]]]))
+@given(seed=st.integers(0, 2**32), grid=grids, size=grids)
+def test_shares_of_the_mean(seed: int, grid: tuple[int, int], size: tuple[int, int]) -> None:
+    """The mean of a map brought to another size and blurred, without doing so."""
+    maps = torch.rand(1, 3, *grid, generator=generator_of(seed))
+    assert_close(maps.flatten(2) @ shares_of_mean(grid, size), spread(maps, size).mean(dim=(2, 3)))
 
 
 def some_block(g: torch.Generator, grid: tuple[int, int], heads: int, length: int, images: int) -> BlockInput:
