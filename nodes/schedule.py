@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from comfy_api.latest import io
 
 from ..attention.blocks import PRESETS
+from ..sampling.kept import Place
 from ..sampling.method import Foreground, Schedule
 from ..sampling.naming import naming
 from .sockets import CATEGORY, ScheduleSocket, within
@@ -66,7 +69,7 @@ class MagicFaceSchedule(io.ComfyNode):
                     default=_DEFAULTS.segmentation,
                     advanced=True,
                     tooltip="Blocks whose attention finds the regions. auto = all at 1/2, 1/4 and 1/8 of the"
-                    " latent's size. " + names,
+                    " latent's size; of SDXL, whose blocks are many, seven that tell the same. " + names,
                 ),
                 io.Float.Input(
                     "token_suppression",
@@ -94,6 +97,25 @@ class MagicFaceSchedule(io.ComfyNode):
                     advanced=True,
                     tooltip="Seed of the noise that is put on the references, apart from the sampler's seed.",
                 ),
+                io.Int.Input(
+                    "keep_mb",
+                    default=_DEFAULTS.keep_mb,
+                    min=0,
+                    max=1 << 20,
+                    step=256,
+                    optional=True,
+                    tooltip="How much of what the references leave at each step may be kept, in MB: other seeds,"
+                    " prompts and weights at the same steps need not compute it again, and the method costs little then. The"
+                    " log says how much would hold all. 0 = nothing is kept.",
+                ),
+                io.Combo.Input(
+                    "keep_on",
+                    options=list(get_args(Place)),
+                    default=_DEFAULTS.keep_on,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where it is kept: in main memory, or on the device for as long as the model is there.",
+                ),
             ],
             outputs=[ScheduleSocket.Output("schedule", tooltip="For MagicFace Apply.")],
         )
@@ -110,6 +132,8 @@ class MagicFaceSchedule(io.ComfyNode):
         token_suppression: float,
         foreground: Foreground,
         noise_seed: int,
+        keep_mb: int = _DEFAULTS.keep_mb,
+        keep_on: Place = _DEFAULTS.keep_on,
     ) -> io.NodeOutput:
         with naming("MagicFaceSchedule"):
             for name, value in (("switch", switch), ("start", start), ("end", end)):
@@ -123,6 +147,10 @@ class MagicFaceSchedule(io.ComfyNode):
                 )
             if foreground not in ("auto", "always", "never"):
                 raise ValueError(f"foreground: is {foreground!r}; choose auto, always or never")
+            if keep_mb < 0:
+                raise ValueError(f"keep_mb: is {keep_mb}; give the most MB to keep, or 0 to keep nothing")
+            if keep_on not in get_args(Place):
+                raise ValueError(f"keep_on: is {keep_on!r}; choose {' or '.join(get_args(Place))}")
             for name, blocks in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
                 if not blocks.strip():
                     raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
@@ -137,6 +165,8 @@ class MagicFaceSchedule(io.ComfyNode):
                 foreground=foreground,
                 guidance=semantic_guidance,
                 noise_seed=noise_seed,
+                keep_mb=keep_mb,
+                keep_on=keep_on,
             )
         )
 

@@ -1,6 +1,7 @@
 """The rows of the table: one way to make the pictures each.
 
-They stand around the authors' settings: weight 2, masks resized by nearest. The nodes' defaults follow from them.
+They stand around the authors' settings: weight 2, masks resized by nearest, regions from all blocks. The nodes'
+defaults follow from them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ class Row:
         uses: whether the method is used at all.
         weight: of each reference; None for the nodes' default.
         resize: of masks to token grids; None for the nodes' default.
+        segmentation: names of the blocks that find the regions; None for the nodes' default.
         seed: of the sampler: another one for each number.
         views: of each concept, 1 or 2.
         schedule: what differs from the default schedule.
@@ -32,6 +34,7 @@ class Row:
     uses: bool = True
     weight: float | None = 2.0
     resize: Literal["nearest", "area"] | None = "nearest"
+    segmentation: str | None = "all"
     views: int = 1
     seed: int = 0
     schedule: Mapping[str, Any] = field(default_factory=dict)
@@ -42,7 +45,7 @@ MAIN = (
     Row("rsa", schedule=STAGE_1),
     Row("rba", schedule=STAGE_2),
     Row("both"),
-    Row("as shipped", weight=None, resize=None),
+    Row("as shipped", weight=None, resize=None, segmentation=None),
 )
 ABLATIONS = (
     Row("no weighted masks", weight=NO_BIAS),
@@ -60,8 +63,8 @@ ABLATIONS = (
         for blocks in ("output.0-2", "output.3-5", "output.1-5", "output.2-5", "middle,output.0-5")
     ),
     *(
-        Row(f"segmentation {blocks}", schedule={"segmentation": blocks})
-        for blocks in ("output.0-5", "output.3-5", "input.4-5,output.3-5")
+        Row(f"segmentation {blocks}", segmentation=blocks)
+        for blocks in ("auto", "output.0-5", "output.3-5", "input.4-5,output.3-5")
     ),
     Row("mask resize area", resize="area"),
     Row("two views", views=2),

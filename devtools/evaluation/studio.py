@@ -51,7 +51,8 @@ class Studio:
         model = self._model
         if row.uses:
             references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
-            method = sampling.patch.bind(model, references, sampling.method.Schedule(**row.schedule))
+            blocks = {} if row.segmentation is None else {"segmentation": row.segmentation}
+            method = sampling.patch.bind(model, references, sampling.method.Schedule(**blocks, **row.schedule))
             model = sampling.patch.patched(model, method)
         positive = self._pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
         negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))

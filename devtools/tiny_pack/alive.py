@@ -15,6 +15,7 @@ RUN_STATE = (
     ".sampling.run",
     ".sampling.unet_call",
     ".sampling.reference_pass",
+    ".sampling.keeping",
     ".sampling.roles",
     ".sampling.segmenter",
     ".attention.references",
@@ -36,7 +37,7 @@ def left_over() -> dict[str, int]:
 def _stores() -> list[Any]:
     return [
         getattr(module, name)
-        for end, name in ((".sampling.recording", "STORE"), (".sampling.gazes", "GAZES"))
+        for end, name in ((".sampling.recording", "STORE"), (".sampling.gazes", "GAZES"), (".sampling.kept", "KEPT"))
         for path, module in list(sys.modules.items())
         if path.endswith(end)
     ]
@@ -74,7 +75,7 @@ def report() -> dict[str, Any]:
         left_over: see there.
         tensors: how many there are.
         tensor_bytes: the memory behind them, shared memory once.
-        kept_bytes: what the pack keeps of past runs for its preview nodes.
+        kept_bytes: what the pack keeps of past runs, for its preview nodes and for later runs.
     """
     left = left_over()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]

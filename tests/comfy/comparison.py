@@ -40,6 +40,7 @@ class Case:
     suppression_given: bool = False
     references: str = "hat scarf"
     guidance: bool = True
+    segmented: tuple[tuple[str, int, int], ...] | None = None
     from_step: int = 0
     picture: tuple[int, int] | None = None
 
@@ -69,6 +70,7 @@ def patched(graph: Graph, case: Case, given: list[Any]) -> Any:
         switch=case.switch,
         end=case.end,
         semantic_guidance=case.guidance,
+        segmentation_blocks="all" if case.segmented is None else "auto",
         token_suppression=case.suppression if case.suppression_given else 0.0,
     )
     return graph.apply(graph.model, *given, schedule=schedule)
@@ -137,6 +139,7 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:
         switch=level(case.switch),
         end=level(case.end),
         injected={("output", number) for number in INJECTED[case.family]},
+        segmented=None if case.segmented is None else set(case.segmented),
         guidance=case.guidance,
         negative_tells=case.negative_tells,
         picture=case.picture,

@@ -63,6 +63,7 @@ class Dense:
         cfg, suppression, guidance: the settings.
         start, switch, end: as noise levels.
         injected: (stage, number) of the injected blocks.
+        segmented: (stage, number, depth) of the blocks that find the regions; None for all.
         negative_tells: False where the negative is zeroed out.
         picture: (H, W) of the whole latent where this is a part of it, which SDXL is told.
         uncond: the last evaluation's prediction for the negative.
@@ -80,6 +81,7 @@ class Dense:
     switch: float
     end: float
     injected: set[tuple[str, int]]
+    segmented: set[tuple[str, int, int]] | None = None
     guidance: bool = True
     negative_tells: bool = True
     picture: tuple[int, int] | None = None
@@ -155,7 +157,7 @@ class Dense:
             out, probabilities = attention(q[0], k[0], v[0], extra["n_heads"])
             if attn2:
                 own = attention(*seen[key_of(extra)], seen[key_of(extra)][1], extra["n_heads"])[1]
-                attn2(own, probabilities, tuple(extra["activations_shape"][2:]))
+                attn2(key_of(extra), own, probabilities, tuple(extra["activations_shape"][2:]))
             return out[None]
 
         blocks = [(stage, number) for stage in ("input", "middle", "output") for number in range(12)]
@@ -204,7 +206,9 @@ class Dense:
         height, width = x.shape[2:]
         half = (height + 1) // 2, (width + 1) // 2
 
-        def block(own: Tensor, cross: Tensor, grid: tuple[int, int]) -> None:
+        def block(key: Any, own: Tensor, cross: Tensor, grid: tuple[int, int]) -> None:
+            if self.segmented is not None and key not in self.segmented:
+                return
             if 2 ** round(math.log2(height / grid[0])) not in (2, 4, 8):  # odd sizes are halved and rounded up
                 return
             smoothed = ((own @ cross) + 3 * (own @ own @ cross)) / 4

@@ -22,6 +22,11 @@ LONG = "and " * 70 + PROMPT
 LONG_HAT, LONG_SCARF = HAT + 70, SCARF + 70 + 2  # the second chunk begins after 75 words, behind end and start token
 WEIGHTED = "a boy (wearing:0.7) a (hat:1.2) and a scarf"
 
+BY_DEFAULT = (
+    *((stage, number, 1) for stage, number in (("input", 7), ("input", 8), ("middle", 0))),
+    *(("output", number, depth) for number, depth in ((0, 1), (1, 1), (2, 1), (3, 0))),
+)
+
 CASES = {
     "batch of two": Case(batch=2, prompt=WEIGHTED),
     "no negative": Case(cfg=1.0),
@@ -42,6 +47,7 @@ CASES = {
     "begins late and ends early": Case(start=0.2, end=0.7),
     "second part of a run": Case(from_step=2),
     "much guidance": Case(cfg=16.0),
+    "blocks that find regions by default": Case(segmented=BY_DEFAULT),
     "odd sides": Case(size=(17, 23)),
     "sd2": Case(family="sd2", size=(16, 16), batch=2),
     "sd2 predicting v": Case(family="sd2", v_prediction=True, size=(16, 16)),

@@ -31,7 +31,8 @@ FROZEN = {
     "MagicFacePrompt": ("clip:CLIP text:STRING conditioning:CONDITIONING?", "CONDITIONING:CONDITIONING"),
     "MagicFaceSchedule": (
         "switch:FLOAT start:FLOAT end:FLOAT semantic_guidance:BOOLEAN injection_blocks:STRING"
-        " segmentation_blocks:STRING token_suppression:FLOAT foreground:COMBO noise_seed:INT",
+        " segmentation_blocks:STRING token_suppression:FLOAT foreground:COMBO noise_seed:INT keep_mb:INT?"
+        " keep_on:COMBO?",
         "schedule:MAGICFACE_SCHEDULE",
     ),
     "MagicFaceApply": (
@@ -73,6 +74,7 @@ def test_choices_are_for_ever(magicface_nodes):
     assert options == {
         ("MagicFaceMaskWeight", "resize"): ["nearest", "area"],
         ("MagicFaceSchedule", "foreground"): ["auto", "always", "never"],
+        ("MagicFaceSchedule", "keep_on"): ["main memory", "device"],
         ("MagicFaceAttentionView", "query"): ["regions", "pixel"],
     }
 

@@ -54,10 +54,15 @@ def test_auto_injection_of_sdxl_is_the_whole_decoder_that_has_attention() -> Non
     assert chosen == SDXL[34:]
 
 
+def test_auto_segmentation_of_sdxl_is_the_last_block_of_each_place_and_one_finer() -> None:
+    expected = "input.7.9 input.8.9 middle.0.9 output.0.9 output.1.9 output.2.9 output.3.1"
+    assert names(segmentation_blocks("auto", SDXL)) == expected.split()
+
+
 def test_auto_segmentation_leaves_out_the_latents_own_size() -> None:
     assert segmentation_blocks("auto", SD) == tuple(block for block in SD if block.ratio in (2, 4, 8))
     assert len(segmentation_blocks("auto", SD)) == 11
-    assert segmentation_blocks("auto", SDXL) == SDXL
+    assert segmentation_blocks("all", SDXL) == SDXL
     deep = layout_of(("input", 1, 1, 1), ("input", 2, 2, 1), ("middle", 0, 16, 1))
     assert names(segmentation_blocks("auto", deep)) == ["input.2.0"]
     assert names(segmentation_blocks("all", deep)) == ["input.2.0"]

@@ -1,0 +1,129 @@
+"""Kept references by their keys, and what makes keys equal."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from magicface.attention.blocks import Block
+from magicface.sampling.identity import Same, content, identity
+from magicface.sampling.kept import BlockTokens, GroupTokens, KeptReferences
+
+BLOCK = Block("output", 3, 0, 2)
+KILOBYTE = 1024
+
+
+class Model:
+    """Something that can die."""
+
+
+def tokens(kilobytes: int = 1) -> GroupTokens:
+    """So much to keep."""
+    half = torch.zeros(1, 128 * kilobytes, 1)
+    return [{BLOCK: BlockTokens(half, half.clone(), (4, 4))}]
+
+
+def test_a_run_keeps_what_fits_beside_what_it_uses() -> None:
+    store, model = KeptReferences(), Model()
+    first = store.open(3 * KILOBYTE)
+    assert [store.keep(key, model, tokens(), first, 3 * KILOBYTE) for key in "abcd"] == [True, True, True, False]
+    assert store.nbytes == 3 * KILOBYTE and store.find("d", first) is None
+
+    second = store.open(3 * KILOBYTE)
+    assert store.find("a", second) is not None
+    assert store.keep("e", model, tokens(), second, 3 * KILOBYTE)  # in the place of b, the oldest not in use
+    assert [store.find(key, second) is not None for key in "abce"] == [True, False, True, True]
+    assert not store.keep("f", model, tokens(), second, 3 * KILOBYTE)
+    assert not store.keep("g", model, tokens(4), store.open(3 * KILOBYTE), 3 * KILOBYTE)
+    assert store.nbytes == 3 * KILOBYTE
+
+
+def test_the_same_key_again_takes_no_more_room() -> None:
+    store, model = KeptReferences(), Model()
+    run = store.open(KILOBYTE)
+    assert all(store.keep("a", model, tokens(), run, KILOBYTE) for _ in range(3))
+    assert store.nbytes == KILOBYTE
+
+
+def test_a_run_with_less_room_drops_the_oldest() -> None:
+    store, model = KeptReferences(), Model()
+    run = store.open(9 * KILOBYTE)
+    for key in "abc":
+        store.keep(key, model, tokens(), run, 9 * KILOBYTE)
+    store.find("a", run)
+    store.open(2 * KILOBYTE)
+    assert [store.find(key, run) is not None for key in "abc"] == [True, False, True]
+    store.open(0)
+    assert store.nbytes == 0
+
+
+def test_it_dies_with_its_model_even_in_the_middle_of_work() -> None:
+    store, one, other = KeptReferences(), Model(), Model()
+    run = store.open(9 * KILOBYTE)
+    store.keep("a", one, tokens(), run, 9 * KILOBYTE)
+    store.keep("b", other, tokens(2), run, 9 * KILOBYTE)
+    del one
+    gc.collect()
+    assert store.nbytes == 2 * KILOBYTE
+    with store._at_work():
+        del other
+        gc.collect()
+    assert store.nbytes == 0
+
+
+def test_same_is_the_very_object_while_it_lives() -> None:
+    one, other = Model(), Model()
+    assert Same(one) == Same(one) and hash(Same(one)) == hash(Same(one))
+    assert Same(one) != Same(other)
+    before = Same(one)
+    del one
+    gc.collect()
+    assert before != before
+    assert Same((1, 2)) != Same((1, 2))
+
+
+def test_identity_is_by_value_as_far_as_values_can_be_told() -> None:
+    model = Model()
+    given = {"a": [1, "x", None, torch.float16], "b": (model, 2.0)}
+    assert identity(given) == identity({"a": [1, "x", None, torch.float16], "b": (model, 2.0)})
+    for other in ({"a": [1], "b": (model, 2.0)}, {**given, "b": (Model(), 2.0)}, {**given, "c": 1}, {"a": given["a"]}):
+        assert identity(given) != identity(other)
+    assert identity(1) != identity(True) and identity(1.0) != identity(1)
+    assert hash(identity(given)) == hash(identity(given))
+
+
+class Holder:
+    """An object that holds a tensor, as ComfyUI's conds do."""
+
+    def __init__(self, cond: torch.Tensor) -> None:
+        self.cond = cond
+
+
+def test_content_is_of_every_bit() -> None:
+    base = torch.arange(6.0)
+    things = [
+        base,
+        base + torch.tensor([0, 0, 0, 0, 0, 1e-6]),
+        base.view(2, 3),
+        base.half(),
+        base.bfloat16(),
+        Holder(base),
+        [base],
+        (base,),
+        {"cond": base},
+        "0",
+        0,
+        None,
+        [[1], 2],
+        [1, [2]],
+    ]
+    digests = [content(thing) for thing in things]
+    assert len(set(digests)) == len(things)
+    assert content(Holder(base)) == content(Holder(base.clone())) == content(Holder(torch.stack([base, base]).T[:, 0]))
+
+
+@pytest.mark.parametrize("thing", [lambda: 0, object(), [object()], {1, 2}])
+def test_content_that_cannot_be_told(thing: object) -> None:
+    with pytest.raises(TypeError, match="cannot be told"):
+        content(thing)
