@@ -26,6 +26,8 @@ ALONE = {
     "MALLOC_MMAP_THRESHOLD_": str(2 * 10**9),
     "MALLOC_TRIM_THRESHOLD_": str(4 * 10**9),
 }
+# The profiler, which measures memory, has much to say of the devices that are not there.
+QUIET = {"KINETO_LOG_LEVEL": "99", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 # An embedded Python does not put the script's folder on its path.
 if str(ROOT) not in sys.path:
@@ -64,6 +66,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     evaluate.add_argument(
         "--rows", default="", help='such as "none; rsa; rba; both"; by default all of docs/evaluation.md'
     )
+    evaluate.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
     evaluate.add_argument("--json", type=Path, help="file for the figures")
     evaluate.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 
@@ -73,6 +76,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--every", type=int, default=10, help="queued at a time; a fresh process makes the last of them too"
     )
     soak.add_argument("--json", type=Path, help="file for the figures")
+
+    bench = commands.add_parser(
+        "bench", help="what the method costs, against the unpatched sampler and the authors' way"
+    )
+    bench.add_argument("--shapes", default="", help="such as tiny,narrow; by default all that this machine can do")
+    bench.add_argument("--rounds", type=int, default=3, help="how often each way to sample is run, in turns")
+    bench.add_argument("--json", type=Path, help="file for the figures")
+    bench.add_argument("--plot", type=Path, help="picture of how the cost grows")
+    bench.add_argument("--ways", action="store_true", help="compare other ways to compute the same instead")
 
     commands.add_parser("locales", help="write the nodes' English texts for translators")
 
@@ -131,10 +143,12 @@ def run(arguments: argparse.Namespace) -> int:
 
         return workflows.main(arguments.pictures)
     if arguments.command == "evaluate":
-        from devtools.evaluation import evaluate
+        from devtools.evaluation import agreement, evaluate
 
         names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
         numbers = range(arguments.first, arguments.first + arguments.pairs)
+        if arguments.agreement:
+            return agreement.main(numbers)
         return evaluate.main(numbers, names, arguments.json, arguments.pictures)
     if arguments.command == "soak":
         from devtools import soak
@@ -147,6 +161,8 @@ def run(arguments: argparse.Namespace) -> int:
     from devtools import incore
 
     incore.prepare()
+    if arguments.command == "bench":
+        return measure(arguments)
     if arguments.command == "train":
         from devtools.training import train
 
@@ -154,6 +170,16 @@ def run(arguments: argparse.Namespace) -> int:
     from devtools import parity
 
     return parity.main([str(file) for file in arguments.files])
+
+
+def measure(arguments: argparse.Namespace) -> int:
+    """The benchmark."""
+    from devtools.bench import bench, ways
+
+    if arguments.ways:
+        return ways.main()
+    names = [name.strip() for name in arguments.shapes.split(",") if name.strip()]
+    return bench.main(names, arguments.rounds, arguments.json, arguments.plot)
 
 
 def main(argv: list[str]) -> int:
@@ -165,7 +191,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, end)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, end)
-    for name, value in (ALONE if arguments.command in ("train", "evaluate") else SHARED).items():
+    alone = arguments.command in ("train", "evaluate", "bench")
+    for name, value in {**QUIET, **(ALONE if alone else SHARED)}.items():
         os.environ.setdefault(name, value)
     try:
         if not inside:

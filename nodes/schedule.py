@@ -69,7 +69,7 @@ class MagicFaceSchedule(io.ComfyNode):
                     default=_DEFAULTS.segmentation,
                     advanced=True,
                     tooltip="Blocks whose attention finds the regions. auto = all at 1/2, 1/4 and 1/8 of the"
-                    " latent's size; of SDXL, whose blocks are many, seven that tell the same. " + names,
+                    " latent's size; of SDXL, whose blocks are many, six that tell nearly the same. " + names,
                 ),
                 io.Float.Input(
                     "token_suppression",
@@ -104,9 +104,9 @@ class MagicFaceSchedule(io.ComfyNode):
                     max=1 << 20,
                     step=256,
                     optional=True,
-                    tooltip="How much of what the references leave at each step may be kept, in MB: other seeds,"
-                    " prompts and weights at the same steps need not compute it again, and the method costs little then. The"
-                    " log says how much would hold all. 0 = nothing is kept.",
+                    tooltip="How many MB of what the references leave at each step may be kept: other seeds, prompts and"
+                    " weights at the same steps need not compute it again, and the method costs little then. The log"
+                    " says how much would hold all. 0 = nothing is kept.",
                 ),
                 io.Combo.Input(
                     "keep_on",

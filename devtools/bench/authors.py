@@ -40,7 +40,7 @@ class Authors:
         captions = [r.conditioning for r in self._references]
         each = [self._conds(text) for text in [scene.positive, *captions, *[scene.negative] * (1 + count)]]
         self._joined = comfy.samplers.cond_cat(each)
-        self._regions: Any = None
+        self.regions: Any = None  # by which stage 2 goes in the next evaluation
         self._stage = "layout"
         self._maps: dict[str, Any] = {}
         self._blocks = 0
@@ -70,17 +70,23 @@ class Authors:
         x = self._scene.start(seed=seed).to(self._device)
         x = self._model.model_sampling.noise_scaling(torch.tensor(levels[0][1]).to(x), x, torch.zeros_like(x))
         for (stage, level), following in zip(levels, [level for _, level in levels[1:]] + [0.0], strict=True):
-            self._stage = stage
             before = moment()
-            denoised = self.evaluate(x, level)
-            if stage != "first":
-                found.seconds[stage].append(moment() - before)
-                found.predictions.append(denoised.float().cpu())
+            denoised = self.evaluate(x, level, stage)
+            found.add(stage, moment() - before, x, denoised)
             x = x + (x - denoised) / level * (following - level)
         return found
 
-    def evaluate(self, x: Tensor, level: float) -> Tensor:
-        """The guided prediction at a noise level; the regions stay for the next one."""
+    @torch.inference_mode()
+    def evaluate(self, x: Tensor, level: float, stage: str, found: Any = None) -> Tensor:
+        """The guided prediction at a noise level; the regions stay for the next one.
+
+        Args:
+            x: (1, 4, H, W).
+            level: the noise level.
+            stage: "first", "layout" or "injection".
+            found: regions by which guidance shall go instead of those found here.
+        """
+        self._stage = stage
         self._maps, self._blocks = {"tokens": 0.0, "background": 0.0}, 0
         sigma = torch.full((1,), level, device=self._device)
         noised = []
@@ -101,7 +107,7 @@ class Authors:
         )  # fmt: skip
         cond, uncond = out[:1], out[len(rows) // 2 :][:1]
         self._find_regions()
-        rate = self._attention.guidance.guidance_rate(cond - uncond, self._regions, CFG)
+        rate = self._attention.guidance.guidance_rate(cond - uncond, found or self.regions, CFG)
         return uncond + CFG * rate * (cond - uncond)
 
     def _self_attention(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:
@@ -130,8 +136,8 @@ class Authors:
             for r, weight in zip(self._references, weights, strict=True)
         ]
         mask = torch.cat([own, *biases]).expand(len(own), -1).clone().to(self._device)
-        if self._stage == "injection" and self._regions is not None:
-            concepts = self._attention.regions.carry(self._regions.concepts, grid).flatten()
+        if self._stage == "injection" and self.regions is not None:
+            concepts = self._attention.regions.carry(self.regions.concepts, grid).flatten()
             for index in range(len(biases)):
                 part = mask[:, (1 + index) * len(own) : (2 + index) * len(own)]
                 part[concepts != index] = -torch.inf
@@ -163,7 +169,7 @@ class Authors:
         background = self._maps["background"] / self._blocks
         tag = self._scene.positive[0][1][self._scene.pack.sampling.prompt.TAG]
         phrases = [tag.positions(reference.concept_tokens) for reference in self._references]
-        self._regions = self._attention.segmentation.segment(
+        self.regions = self._attention.segmentation.segment(
             self._maps["tokens"] / self._blocks,
             background[:, 0] <= background[:, 1],
             phrases,

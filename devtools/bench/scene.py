@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import comfy.model_management
@@ -51,16 +51,21 @@ class Evaluations:
     Attributes:
         seconds: by stage, "layout" and "injection".
         predictions: (b, 4, H, W) the guided predictions, in order.
+        latents: (b, 4, H, W) what they are predictions of.
+        regions: what was found, where the method acts.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {"layout": [], "injection": []})
     predictions: list[Tensor] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list)
+    regions: list[Any] = field(default_factory=list)
 
-    @property
-    def each(self) -> float:
-        """The mean over all."""
-        every = [s for stage in self.seconds.values() for s in stage]
-        return sum(every) / len(every)
+    def add(self, stage: str, seconds: float, latent: Tensor, prediction: Tensor) -> None:
+        """Take in an evaluation, unless it is the first."""
+        if stage != "first":
+            self.seconds[stage].append(seconds)
+            self.latents.append(latent)
+            self.predictions.append(prediction.float().cpu())
 
 
 class Scene:
@@ -76,6 +81,13 @@ class Scene:
         self.side_lat = side_lat or shape.side_lat
         self.shape = shape
         self.model, self.clip = _models(shape.family, shape.dtype)
+        self._regions: list[Any] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        device: torch.device = self.model.load_device
+        return device
 
     @cached_property
     def positive(self) -> Any:
@@ -107,17 +119,22 @@ class Scene:
             masks=mask,
         )
 
-    def patched(self, count: int, coverage: float = 0.5, **schedule: Any) -> Any:
-        """The model with so many references."""
+    def patched(self, count: int, coverage: float = 0.5, segmented: bool = True, **schedule: Any) -> Any:
+        """The model with so many references; without segmentation there are no regions, and stage 2 is as stage 1."""
         sampling = self.pack.sampling
         method = sampling.patch.bind(self.model, self.references(count, coverage), sampling.method.Schedule(**schedule))
-        return sampling.patch.patched(self.model, method)
+        if not segmented:
+            method = replace(method, segmentation=())
+        return sampling.patch.patched(self.model, method, lambda model: self._watch)
+
+    def _watch(self, run: Any, *_: Any) -> None:
+        self._regions.append(run.regions.regions)
 
     @cached_property
     def levels(self) -> dict[str, list[float]]:
         """Noise levels of the evaluations, by stage; those of "first" are not measured."""
         sampling = self.model.get_model_object("model_sampling")
-        percents = {"first": (0.1,), "layout": (0.2, 0.3), "injection": (0.5, 0.6, 0.7)}
+        percents = {"first": (0.1,), "layout": (0.3,), "injection": (0.5, 0.7)}
         return {stage: [float(sampling.percent_to_sigma(p)) for p in these] for stage, these in percents.items()}
 
     def start(self, batch: int = 1, seed: int = 0) -> Tensor:
@@ -138,21 +155,18 @@ class Scene:
             around: called with each evaluation instead of it, to look at it from outside.
         """
         found = Evaluations()
+        self._regions = []
         stages = [stage for stage, levels in self.levels.items() for _ in levels]
 
-        def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: Any = None, **_: Any) -> Tensor:
+        def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, **_: Any) -> Tensor:
             ones = x.new_ones([len(x)])
-            for stage, sigma, following in zip(stages, sigmas[:-1], sigmas[1:], strict=True):
-
-                def evaluate(x: Tensor = x, sigma: Tensor = sigma) -> Tensor:
-                    return model_k(x, sigma * ones, **extra_args)
-
+            for step, stage in enumerate(stages):
+                evaluate = partial(model_k, x, sigmas[step] * ones, **extra_args)
                 before = moment()
                 denoised = around(evaluate) if around and stage != "first" else evaluate()
-                if stage != "first":
-                    found.seconds[stage].append(moment() - before)
-                    found.predictions.append(denoised.float().cpu())
-                x = x + (x - denoised) / sigma * (following - sigma)
+                found.add(stage, moment() - before, x, denoised)
+                callback({"i": step, "denoised": denoised, "x": x})
+                x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
             return x
 
         sigmas = torch.tensor([level for levels in self.levels.values() for level in levels] + [0.0])
@@ -161,6 +175,7 @@ class Scene:
         guider.set_cfg(CFG)
         start = self.start(batch, seed)
         guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(sampler), sigmas, seed=seed)
+        found.regions = self._regions
         return found
 
 

@@ -40,21 +40,22 @@ class Studio:
     """The trained model and the pack; each reference is encoded once."""
 
     def __init__(self) -> None:
-        self._pack = load_pack()
+        self.pack = load_pack()
         self._model, self._clip, self._vae = tiny_model.load("portraits")
+        self.layout = self.pack.sampling.unet.layout_of(self._model.model.diffusion_model)
         self._encoded: dict[tuple[int, str, int], Any] = {}
 
     @torch.inference_mode()
     def make(self, wanted: Combination, row: Row) -> Made:
         """Sample the picture of a combination in a row's way."""
-        sampling = self._pack.sampling
+        sampling = self.pack.sampling
         model = self._model
         if row.uses:
             references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
             blocks = {} if row.segmentation is None else {"segmentation": row.segmentation}
             method = sampling.patch.bind(model, references, sampling.method.Schedule(**blocks, **row.schedule))
             model = sampling.patch.patched(model, method)
-        positive = self._pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
+        positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
         negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
         settings, side = INPUTS["KSampler"], SIZE_PX // 8
         seed = wanted.number + _SEEDS * row.seed
@@ -82,7 +83,7 @@ class Studio:
         key = wanted.number, concept.part, row.views
         if key not in self._encoded:
             views = [view.portrait for view in concept.views[: row.views]]
-            self._encoded[key] = self._pack.sampling.encoding.encode_reference(
+            self._encoded[key] = self.pack.sampling.encoding.encode_reference(
                 torch.stack([torch.from_numpy(view.picture.astype(np.float32) / 255) for view in views]),
                 torch.stack([torch.from_numpy(view.masks[concept.part].astype(np.float32)) for view in views]),
                 self._vae,

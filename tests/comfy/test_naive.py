@@ -24,7 +24,7 @@ WEIGHTED = "a boy (wearing:0.7) a (hat:1.2) and a scarf"
 
 BY_DEFAULT = (
     *((stage, number, 1) for stage, number in (("input", 7), ("input", 8), ("middle", 0))),
-    *(("output", number, depth) for number, depth in ((0, 1), (1, 1), (2, 1), (3, 0))),
+    *(("output", number, depth) for number, depth in ((0, 1), (1, 1), (3, 0))),
 )
 
 CASES = {

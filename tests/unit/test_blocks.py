@@ -54,8 +54,8 @@ def test_auto_injection_of_sdxl_is_the_whole_decoder_that_has_attention() -> Non
     assert chosen == SDXL[34:]
 
 
-def test_auto_segmentation_of_sdxl_is_the_last_block_of_each_place_and_one_finer() -> None:
-    expected = "input.7.9 input.8.9 middle.0.9 output.0.9 output.1.9 output.2.9 output.3.1"
+def test_auto_segmentation_of_sdxl_is_the_last_block_of_coarse_places_and_one_finer() -> None:
+    expected = "input.7.9 input.8.9 middle.0.9 output.0.9 output.1.9 output.3.1"
     assert names(segmentation_blocks("auto", SDXL)) == expected.split()
 
 

@@ -1,0 +1,73 @@
+"""`dev.py bench`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import platform
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .measure import Measured, measured, ratios
+from .report import as_json, in_markdown, plot
+from .scene import SHAPES, Scene
+
+MOST_ERROR = 1e-4  # of the largest prediction, for float32
+
+
+def main(names: list[str], rounds: int, file: Path | None, picture: Path | None) -> int:
+    """Measure, print, and fail if the product is not exact; never on a time.
+
+    Args:
+        names: of the shapes; all that this machine can do if empty.
+        rounds: how often each way to sample is run.
+        file: for the figures as JSON.
+        picture: for the plot of the last shape.
+    """
+    unknown = [name for name in names if name not in SHAPES]
+    if unknown:
+        print(f"dev.py bench: no shape {', '.join(unknown)}; there are: {', '.join(SHAPES)}", file=sys.stderr)
+        return 1
+    logging.getLogger().setLevel(logging.WARNING)
+    print(machine())
+    figures: dict[str, Any] = {"machine": machine(), "rounds": rounds, "shapes": {}}
+    exact = True
+    for name in names or SHAPES:
+        shape = SHAPES[name]
+        if shape.dtype is torch.float16 and not torch.cuda.is_available():
+            print(f"\n{name}: left out, it is SDXL at its full size in half precision and needs a GPU")
+            continue
+        found = measured(Scene(shape), rounds, partial(_say, name))
+        print("\n".join(["", f"### {name}", "", *in_markdown(found), ""]))
+        figures["shapes"][name] = as_json(found)
+        # The narrow shape is what the targets are about; the last one measured otherwise.
+        if "ratios" not in figures or name == "narrow":
+            figures["ratios"] = ratios(found)
+        exact &= is_exact(found) or shape.dtype is torch.float16
+        if picture:
+            plot(found, picture)
+    if file:
+        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    if not exact:
+        print("dev.py bench: not exact: see max_error", file=sys.stderr)
+    return int(not exact)
+
+
+def _say(name: str, what: str) -> None:
+    print(f"{name}: {what}", flush=True)
+
+
+def is_exact(found: Measured) -> bool:
+    """Whether the product does what the authors' way does."""
+    assert found.difference is not None
+    return found.difference.max_error <= MOST_ERROR
+
+
+def machine() -> str:
+    """What the figures were made on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
+    return f"{device}, torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"

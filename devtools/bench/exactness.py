@@ -1,0 +1,41 @@
+"""How far the product is from the authors' way: the same latents and regions before, the same prediction after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from .authors import Authors
+from .scene import Scene
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Over all evaluations.
+
+    Attributes:
+        max_error: the largest difference of predictions, as a part of the largest prediction.
+        equal_regions: share of pixels with the same concept.
+    """
+
+    max_error: float
+    equal_regions: float
+
+
+def difference(scene: Scene, count: int) -> Difference:
+    """Compare the two, evaluation by evaluation: each is given what the product had.
+
+    A pixel at which two words tie may go to either; so regions are compared by themselves.
+    """
+    ours, theirs = scene.run(scene.patched(count)), Authors(scene, count)
+    levels = [(stage, level) for stage, levels in scene.levels.items() for level in levels][1:]
+    errors, equal = [], []
+    for step, (stage, level) in enumerate(levels):
+        # Regions begin with the first evaluation, which is not among the predictions.
+        theirs.regions, found = ours.regions[step], ours.regions[step + 1]
+        prediction = theirs.evaluate(ours.latents[step], level, stage, found).float().cpu()
+        errors.append(float((prediction - ours.predictions[step]).abs().max() / prediction.abs().max()))
+        equal.append(float((theirs.regions.concepts == found.concepts).float().mean()))
+    assert all(torch.isfinite(prediction).all() for prediction in ours.predictions)
+    return Difference(max(errors), min(equal))

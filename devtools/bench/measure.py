@@ -1,0 +1,216 @@
+"""Everything that the benchmark measures of one shape, run in turns so that a noisy machine is noisy for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from .authors import Authors
+from .exactness import Difference, difference
+from .meters import PARTS, Parts, host_waits, peak_bytes
+from .scene import Evaluations, Scene
+
+STAGES = ("layout", "injection")
+COUNTS = (1, 2, 3, 5)
+BATCH = 4
+PLENTY_MB = 1 << 20
+UNPATCHED, AUTHORS, KEPT, UNSEGMENTED = "unpatched", "authors, 3", "3, kept", "3, no regions"
+MEMORY = "latent cells (memory)"
+UNPATCHED_BATCH, BATCHED = f"unpatched, batch {BATCH}", f"3, batch {BATCH}"
+
+
+@dataclass(eq=False)
+class Times:
+    """Seconds of one evaluation of one way to sample, by stage and round."""
+
+    by_stage: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+
+    def add(self, found: Evaluations) -> None:
+        """Take in one round."""
+        for stage, seconds in found.seconds.items():
+            self.by_stage[stage].append(median(seconds))
+
+    def over(self, other: Times, stage: str) -> list[float]:
+        """The ratio to another way's, round by round."""
+        return [a / b for a, b in zip(self.by_stage[stage], other.by_stage[stage], strict=True)]
+
+
+@dataclass(eq=False)
+class Measured:
+    """All figures of one shape.
+
+    Attributes:
+        times: by way to sample.
+        peak_bytes: the most memory of an evaluation, by way to sample.
+        parts: seconds of one evaluation with three references, by part.
+        difference: to the authors' way.
+        host_waits: waits for the GPU in an evaluation, beyond those of the unpatched sampler.
+        curves: by what is varied, (its value, seconds beyond the unpatched sampler's, or in all for "batch").
+    """
+
+    times: dict[str, Times] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, float] = field(default_factory=dict)
+    difference: Difference | None = None
+    host_waits: int = 0
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
+    """Measure a shape.
+
+    Args:
+        scene: of the shape.
+        rounds: how often each way to sample is run.
+        say: called with what is done next.
+    """
+    found = Measured()
+    ways = ways_of(scene)
+    say("exactness")
+    found.difference = difference(scene, 3)
+    for name in ways:
+        found.times[name] = Times()
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name, run in ways.items():
+            found.times[name].add(run())
+    scene.pack.sampling.kept.KEPT.open(0)
+    say("parts")
+    found.parts = parts_of(scene)
+    say("curves")
+    found.curves = curves(scene, found.times)
+    say("memory")  # last, for the profiler slows down what comes after it
+    found.peak_bytes = peaks(scene)
+    found.curves[MEMORY] = memory_curve(scene)
+    found.host_waits = most(scene, scene.patched(3), host_waits) - most(scene, scene.model, host_waits)
+    return found
+
+
+def ways_of(scene: Scene) -> dict[str, Callable[[], Evaluations]]:
+    """The ways to sample that are compared; what they reuse is ready."""
+    ways: dict[str, Callable[[], Evaluations]] = {UNPATCHED: partial(scene.run, scene.model)}
+    for count in COUNTS:
+        ways[str(count)] = partial(scene.run, scene.patched(count))
+    # The others, whose room for kept references is 0, would drop them.
+    ways[KEPT] = partial(_second_run, scene)
+    ways[UNSEGMENTED] = partial(scene.run, scene.patched(3, segmented=False))
+    ways[UNPATCHED_BATCH] = partial(scene.run, scene.model, BATCH)
+    ways[BATCHED] = partial(scene.run, scene.patched(3), BATCH)
+    ways[AUTHORS] = Authors(scene, 3).run
+    return ways
+
+
+def _second_run(scene: Scene) -> Evaluations:
+    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    scene.run(keeping, seed=1)
+    return scene.run(keeping)
+
+
+def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int]) -> int:
+    """The highest reading of a meter at any evaluation of a run."""
+    readings = []
+
+    def around(evaluate: Callable[[], Any]) -> Any:
+        results: list[Any] = []
+        readings.append(meter(lambda: results.append(evaluate())))
+        return results[0]
+
+    scene.run(model, around=around)
+    return max(readings)
+
+
+def peaks(scene: Scene) -> dict[str, int]:
+    """The most memory of an evaluation in either stage."""
+    authors, latent = Authors(scene, 3), scene.start().to(scene.device)
+    of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
+    return {
+        UNPATCHED: most(scene, scene.model, peak_bytes),
+        **{str(count): most(scene, scene.patched(count), peak_bytes) for count in COUNTS},
+        AUTHORS: max(map(peak_bytes, of_authors)),
+    }
+
+
+def memory_curve(scene: Scene) -> list[tuple[float, float]]:
+    """Megabytes beyond the unpatched sampler's, by size."""
+    sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 4)]
+    extra = [most(size, size.patched(3), peak_bytes) - most(size, size.model, peak_bytes) for size in sizes]
+    return [(size.side_lat**2, its / 2**20) for size, its in zip(sizes, extra, strict=True)]
+
+
+def parts_of(scene: Scene) -> dict[str, float]:
+    """Seconds of the parts of an evaluation with three references, the mean over both stages."""
+    parts, model = Parts(scene.pack), scene.patched(3)
+    with parts.watched():
+        found = scene.run(model, around=parts.whole)
+    evaluations = len(found.predictions)
+    return {part: parts.seconds[part] / evaluations for part in PARTS}
+
+
+def curves(scene: Scene, times: dict[str, Times]) -> dict[str, list[tuple[float, float]]]:
+    """How the cost grows with references, coverage of their masks, size and batch."""
+
+    def extra(scene: Scene, coverage: float = 0.5) -> float:
+        return _seconds(scene.run(scene.patched(3, coverage))) - _seconds(scene.run(scene.model))
+
+    plain = _one(times[UNPATCHED])
+    usual = _one(times["3"]) - plain
+    sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 6)]
+    return {
+        "references": [(count, _one(times[str(count)]) - plain) for count in COUNTS],
+        "mask coverage": sorted([(0.5, usual), *((part, extra(scene, part)) for part in (0.125, 0.25, 1.0))]),
+        "latent cells": sorted([(scene.side_lat**2, usual), *((size.side_lat**2, extra(size)) for size in sizes)]),
+        "batch": [
+            (1, _one(times["3"])),
+            (2, _seconds(scene.run(scene.patched(3), 2))),
+            (BATCH, _one(times[BATCHED])),
+        ],
+    }
+
+
+def _seconds(found: Evaluations) -> float:
+    return sum(median(seconds) for seconds in found.seconds.values()) / len(STAGES)
+
+
+def exponent(points: Sequence[tuple[float, float]]) -> float:
+    """The slope of a line through the logarithms; nan where a cost is lost in the noise."""
+    x, y = torch.tensor(points, dtype=torch.float64).log().unbind(dim=1)
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (x * x).sum())
+
+
+def ratios(found: Measured) -> dict[str, float]:
+    """The figures that the targets are about; of both stages the worse."""
+    plain = found.times[UNPATCHED]
+
+    def worse(name: str, over: Times = plain) -> float:
+        return max(median(found.times[name].over(over, stage)) for stage in STAGES)
+
+    def gain(name: str) -> float:
+        return min(median(found.times[AUTHORS].over(found.times[name], stage)) for stage in STAGES)
+
+    peak, whole = found.peak_bytes, _one(plain)
+    references = found.parts["reference pass"] / _one(found.times[UNPATCHED_BATCH])
+    assert found.difference is not None
+    return {
+        **{f"cold_n{count}": worse(str(count)) for count in COUNTS},
+        "warm_n3": worse(KEPT),
+        "authors_over_ours_n3": gain("3"),
+        "authors_over_warm_n3": gain(KEPT),
+        "memory_ours_over_authors": (peak["3"] - peak[UNPATCHED]) / (peak[AUTHORS] - peak[UNPATCHED]),
+        "segmentation": found.parts["segmentation"] / whole,
+        "guidance": found.parts["guidance"] / whole,
+        "batch_beside_references": worse(BATCHED, found.times[UNPATCHED_BATCH]) - references,
+        "host_waits": found.host_waits,
+        "max_error": found.difference.max_error,
+        "equal_regions": found.difference.equal_regions,
+    }
+
+
+def _one(times: Times) -> float:
+    """Seconds of one evaluation."""
+    return median(seconds for stage in STAGES for seconds in times.by_stage[stage])
