@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .transfer import sent
+
 NO_TOKEN = -1
 NO_CONCEPT = -1
 
@@ -53,5 +55,5 @@ def group_queries(concepts: Tensor, grid: tuple[int, int], device: torch.device)
     """
     carried = carry(concepts, grid).flatten(1)
     return [
-        [(int(c), torch.nonzero(image == c).flatten().to(device)) for c in torch.unique(image)] for image in carried
+        [(int(c), sent(torch.nonzero(image == c).flatten(), device)) for c in torch.unique(image)] for image in carried
     ]

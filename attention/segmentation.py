@@ -17,6 +17,7 @@ from torch.nn.functional import interpolate, pad
 
 from .attend import Attend
 from .regions import NO_CONCEPT, NO_TOKEN, Regions
+from .transfer import sent
 
 EPS = 1e-8
 
@@ -35,8 +36,11 @@ def cross_attention_map(q: Tensor, k: Tensor, heads: int, length: int) -> Tensor
     """
     q_heads, k_heads = (rearrange(x, "b n (h d) -> b h n d", h=heads).float() for x in (q, k))
     scale = 1.0 / math.sqrt(q_heads.shape[-1])
-    probabilities = (q_heads * scale @ k_heads.transpose(-1, -2)).softmax(dim=-1)
-    return reduce(probabilities, "b h n (tile t) -> b n t", "sum", t=length) / heads
+    of_images = []
+    for q_image, k_image in zip(q_heads, k_heads, strict=True):
+        probabilities = (q_image * scale @ k_image.transpose(-1, -2)).softmax(dim=-1)
+        of_images.append(reduce(probabilities, "h n (tile t) -> n t", "sum", t=length) / heads)
+    return torch.stack(of_images)
 
 
 def apply_self_attention(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
@@ -129,7 +133,7 @@ class AttentionMaps:
         if self.every_token:
             maps = torch.cat((maps, self._start_and_rest(maps)), dim=-1)
         if grid not in self._sums:
-            self._shares[grid] = shares_of_mean(grid, self.size).to(maps.device)
+            self._shares[grid] = sent(shares_of_mean(grid, self.size), maps.device)
             self._sums[grid] = torch.zeros_like(maps)
         mean = torch.einsum("n, b n t -> b t", self._shares[grid], maps)
         self._sums[grid] += maps / (mean + EPS)[:, None]
@@ -181,13 +185,14 @@ def segment(
     concept_of = torch.full((length + 1,), NO_CONCEPT, dtype=torch.int64)
     for index, positions in enumerate(concepts):
         concept_of[list(positions)] = index
+    concept_of = sent(concept_of, token_maps.device)
     factor = torch.where(concept_of[:length] == NO_CONCEPT, suppression, 1.0).to(token_maps)
     strength = token_maps * factor[:, None, None]
     highest = strength == strength.amax(dim=1, keepdim=True)
     # Among tokens that tie a later concept's wins; every rank is above the 0 of those that are not highest.
-    rank = (concept_of[:length] - NO_CONCEPT + 1).to(strength.device)
+    rank = concept_of[:length] - NO_CONCEPT + 1
     tokens = (highest * rank[:, None, None]).argmax(dim=1)
     if cut:
         tokens = torch.where(foreground, tokens, NO_TOKEN)
     # Index -1 finds the table's last entry, which stands for "no token".
-    return Regions(tokens, concept_of.to(tokens.device)[tokens], foreground, length)
+    return Regions(tokens, concept_of[tokens], foreground, length)

@@ -110,7 +110,9 @@ def compare(file: Path) -> Iterator[Step]:
 
     patched = model.clone()
     patched.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE, pack.sampling.run.KEY, pack.sampling.patch.sampling_with(method, lambda model: watch)
+        WrappersMP.OUTER_SAMPLE,
+        pack.sampling.method.KEY,
+        pack.sampling.patch.sampling_with(method, lambda model: watch),
     )
     guider = comfy.samplers.CFGGuider(patched)
     tag = pack.sampling.prompt.PromptTokens("", (None, *range(1, tensors["cond"].shape[1])), (0,))

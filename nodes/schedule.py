@@ -104,9 +104,9 @@ class MagicFaceSchedule(io.ComfyNode):
                     max=1 << 20,
                     step=256,
                     optional=True,
-                    tooltip="How many MB of what the references leave at each step may be kept: other seeds, prompts and"
-                    " weights at the same steps need not compute it again, and the method costs little then. The log"
-                    " says how much would hold all. 0 = nothing is kept.",
+                    tooltip="How many MB of what the references leave at each step may be kept: other seeds, prompts"
+                    " and weights at the same steps need not compute it again, and the method costs little then. The"
+                    " log says how much would hold all. 0 = nothing is kept.",
                 ),
                 io.Combo.Input(
                     "keep_on",
@@ -114,7 +114,7 @@ class MagicFaceSchedule(io.ComfyNode):
                     default=_DEFAULTS.keep_on,
                     optional=True,
                     advanced=True,
-                    tooltip="Where it is kept: in main memory, or on the device for as long as the model is there.",
+                    tooltip="Where: in main memory, or on the device, which saves the way and takes of its memory.",
                 ),
             ],
             outputs=[ScheduleSocket.Output("schedule", tooltip="For MagicFace Apply.")],

@@ -1,7 +1,7 @@
 """One run's way to the kept references: the keys under which they are kept, and the room there is.
 
-A key names all that keys and values depend on; where it cannot, nothing is kept. So there is nothing that could be
-stale: what is not the same in every part is computed anew.
+A key names all that keys and values depend on, and where it cannot, nothing is kept. What is not the same in every part
+is computed anew. (Weights that are changed in place, behind ComfyUI's back, nobody sees.)
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import torch
 
 from .identity import Same, content, identity
 from .kept import KEPT, MEGABYTE, GroupTokens, bytes_of, moved
-from .method import Method
+from .method import KEY, Method
 
 log = logging.getLogger(__name__)
 _MAIN_MEMORY = torch.device("cpu")
 # What a ModelPatcher changes its model by; younger ComfyUIs have more of it than older ones.
-_PATCHES = ("patches", "object_patches", "weight_wrapper_patches", "injections", "forced_hooks")
+_PATCHES = ("patches", "object_patches", "weight_wrapper_patches", "injections", "forced_hooks", "attachments")
 
 
 class Keeping:
@@ -37,12 +37,12 @@ class Keeping:
         self._most_bytes = schedule.keep_mb * MEGABYTE
         self._place = device if schedule.keep_on == "device" else _MAIN_MEMORY
         self._run = KEPT.open(self._most_bytes)
-        self._left_out_bytes = 0
+        self._left_out: dict[Hashable, int] = {}
         self._of_run: Hashable = None
         if self._most_bytes:
             types = model.get_dtype(), getattr(model, "manual_cast_dtype", None), device
             patcher = model.current_patcher
-            changes = identity([getattr(patcher, name, None) for name in _PATCHES])
+            changes = identity([*(getattr(patcher, name, None) for name in _PATCHES), _callbacks(patcher)])
             self._of_run = Same(model), identity(types), changes, method.injection, method.noise
 
     def key(self, sigma: float, hooks: Any, options: dict[str, Any], views: Iterable[bytes | None]) -> Hashable:
@@ -78,18 +78,29 @@ class Keeping:
         if key is None:
             return
         if not KEPT.keep(key, self._model, moved(group, self._place), self._run, self._most_bytes):
-            self._left_out_bytes += bytes_of(group)
+            self._left_out[key] = bytes_of(group)
+
+    def make_room(self) -> None:
+        """The device has too little memory."""
+        KEPT.to_main_memory(self._model)
 
     def end(self) -> None:
         """Say if there was too little room."""
-        if self._left_out_bytes:
-            wanted = self._left_out_bytes + self._most_bytes
+        left_out = sum(self._left_out.values())
+        if left_out:
             log.info(
                 "MagicFace: %d MB of the references' keys and values could not be kept for later runs; a keep_mb of %d"
                 " in MagicFaceSchedule would have room for all.",
-                -(-self._left_out_bytes // MEGABYTE),
-                -(-wanted // MEGABYTE),
+                -(-left_out // MEGABYTE),
+                -(-(left_out + self._most_bytes) // MEGABYTE),
             )
+
+
+def _callbacks(patcher: Any) -> list[Any]:
+    """What other nodes have called when the model is loaded or a run begins: it may change how it computes."""
+    return [
+        (kind, key, them) for kind, by_key in patcher.callbacks.items() for key, them in by_key.items() if key != KEY
+    ]
 
 
 def _strengths(hooks: Any) -> Hashable:

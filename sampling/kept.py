@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..attention.blocks import Block
+from ..attention.transfer import sent
 
 Place = Literal["main memory", "device"]
 MEGABYTE = 2**20
@@ -35,7 +36,7 @@ class BlockTokens:
 
     def to(self, device: torch.device) -> BlockTokens:
         """The same on another device."""
-        return BlockTokens(self.k.to(device), self.v.to(device), self.grid)
+        return BlockTokens(sent(self.k, device), sent(self.v, device), self.grid)
 
 
 GroupTokens = Sequence[dict[Block, BlockTokens]]
@@ -60,10 +61,14 @@ class _Entry:
     run: int
 
 
+_IN_USE_RUNS = 2
+
+
 class KeptReferences:
     """What is kept of all models' references, by whatever keys it is given; it goes with its model.
 
-    What a run found or kept is not dropped for what the same run keeps later: room for half of the steps is worth half.
+    What this run or the one before used is not dropped for something new: so room for half of the steps is worth half,
+    and two samplers of one graph do not drive out each other's.
     """
 
     def __init__(self) -> None:
@@ -78,10 +83,16 @@ class KeptReferences:
             return self._bytes()
 
     def open(self, most_bytes: int) -> int:
-        """Begin a run: drop the oldest of what is more than `most_bytes`; returns the run's number."""
+        """Begin a run: drop what is more than `most_bytes` and not in use; returns the run's number."""
         with self._at_work():
-            self._drop(list(self._entries), most_bytes)
-            return next(self._runs)
+            run = next(self._runs)
+            self._drop(self._unused(run), most_bytes)
+            return run
+
+    def clear(self) -> None:
+        """Keep nothing."""
+        with self._at_work():
+            self._entries.clear()
 
     def find(self, key: Hashable, run: int) -> GroupTokens | None:
         """What is kept under a key, which is as young as the run from now on; None if there is nothing."""
@@ -97,12 +108,12 @@ class KeptReferences:
         """Keep what a pass of a model left, if there is room; whether there is."""
         entry = _Entry(weakref.ref(model, self._model_died), group, bytes_of(group), run)
         with self._at_work():
-            self._entries.pop(key, None)
-            older = [other for other, its in self._entries.items() if its.run != run]
-            in_use = self._bytes() - sum(self._entries[other].nbytes for other in older)
-            if in_use + entry.nbytes > most_bytes:
+            unused = [other for other in self._unused(run) if other != key]
+            others = self._bytes() - (self._entries[key].nbytes if key in self._entries else 0)
+            if others - sum(self._entries[other].nbytes for other in unused) + entry.nbytes > most_bytes:
                 return False
-            self._drop(older, most_bytes - entry.nbytes)
+            self._entries.pop(key, None)
+            self._drop(unused, most_bytes - entry.nbytes)
             self._entries[key] = entry
             return True
 
@@ -115,6 +126,9 @@ class KeptReferences:
 
     def _bytes(self) -> int:
         return sum(entry.nbytes for entry in self._entries.values())
+
+    def _unused(self, run: int) -> list[Hashable]:
+        return [key for key, entry in self._entries.items() if run - entry.run >= _IN_USE_RUNS]
 
     def _drop(self, oldest_first: list[Hashable], most_bytes: int) -> None:
         total = self._bytes()

@@ -14,6 +14,9 @@ from .kept import Place
 from .noise import NoiseSource
 from .prompt import Token
 
+KEY = "magicface"
+"""Of all that is hung on a model."""
+
 Foreground = Literal["auto", "always", "never"]
 
 # Measured, docs/evaluation.md: the likeness of a weight of 2 with fewer things that nobody asked for; and by area more

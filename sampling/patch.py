@@ -14,13 +14,13 @@ from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_b
 from .eager import uncompiled
 from .gazes import GAZES
 from .kept import KEPT
-from .method import Method, RecordSettings, Reference, Schedule
+from .method import KEY, Method, RecordSettings, Reference, Schedule
 from .naming import naming
 from .neighbours import neighbours
 from .noise import NoiseSource, SeededNoise
 from .prompt import TAG, PromptTokens
 from .recording import STORE, Recording
-from .run import KEY, Run
+from .run import Run
 from .unet import context_width, layout_of, unet_of
 
 log = logging.getLogger(__name__)
@@ -77,6 +77,12 @@ def _check_fits(reference: Reference, width: int, model: Any) -> None:
         )
 
 
+def _detached(patcher: Any, unpatch_all: bool) -> None:
+    """A model leaves the device; it is also told so, with False, when it only comes to be another clone's turn."""
+    if unpatch_all:
+        KEPT.to_main_memory(patcher.model)
+
+
 Watch = Callable[[Run, int, Tensor, int], None]
 """Called after each step that has regions, with the run, the step, the denoised latent (b, ch, H, W) and the number of
 steps. What it raises ends the run."""
@@ -90,7 +96,7 @@ def patched(model: Any, method: Method, watcher: Callable[[Any], Watch] | None =
     clone = model.clone()
     clone.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
     if method.schedule.keep_on == "device":
-        clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, lambda patcher, _: KEPT.to_main_memory(patcher.model))
+        clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, _detached)
     if clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY):
         log.warning("MagicFace: the model was patched before; this MagicFaceApply takes the earlier one's place.")
         clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)

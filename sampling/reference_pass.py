@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -16,16 +15,14 @@ import torch
 from torch import Tensor
 
 from ..attention.blocks import Block
-from ..attention.masks import mask_to_grid, weighted_mask
 from ..attention.references import ConceptTokens, pool
 from ..attention.schedule import Stage
+from ..attention.transfer import sent
 from .attention_call import HostAttend
-from .identity import content
 from .keeping import Keeping
 from .kept import BlockTokens, GroupTokens
 from .method import Method, Reference
-
-log = logging.getLogger(__name__)
+from .view import View
 
 KeptKeys = dict[Block, list[ConceptTokens | None]]
 """For each injected block one entry a concept."""
@@ -33,64 +30,6 @@ KeptKeys = dict[Block, list[ConceptTokens | None]]
 
 class _LastBlockReached(Exception):
     """Ends a reference pass: what follows the last injected self-attention is never read (identity 3 of METHOD 7)."""
-
-
-@dataclass(eq=False)
-class _View:
-    """One view of a reference, ready for one model."""
-
-    reference: Reference
-    name: str
-    latent: Tensor
-    mask: Tensor
-    conds: list[dict[str, Any]]
-    grids: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
-    digests: dict[int, bytes | None] = field(default_factory=dict)
-
-    def inside_mask(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
-        """Indices of the tokens inside the mask and the logarithms of their masks, on a token grid."""
-        if grid not in self.grids:
-            kept, log_mask = weighted_mask(mask_to_grid(self.mask, grid, self.reference.resize), weight=0.0)
-            if not len(kept):
-                log.warning(
-                    "MagicFace: the mask of %r vanishes on a grid of %dx%d, so blocks there do not see the reference;"
-                    " set resize to area in MagicFaceMaskWeight.",
-                    self.reference.concept,
-                    grid[1],
-                    grid[0],
-                )
-            self.grids[grid] = kept.to(device), log_mask.to(device)
-        return self.grids[grid]
-
-    def conds_at(self, sigma: float) -> dict[str, Any]:
-        """The model conds of the caption; of a scheduled caption those of its part at this noise level."""
-        return self.conds[self._part_at(sigma)]["processed"]
-
-    def _part_at(self, sigma: float) -> int:
-        for part, cond in enumerate(self.conds):
-            if cond.get("timestep_start", sigma) >= sigma >= cond.get("timestep_end", sigma):
-                return part
-        return len(self.conds) - 1
-
-    def digest_at(self, sigma: float) -> bytes | None:
-        """Digest of all that goes into the UNet for this view, and of what is kept of it; None where it can't be told.
-
-        The noise is known by the view's name.
-        """
-        part = self._part_at(sigma)
-        if part not in self.digests:
-            inputs = (self.name, self.latent, self.mask, self.reference.resize, self.conds[part]["processed"])
-            try:
-                self.digests[part] = content(inputs)
-            except TypeError:
-                self.digests[part] = None
-        return self.digests[part]
-
-    def concept_tokens(self, block_tokens: BlockTokens, stage: Stage) -> ConceptTokens:
-        """What a block keeps of it, with its weighted mask at a stage."""
-        kept, log_mask = self.inside_mask(block_tokens.grid, block_tokens.k.device)
-        bias = log_mask + self.reference.weight_at(stage)
-        return ConceptTokens(block_tokens.k, block_tokens.v, bias, (kept,), (block_tokens.grid,))
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +62,7 @@ class ReferencePass:
     def __init__(self, method: Method, model: Any, device: torch.device, seed: int) -> None:
         self._method, self._model, self._device = method, model, device
         self._keeping = Keeping(method, model, device)
-        self._views: list[_View] = []
+        self._views: list[View] = []
         self._most_together = sum(len(reference.latents) for reference in method.references)
         occurrence: dict[tuple[Any, str], int] = {}
         for reference in method.references:
@@ -132,7 +71,7 @@ class ReferencePass:
             if reference.active:
                 self._views += self._prepare(reference, occurrence[same], seed)
 
-    def _prepare(self, reference: Reference, occurrence: int, seed: int) -> list[_View]:
+    def _prepare(self, reference: Reference, occurrence: int, seed: int) -> list[View]:
         model = self._model
         latents = model.process_latent_in(reference.latents.to(self._device))
         base = [
@@ -150,7 +89,7 @@ class ReferencePass:
             }
         name = f"{reference.concept}|{reference.caption}|{occurrence}"
         return [
-            _View(reference, f"{name}|{view}", latents[view : view + 1], reference.masks[view], conds)
+            View(reference, f"{name}|{view}", latents[view : view + 1], reference.masks[view], conds)
             for view in range(len(latents))
         ]
 
@@ -171,11 +110,11 @@ class ReferencePass:
         patcher.apply_hooks(hooks=hooks)
 
         views = [view for view in self._views if view.reference.weight_at(at.stage) != 0]
-        left: dict[_View, dict[Block, BlockTokens]] = {}
+        left: dict[View, dict[Block, BlockTokens]] = {}
         for group in _groups(views, at.level):
             for part in _parts(group, self._most_together):
                 left.update(zip(part, self._run_group(part, at, hooks), strict=True))
-        of_concept: list[list[_View]] = [[] for _ in self._method.concepts]
+        of_concept: list[list[View]] = [[] for _ in self._method.concepts]
         for view in views:
             of_concept[self._method.concept_of(view.reference)].append(view)
         return {
@@ -187,7 +126,7 @@ class ReferencePass:
         """The run is over."""
         self._keeping.end()
 
-    def _run_group(self, group: list[_View], at: NoiseLevel, hooks: Any) -> GroupTokens:
+    def _run_group(self, group: list[View], at: NoiseLevel, hooks: Any) -> GroupTokens:
         comfy.model_management.throw_exception_if_processing_interrupted()
         options = self._options(at)
         key = self._keeping.key(at.level, hooks, options, (view.digest_at(at.level) for view in group))
@@ -203,6 +142,7 @@ class ReferencePass:
             self._keeping.keep(key, left)
             return left
         # Only now, with the failed pass's tensors gone, the same in halves; so for the rest of the run.
+        self._keeping.make_room()
         comfy.model_management.soft_empty_cache(True)
         self._most_together = len(group) // 2
         return [tokens for part in _parts(group, self._most_together) for tokens in self._run_group(part, at, hooks)]
@@ -215,12 +155,14 @@ class ReferencePass:
         given = at.model_options.get("transformer_options", {})
         return options | {name: given[name] for name in inherited if name in given}
 
-    def _through_unet(self, group: list[_View], at: NoiseLevel, options: dict[str, Any]) -> GroupTokens:
+    def _through_unet(self, group: list[View], at: NoiseLevel, options: dict[str, Any]) -> GroupTokens:
         model = self._model
         latents = torch.cat([view.latent for view in group])
         noise = torch.cat([self._method.noise(view.name, at.level, tuple(view.latent.shape)) for view in group])
         sigmas = at.sigma[:1].expand(len(group))
-        x = model.model_sampling.noise_scaling(sigmas.view(-1, 1, 1, 1), noise.to(latents), latents)
+        x = model.model_sampling.noise_scaling(
+            sigmas.view(-1, 1, 1, 1), sent(noise, latents.device, latents.dtype), latents
+        )
         conds = comfy.samplers.cond_cat([view.conds_at(at.level) for view in group])
         left: list[dict[Block, BlockTokens]] = [{} for _ in group]
         with suppress(_LastBlockReached):
@@ -229,7 +171,7 @@ class ReferencePass:
         return left
 
     def _catchers(
-        self, group: list[_View], left: list[dict[Block, BlockTokens]]
+        self, group: list[View], left: list[dict[Block, BlockTokens]]
     ) -> dict[tuple[str, int, int], Callable[..., Tensor]]:
         """For each injected block an attn1 that keeps K and V of the tokens inside the masks."""
         last = self._method.injection[-1]
@@ -249,17 +191,17 @@ class ReferencePass:
         return {block.key: catcher(block) for block in self._method.injection}
 
 
-def _groups(views: list[_View], level: float) -> list[list[_View]]:
+def _groups(views: list[View], level: float) -> list[list[View]]:
     """Views that go through the UNet together: by shape, never by free memory, or bits would change."""
 
-    def shape(view: _View) -> tuple[Any, ...]:
+    def shape(view: View) -> tuple[Any, ...]:
         conds = view.conds_at(level)
         return tuple(view.latent.shape), tuple((name, tuple(conds[name].size())) for name in sorted(conds))
 
     return [list(group) for _, group in groupby(sorted(views, key=shape), key=shape)]
 
 
-def _parts(group: list[_View], most: int) -> list[list[_View]]:
+def _parts(group: list[View], most: int) -> list[list[View]]:
     return [group[first : first + most] for first in range(0, len(group), most)]
 
 

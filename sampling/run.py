@@ -18,14 +18,13 @@ from torch import Tensor
 from ..attention.guidance import guidance_rate
 from ..attention.schedule import Stage, StageSigmas
 from .gazes import GazeRecorder
-from .method import Method
+from .method import KEY, Method
 from .recording import Recording, StepRegions
 from .reference_pass import KeptKeys, NoiseLevel, ReferencePass
 from .roles import KnownConds, Texts, known_conds, role_of
 from .segmenter import RegionIndex, Segmenter
 from .unet_call import CallPlan, UNetCall
 
-KEY = "magicface"
 log = logging.getLogger(__name__)
 
 
@@ -73,7 +72,8 @@ class Run:
         self._guidance_off_said = False
         self._seed = 0
         self.regions: RegionIndex | None = None
-        self.recording = Recording(method.labels)
+        self._recording = Recording(method.labels)
+        self._unrecorded: list[tuple[int, RegionIndex]] = []
         self.recorder = GazeRecorder(method, total_steps) if method.record else None
 
     def install(self, model_options: dict[str, Any], seed: int | None) -> None:
@@ -92,13 +92,23 @@ class Run:
 
     def step_done(self, step: int) -> bool:
         """Keep the regions of the sampler's step for the preview; whether it has any."""
-        found = None
-        if self._acting and self.regions is not None:
-            found = StepRegions(step, self.regions.concepts, self.regions.foreground).compact()
-            self.recording.steps.append(found)
+        found = self.regions if self._acting else None
+        if found is not None:
+            self._unrecorded.append((step, found))
         if self.recorder is not None:
-            self.recorder.step_done(step, None if found is None else found.concepts)
+            self.recorder.step_done(step, None if found is None else found.concepts.to(torch.int8))
         return found is not None
+
+    @property
+    def recording(self) -> Recording:
+        """The regions of the steps so far."""
+        self._record()
+        return self._recording
+
+    def _record(self) -> None:
+        for step, found in self._unrecorded:
+            self._recording.steps.append(StepRegions(step, found.concepts, found.foreground).compact())
+        self._unrecorded.clear()
 
     def end(self) -> None:
         """Say so if the picture is as if the method had not been there, or if not all could be kept."""
@@ -125,7 +135,7 @@ class Run:
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """Open an evaluation."""
-        level = float(timestep[0])
+        level = self._level(timestep)
         stage = self._sigmas.stage(level)
         self._acting = stage is not Stage.OFF
         self._due = self._due or self._acting
@@ -136,6 +146,14 @@ class Run:
             return executor(x, timestep, model_options, *args, **kwargs)
         finally:
             self._evaluation = around
+
+    def _level(self, timestep: Tensor) -> float:
+        """The noise level, for which the host has to wait; the last evaluation's regions come along."""
+        if self.regions is None:
+            return float(timestep[0].float())
+        level = self.regions.read_with(timestep[:1])
+        self._record()
+        return level
 
     def _calc_cond_batch(
         self,

@@ -130,7 +130,7 @@ def _unite(one: Regions, other: Regions) -> Regions:
 
 
 class RegionIndex:
-    """Regions in main memory, and the query groups that blocks ask of them.
+    """Regions in main memory, where they are brought when asked for, and the query groups that blocks ask of them.
 
     Args:
         regions: what an evaluation found.
@@ -138,10 +138,34 @@ class RegionIndex:
 
     def __init__(self, regions: Regions) -> None:
         self.regions = regions
-        # Both in one copy: the only wait for the device that an evaluation needs.
-        self.concepts, foreground = torch.stack((regions.concepts, regions.foreground.long())).cpu()
-        self.foreground = foreground.bool()
+        self._read: tuple[Tensor, Tensor] | None = None
         self._groups: dict[Any, list[list[tuple[int, Tensor]]]] = {}
+
+    def read_with(self, number: Tensor) -> float:
+        """A number (1,) that is on the device, and with it the regions: one wait for both."""
+        if self._read is not None:
+            return float(number)
+        maps = torch.stack((self.regions.concepts.float(), self.regions.foreground.float()))
+        together = torch.cat((maps.flatten(), number.to(maps))).cpu()
+        concepts, foreground = together[:-1].view(maps.shape)
+        self._read = concepts.long(), foreground.bool()
+        return float(together[-1])
+
+    @property
+    def concepts(self) -> Tensor:
+        """(b, H2, W2) int64 in main memory."""
+        return self._in_main_memory()[0]
+
+    @property
+    def foreground(self) -> Tensor:
+        """(b, H2, W2) bool in main memory."""
+        return self._in_main_memory()[1]
+
+    def _in_main_memory(self) -> tuple[Tensor, Tensor]:
+        if self._read is None:
+            self.read_with(self.regions.foreground.new_zeros(1))
+        assert self._read is not None
+        return self._read
 
     def given(self, grid: tuple[int, int]) -> Tensor:
         """(b, hh * ww) int8 in main memory: the concept that each of a block's queries belongs to, or -1."""

@@ -27,12 +27,15 @@ class Authors:
         scene: model, prompts and sizes.
         count: of references.
         coverage: of their masks.
+        blocks: that find the regions; in their program all.
     """
 
-    def __init__(self, scene: Scene, count: int, coverage: float = 0.5) -> None:
+    def __init__(self, scene: Scene, count: int, coverage: float = 0.5, blocks: str = "all") -> None:
         pack = scene.pack
         self._scene, self._attention, self._references = scene, pack.attention, scene.references(count, coverage)
-        self._method = pack.sampling.patch.bind(scene.model, self._references, pack.sampling.method.Schedule())
+        self._method = pack.sampling.patch.bind(
+            scene.model, self._references, pack.sampling.method.Schedule(segmentation=blocks)
+        )
         comfy.model_management.load_models_gpu([scene.model])
         self._model = scene.model.model
         self._device = scene.model.load_device
@@ -42,6 +45,10 @@ class Authors:
         self._joined = comfy.samplers.cond_cat(each)
         self.regions: Any = None  # by which stage 2 goes in the next evaluation
         self._stage = "layout"
+        self._injected, self._segmented = (
+            {block.key for block in blocks} for blocks in (self._method.injection, self._method.segmentation)
+        )
+        self._masks: dict[tuple[int, int], Tensor] = {}
         self._maps: dict[str, Any] = {}
         self._blocks = 0
         self._self_maps: Tensor | None = None
@@ -86,7 +93,7 @@ class Authors:
             stage: "first", "layout" or "injection".
             found: regions by which guidance shall go instead of those found here.
         """
-        self._stage = stage
+        self._stage, self._masks = stage, {}
         self._maps, self._blocks = {"tokens": 0.0, "background": 0.0}, 0
         sigma = torch.full((1,), level, device=self._device)
         noised = []
@@ -115,32 +122,35 @@ class Authors:
         q, k, v = (rearrange(each, "b n (h d) -> b h n d", h=heads) for each in (q, k, v))
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         probabilities = scores.softmax(dim=-1)
-        out = probabilities @ v
-        if block in {other.key for other in self._method.segmentation}:
+        if block in self._segmented:
             self._self_maps = probabilities[[0, len(q) // 2]].float().mean(dim=1)  # (2, n, n) of cond and uncond
-        if block in {other.key for other in self._method.injection}:
-            count = len(self._references)
-            keys, values = (rearrange(each[: 1 + count], "b h m d -> h (b m) d") for each in (k, v))
-            scores = q[0] @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5 + self._mask(grid).to(q)
-            out[0] = scores.softmax(dim=-1) @ values
-        return rearrange(out, "b h n d -> b n (h d)")
+        if block not in self._injected:
+            return rearrange(probabilities @ v, "b h n d -> b n (h d)")
+        references = slice(1, 1 + len(self._references))
+        keys, values = (rearrange(each[references], "b h m d -> h (b m) d") for each in (k, v))
+        joint = torch.cat((scores[0], q[0] @ keys.transpose(-1, -2) * q.shape[-1] ** -0.5), dim=-1)
+        joint = (joint + self._mask(grid).to(q)).softmax(dim=-1)
+        target = joint @ torch.cat((v[0], values), dim=1)
+        return rearrange(torch.cat((target[None], probabilities[1:] @ v[1:])), "b h n d -> b n (h d)")
 
     def _mask(self, grid: tuple[int, int]) -> Tensor:
-        """(n, (1 + N) n) additive: in RSA the same for each query, in RBA by region."""
-        masks = self._attention.masks
+        """(n, (1 + N) n) additive: in RSA the same for each query, in RBA by region. Made once for an evaluation."""
+        if grid in self._masks:
+            return self._masks[grid]
+        resized = self._attention.masks.mask_to_grid
         own = torch.zeros(grid[0] * grid[1])
-        stage = self._stage != "injection"
-        weights = [r.weight if stage else r.weight_injection for r in self._references]
+        stage_2 = self._stage == "injection"
         biases = [
-            masks.mask_to_grid(r.masks[0], grid, r.resize).log() + weight
-            for r, weight in zip(self._references, weights, strict=True)
+            resized(r.masks[0], grid, r.resize).log() + (r.weight_injection if stage_2 else r.weight)
+            for r in self._references
         ]
-        mask = torch.cat([own, *biases]).expand(len(own), -1).clone().to(self._device)
-        if self._stage == "injection" and self.regions is not None:
+        mask = torch.cat([own, *biases]).to(self._device).expand(len(own), -1).clone()
+        if stage_2 and self.regions is not None:
             concepts = self._attention.regions.carry(self.regions.concepts, grid).flatten()
             for index in range(len(biases)):
                 part = mask[:, (1 + index) * len(own) : (2 + index) * len(own)]
                 part[concepts != index] = -torch.inf
+        self._masks[grid] = mask
         return mask
 
     def _cross_attention(self, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]) -> Tensor:

@@ -28,7 +28,7 @@ def difference(scene: Scene, count: int) -> Difference:
 
     A pixel at which two words tie may go to either; so regions are compared by themselves.
     """
-    ours, theirs = scene.run(scene.patched(count)), Authors(scene, count)
+    ours, theirs = scene.run(scene.patched(count)), Authors(scene, count, blocks="auto")
     levels = [(stage, level) for stage, levels in scene.levels.items() for level in levels][1:]
     errors, equal = [], []
     for step, (stage, level) in enumerate(levels):
@@ -37,5 +37,4 @@ def difference(scene: Scene, count: int) -> Difference:
         prediction = theirs.evaluate(ours.latents[step], level, stage, found).float().cpu()
         errors.append(float((prediction - ours.predictions[step]).abs().max() / prediction.abs().max()))
         equal.append(float((theirs.regions.concepts == found.concepts).float().mean()))
-    assert all(torch.isfinite(prediction).all() for prediction in ours.predictions)
-    return Difference(max(errors), min(equal))
+    return Difference(float(torch.tensor(errors).max()), min(equal))  # a NaN among them is the largest

@@ -20,7 +20,7 @@ COUNTS = (1, 2, 3, 5)
 BATCH = 4
 PLENTY_MB = 1 << 20
 UNPATCHED, AUTHORS, KEPT, UNSEGMENTED = "unpatched", "authors, 3", "3, kept", "3, no regions"
-MEMORY = "latent cells (memory)"
+MEMORY, AGAINST = "latent cells (memory)", "latent cells (authors / ours)"
 UNPATCHED_BATCH, BATCHED = f"unpatched, batch {BATCH}", f"3, batch {BATCH}"
 
 
@@ -47,15 +47,16 @@ class Measured:
     Attributes:
         times: by way to sample.
         peak_bytes: the most memory of an evaluation, by way to sample.
-        parts: seconds of one evaluation with three references, by part.
+        parts: seconds of one evaluation with three references, by part and round.
         difference: to the authors' way.
         host_waits: waits for the GPU in an evaluation, beyond those of the unpatched sampler.
-        curves: by what is varied, (its value, seconds beyond the unpatched sampler's, or in all for "batch").
+        curves: by what is varied, (its value, the cost): seconds beyond the unpatched sampler's, if its name says no
+            more.
     """
 
     times: dict[str, Times] = field(default_factory=dict)
     peak_bytes: dict[str, int] = field(default_factory=dict)
-    parts: dict[str, float] = field(default_factory=dict)
+    parts: dict[str, list[float]] = field(default_factory=dict)
     difference: Difference | None = None
     host_waits: int = 0
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -79,9 +80,9 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
         say(f"round {number + 1} of {rounds}")
         for name, run in ways.items():
             found.times[name].add(run())
-    scene.pack.sampling.kept.KEPT.open(0)
-    say("parts")
-    found.parts = parts_of(scene)
+        for part, seconds in parts_of(scene).items():
+            found.parts.setdefault(part, []).append(seconds)
+    scene.pack.sampling.kept.KEPT.clear()
     say("curves")
     found.curves = curves(scene, found.times)
     say("memory")  # last, for the profiler slows down what comes after it
@@ -96,7 +97,7 @@ def ways_of(scene: Scene) -> dict[str, Callable[[], Evaluations]]:
     ways: dict[str, Callable[[], Evaluations]] = {UNPATCHED: partial(scene.run, scene.model)}
     for count in COUNTS:
         ways[str(count)] = partial(scene.run, scene.patched(count))
-    # The others, whose room for kept references is 0, would drop them.
+    # What was kept in the round before may have been dropped: the others' room is 0.
     ways[KEPT] = partial(_second_run, scene)
     ways[UNSEGMENTED] = partial(scene.run, scene.patched(3, segmented=False))
     ways[UNPATCHED_BATCH] = partial(scene.run, scene.model, BATCH)
@@ -143,7 +144,7 @@ def memory_curve(scene: Scene) -> list[tuple[float, float]]:
 
 
 def parts_of(scene: Scene) -> dict[str, float]:
-    """Seconds of the parts of an evaluation with three references, the mean over both stages."""
+    """Seconds of the parts of an evaluation with three references, the mean over those of a run."""
     parts, model = Parts(scene.pack), scene.patched(3)
     with parts.watched():
         found = scene.run(model, around=parts.whole)
@@ -164,12 +165,17 @@ def curves(scene: Scene, times: dict[str, Times]) -> dict[str, list[tuple[float,
         "references": [(count, _one(times[str(count)]) - plain) for count in COUNTS],
         "mask coverage": sorted([(0.5, usual), *((part, extra(scene, part)) for part in (0.125, 0.25, 1.0))]),
         "latent cells": sorted([(scene.side_lat**2, usual), *((size.side_lat**2, extra(size)) for size in sizes)]),
+        AGAINST: sorted([(scene.side_lat**2, _one(times[AUTHORS]) / _one(times["3"])), *map(_against, sizes)]),
         "batch": [
             (1, _one(times["3"])),
             (2, _seconds(scene.run(scene.patched(3), 2))),
             (BATCH, _one(times[BATCHED])),
         ],
     }
+
+
+def _against(scene: Scene) -> tuple[float, float]:
+    return scene.side_lat**2, _seconds(Authors(scene, 3).run()) / _seconds(scene.run(scene.patched(3)))
 
 
 def _seconds(found: Evaluations) -> float:
@@ -194,7 +200,7 @@ def ratios(found: Measured) -> dict[str, float]:
         return min(median(found.times[AUTHORS].over(found.times[name], stage)) for stage in STAGES)
 
     peak, whole = found.peak_bytes, _one(plain)
-    references = found.parts["reference pass"] / _one(found.times[UNPATCHED_BATCH])
+    references = median(found.parts["reference pass"]) / _one(found.times[UNPATCHED_BATCH])
     assert found.difference is not None
     return {
         **{f"cold_n{count}": worse(str(count)) for count in COUNTS},
@@ -202,8 +208,8 @@ def ratios(found: Measured) -> dict[str, float]:
         "authors_over_ours_n3": gain("3"),
         "authors_over_warm_n3": gain(KEPT),
         "memory_ours_over_authors": (peak["3"] - peak[UNPATCHED]) / (peak[AUTHORS] - peak[UNPATCHED]),
-        "segmentation": found.parts["segmentation"] / whole,
-        "guidance": found.parts["guidance"] / whole,
+        "segmentation": median(found.parts["segmentation"]) / whole,
+        "guidance": median(found.parts["guidance"]) / whole,
         "batch_beside_references": worse(BATCHED, found.times[UNPATCHED_BATCH]) - references,
         "host_waits": found.host_waits,
         "max_error": found.difference.max_error,

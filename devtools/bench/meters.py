@@ -28,6 +28,7 @@ class Parts:
         self._pack = pack
         self.seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._beside = 0.0
+        self._inside = False
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -40,7 +41,7 @@ class Parts:
                 (call, "cross_attention_map", "segmentation"),
                 (attention.segmentation.AttentionMaps, "add", "segmentation"),
                 (segmenter.Segmenter, "regions", "segmentation"),
-                (segmenter.RegionIndex, "__init__", "segmentation"),
+                (segmenter.RegionIndex, "read_with", "segmentation"),
                 (sampling.run.Run, "_post_cfg", "guidance"),
             ):
                 stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), part)))
@@ -50,13 +51,17 @@ class Parts:
     def whole(self, work: Callable[[], Any]) -> Any:
         """Do all of the work, and call UNet what of it is nothing else."""
         self._beside, before, known = 0.0, moment(), sum(self.seconds.values())
+        self._inside = True
         result = work()
+        self._inside = False
         whole = moment() - before - self._beside
         self.seconds["UNet"] += whole - (sum(self.seconds.values()) - known)
         return result
 
     def _timed(self, work: Callable[..., Any], part: str) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
+            if not self._inside:
+                return work(*args, **kwargs)
             before = moment()
             result = work(*args, **kwargs)
             self.seconds[part] += moment() - before
@@ -66,6 +71,8 @@ class Parts:
 
     def _injection(self, blend: Callable[..., Any]) -> Callable[..., Any]:
         def timed(call: Any, block: Any, grid: Any, row: Any, attend: Any, qkv: Any, own: Any) -> Any:
+            if not self._inside:
+                return blend(call, block, grid, row, attend, qkv, own)
             before = moment()
             result = blend(call, block, grid, row, attend, qkv, own)
             between = moment()

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .measure import MEMORY, STAGES, UNPATCHED, UNPATCHED_BATCH, Measured, exponent, ratios
+from .measure import AGAINST, MEMORY, STAGES, UNPATCHED, UNPATCHED_BATCH, Measured, exponent, ratios
 
 MB = 2**20
 MEANT = {
@@ -30,6 +30,7 @@ MEANT = {
     "host_waits": "waits for the device in an evaluation beyond the unpatched sampler's",
 }
 _PANEL, _MARGIN, _DOT = (400, 300), 58, 4
+_LEAST = 1e-6
 _INK, _GREY, _BLUE = (30, 30, 30), (190, 190, 190), (40, 90, 200)
 
 
@@ -58,9 +59,10 @@ def in_markdown(found: Measured) -> list[str]:
         seconds = median(second for stage in STAGES for second in times.by_stage[stage])
         peak = f"{found.peak_bytes[name] / MB:.0f}" if name in found.peak_bytes else ""
         lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.3f} | {peak} |")
-    whole = sum(found.parts.values())
+    parts = {part: median(seconds) for part, seconds in found.parts.items()}
+    whole = sum(parts.values())
     lines += ["", "| part | seconds | of the whole |", "|---|---|---|"]
-    lines += [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in found.parts.items()]
+    lines += [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in parts.items()]
     lines += [f"| together | {whole:.4f} | |", "", "| cost grows with | as its power |", "|---|---|"]
     lines += [f"| {name} | {exponent(points):.2f} |" for name, points in found.curves.items()]
     return lines
@@ -90,6 +92,7 @@ def plot(found: Measured, file: Path) -> None:
 def _draw(draw: ImageDraw.ImageDraw, name: str, points: Sequence[tuple[float, float]]) -> None:
     """One panel."""
     font = ImageFont.load_default(13)
+    points = [(x, max(y, _LEAST)) for x, y in points]  # a cost may be lost in the noise
     (left, right), (low, high) = (_span([point[axis] for point in points]) for axis in (0, 1))
 
     def at(x: float, y: float) -> tuple[float, float]:
@@ -109,7 +112,7 @@ def _draw(draw: ImageDraw.ImageDraw, name: str, points: Sequence[tuple[float, fl
     for point in points:
         x, y = at(*point)
         draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=_INK)
-    cost = {"batch": "seconds", MEMORY: "MB beyond unpatched"}.get(name, "seconds beyond unpatched")
+    cost = {"batch": "seconds", MEMORY: "MB beyond unpatched", AGAINST: "ratio"}.get(name, "seconds beyond unpatched")
     draw.text((_PANEL[0] / 2, 12), f"{cost} by {name}: power {slope:.2f}", _INK, font, "ma")
 
 

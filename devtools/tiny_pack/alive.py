@@ -16,6 +16,7 @@ RUN_STATE = (
     ".sampling.unet_call",
     ".sampling.reference_pass",
     ".sampling.keeping",
+    ".sampling.view",
     ".sampling.roles",
     ".sampling.segmenter",
     ".attention.references",

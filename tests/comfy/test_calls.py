@@ -64,11 +64,11 @@ def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkey
     real = pack.sampling.reference_pass.ReferencePass._through_unet
     sizes: list[int] = []
 
-    def scarce(self, group, at, caught):
+    def scarce(self, group, *args):
         sizes.append(len(group))
         if len(group) > 1:
             raise comfy.model_management.OOM_EXCEPTION("no room for two")
-        real(self, group, at, caught)
+        return real(self, group, *args)
 
     model = graph.apply(graph.model, *(graph.reference("hat"), graph.reference("scarf")))
     expected = graph.sample(model)

@@ -8,6 +8,7 @@ import logging
 import comfy.model_management
 import pytest
 import torch
+from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 from .graph import box, call
@@ -24,9 +25,9 @@ PLENTY = {"keep_mb": 1024}
 def kept(pack):
     """The kept references, none at first and none at last."""
     store = pack.sampling.kept.KEPT
-    store.open(0)
+    store.clear()
     yield store
-    store.open(0)
+    store.clear()
 
 
 @pytest.fixture
@@ -97,7 +98,28 @@ CHANGED = {
     "noise levels": {"scheduler": "karras"},
     "blocks": {"settings": {"injection_blocks": "output.3-5"}},
 }
-MODELS = {"lora": lambda graph: lora(graph, graph.model), "type": cast, "levels": resampled, "attention": overridden}
+
+
+def injected(graph):
+    model = graph.model.clone()
+    model.set_injections("test", [PatcherInjection(inject=lambda patcher: None, eject=lambda patcher: None)])
+    return model
+
+
+def called_back(graph):
+    model = graph.model.clone()
+    model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, "test", lambda patcher: None)
+    return model
+
+
+MODELS = {
+    "injection": injected,
+    "callback": called_back,
+    "lora": lambda graph: lora(graph, graph.model),
+    "type": cast,
+    "levels": resampled,
+    "attention": overridden,
+}
 
 
 @pytest.mark.parametrize("what", UNCHANGED)
@@ -173,7 +195,7 @@ def test_room_for_some_steps(graph, kept, passes, caplog, monkeypatch, pack):
     """What fits is kept and found again, and a line says how much would hold all."""
     sample(graph)
     all_of_it = kept.nbytes
-    kept.open(0)
+    kept.clear()
     monkeypatch.setattr(pack.sampling.keeping, "MEGABYTE", all_of_it * 2 // 3)
     expected = sample(graph, keep={})
     passes.clear()
@@ -185,11 +207,25 @@ def test_room_for_some_steps(graph, kept, passes, caplog, monkeypatch, pack):
     assert len(passes) == STEPS + 1
 
 
-def test_less_room_is_made_at_once(graph, kept):
+def test_less_room(graph, kept):
+    """Not at the cost of what the run before used: it may be that of another sampler of the same graph."""
     sample(graph)
     assert kept.nbytes
     sample(graph, keep={"keep_mb": 0})
+    assert kept.nbytes
+    sample(graph, keep={"keep_mb": 0})
     assert kept.nbytes == 0
+
+
+def test_two_samplers_with_room_for_one(graph, kept, passes, pack, monkeypatch):
+    """They do not drive out each other's, prompt after prompt."""
+    sample(graph)
+    monkeypatch.setattr(pack.sampling.keeping, "MEGABYTE", kept.nbytes * 4 // 3)
+    for _ in range(3):
+        passes.clear()
+        for scheduler in ("normal", "karras"):
+            sample(graph, keep={"keep_mb": 1}, scheduler=scheduler)
+    assert len(passes) <= STEPS - 1
 
 
 def test_it_goes_with_its_model(graph, kept, tiny_model):
@@ -212,8 +248,11 @@ def test_it_leaves_the_device_with_its_model(graph, kept, passes, monkeypatch):
     real = kept.to_main_memory
     monkeypatch.setattr(kept, "to_main_memory", lambda model: asked.append(model) or real(model))
     on_device = {**PLENTY, "keep_on": "device"}
-    expected = sample(graph, keep=on_device)
-    assert len(passes) == STEPS
+    schedule = graph.schedule(**on_device)
+    patched = graph.apply(graph.model, *hats(graph), schedule=schedule)
+    expected = graph.sample(patched)
+    assert torch.equal(graph.sample(patched), expected)
+    assert len(passes) == STEPS and not asked
     comfy.model_management.unload_all_models()
     assert asked == [graph.model.model]
     assert torch.equal(sample(graph, keep=on_device), expected)
@@ -224,6 +263,6 @@ def test_inputs_that_cannot_be_told_are_not_kept(graph, pack, kept, monkeypatch)
     def cannot(thing):
         raise TypeError
 
-    monkeypatch.setattr(pack.sampling.reference_pass, "content", cannot)
+    monkeypatch.setattr(pack.sampling.view, "content", cannot)
     sample(graph)
     assert kept.nbytes == 0

@@ -7,6 +7,7 @@ import gc
 import pytest
 import torch
 from magicface.attention.blocks import Block
+from magicface.sampling import kept
 from magicface.sampling.identity import Same, content, identity
 from magicface.sampling.kept import BlockTokens, GroupTokens, KeptReferences
 
@@ -32,9 +33,12 @@ def test_a_run_keeps_what_fits_beside_what_it_uses() -> None:
 
     second = store.open(3 * KILOBYTE)
     assert store.find("a", second) is not None
-    assert store.keep("e", model, tokens(), second, 3 * KILOBYTE)  # in the place of b, the oldest not in use
-    assert [store.find(key, second) is not None for key in "abce"] == [True, False, True, True]
-    assert not store.keep("f", model, tokens(), second, 3 * KILOBYTE)
+    assert not store.keep("e", model, tokens(), second, 3 * KILOBYTE)  # the first run's may be wanted again
+
+    third = store.open(3 * KILOBYTE)
+    assert store.keep("e", model, tokens(), third, 3 * KILOBYTE)  # in the place of b, the oldest of the first run
+    assert not store.keep("f", model, tokens(3), third, 3 * KILOBYTE)
+    assert [store.find(key, third) is not None for key in "abce"] == [True, False, True, True]
     assert not store.keep("g", model, tokens(4), store.open(3 * KILOBYTE), 3 * KILOBYTE)
     assert store.nbytes == 3 * KILOBYTE
 
@@ -43,7 +47,27 @@ def test_the_same_key_again_takes_no_more_room() -> None:
     store, model = KeptReferences(), Model()
     run = store.open(KILOBYTE)
     assert all(store.keep("a", model, tokens(), run, KILOBYTE) for _ in range(3))
-    assert store.nbytes == KILOBYTE
+    assert not store.keep("a", model, tokens(2), run, KILOBYTE)
+    assert store.nbytes == KILOBYTE and store.find("a", run) is not None
+
+
+def test_leaving_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One model's goes to main memory, another's stays."""
+    moves: list[torch.device] = []
+
+    def moved(group: GroupTokens, device: torch.device) -> GroupTokens:
+        moves.append(device)
+        return tokens(2)
+
+    monkeypatch.setattr(kept, "moved", moved)
+    store, one, other = KeptReferences(), Model(), Model()
+    run = store.open(9 * KILOBYTE)
+    store.keep("a", one, tokens(), run, 9 * KILOBYTE)
+    store.keep("b", other, tokens(), run, 9 * KILOBYTE)
+    store.to_main_memory(one)
+    assert moves == [torch.device("cpu")]
+    found = [store.find(key, run) for key in "ab"]
+    assert [kept.bytes_of(group) for group in found if group] == [2 * KILOBYTE, KILOBYTE]
 
 
 def test_a_run_with_less_room_drops_the_oldest() -> None:
@@ -52,6 +76,8 @@ def test_a_run_with_less_room_drops_the_oldest() -> None:
     for key in "abc":
         store.keep(key, model, tokens(), run, 9 * KILOBYTE)
     store.find("a", run)
+    store.open(2 * KILOBYTE)
+    assert store.nbytes == 3 * KILOBYTE
     store.open(2 * KILOBYTE)
     assert [store.find(key, run) is not None for key in "abc"] == [True, False, True]
     store.open(0)

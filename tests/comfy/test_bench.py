@@ -1,0 +1,137 @@
+"""The benchmark in its short form: the product is what the authors' way is, and what is measured is what it says."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from devtools.bench import bench, measure, report
+from devtools.bench.authors import Authors
+from devtools.bench.exactness import difference
+from devtools.bench.measure import COUNTS, KEPT, STAGES, UNPATCHED
+from devtools.bench.meters import PARTS, Parts, peak_bytes
+from devtools.bench.scene import SHAPES, Scene
+
+MB = 2**20
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return Scene(SHAPES["tiny"], 16)
+
+
+@pytest.fixture(scope="module")
+def found(scene):
+    """All figures, of one round."""
+    said = []
+    figures = measure.measured(scene, 1, said.append)
+    assert "round 1 of 1" in said
+    return figures
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_product_is_exact(scene, count):
+    between = difference(scene, count)
+    assert between.max_error < bench.MOST_ERROR
+    assert between.equal_regions == 1.0
+
+
+def test_an_error_is_seen(scene, monkeypatch):
+    """References a little stronger, in the authors' way alone."""
+    weighted = scene.pack.attention.masks.mask_to_grid
+    monkeypatch.setattr(scene.pack.attention.masks, "mask_to_grid", lambda *given: 1.01 * weighted(*given))
+    theirs = Authors(scene, 3, blocks="auto")
+    ours = scene.run(scene.patched(3))
+    prediction = theirs.evaluate(ours.latents[0], scene.levels["layout"][0], "layout", ours.regions[1])
+    assert (prediction - ours.predictions[0]).abs().max() > bench.MOST_ERROR * prediction.abs().max()
+
+
+def test_the_authors_way_by_itself_goes_the_same_way(scene):
+    """No product's latents or regions handed over: whole runs are equal."""
+    ours, theirs = scene.run(scene.patched(3)), Authors(scene, 3, blocks="auto").run()
+    for one, other in zip(ours.predictions, theirs.predictions, strict=True):
+        assert (one - other).abs().max() < 1e-3 * one.abs().max()
+    assert (ours.predictions[-1] - scene.run(scene.model).predictions[-1]).abs().max() > 0.1
+
+
+def test_all_is_measured(found):
+    assert set(measure.ratios(found)) == set(report.MEANT)
+    for name, times in found.times.items():
+        assert all(len(times.by_stage[stage]) == 1 and times.by_stage[stage][0] > 0 for stage in STAGES), name
+    assert set(found.peak_bytes) == {UNPATCHED, *map(str, COUNTS), "authors, 3"}
+    assert all(len(points) >= 3 for points in found.curves.values())
+    assert found.host_waits == 0  # there is no GPU, or the product waits no more than the sampler does
+
+
+def test_parts_are_parts_of_the_whole(found):
+    """Each takes some time; what is left for the UNet is about what it takes without the method."""
+    assert set(found.parts) == set(PARTS) and all(seconds > 0 for its in found.parts.values() for seconds in its)
+    unpatched = found.times[UNPATCHED].by_stage["layout"][0]
+    assert unpatched / 4 < found.parts["UNet"][0] < 4 * unpatched
+
+
+def test_parts_are_of_the_evaluations_that_count(scene):
+    """Nothing of the first one, and together what the clock outside says."""
+    parts = Parts(scene.pack)
+    with parts.watched():
+        scene.run(scene.patched(1))
+    assert not any(parts.seconds.values())
+    with parts.watched():
+        seconds = sum(sum(its) for its in scene.run(scene.patched(1), around=parts.whole).seconds.values())
+    assert 0.5 * seconds < sum(parts.seconds.values()) <= seconds
+
+
+def test_memory_is_that_of_tensors(found):
+    def work():
+        kept = torch.ones(3, MB, dtype=torch.uint8)
+        del kept
+        return torch.ones(5, MB, dtype=torch.uint8)
+
+    assert 5 * MB <= peak_bytes(work) < 5.5 * MB
+    assert found.peak_bytes["5"] > found.peak_bytes["1"] > 0
+    assert found.peak_bytes["authors, 3"] > found.peak_bytes["3"]
+
+
+def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
+    passes = []
+    reference_pass = scene.pack.sampling.reference_pass.ReferencePass
+    real = reference_pass._through_unet
+    monkeypatch.setattr(reference_pass, "_through_unet", lambda *given: passes.append(1) or real(*given))
+    cold = scene.run(scene.patched(3))
+    every = len(passes)
+    warm = measure.ways_of(scene)[KEPT]()
+    assert len(passes) == 2 * every
+    assert all(torch.equal(a, b) for a, b in zip(cold.predictions, warm.predictions, strict=True))
+    scene.pack.sampling.kept.KEPT.clear()
+
+
+def test_exponents():
+    points = [(1.0, 3.0), (2.0, 12.0), (4.0, 48.0)]
+    assert measure.exponent(points) == pytest.approx(2.0)
+    assert measure.exponent([(1.0, 5.0), (9.0, 5.0), (2.0, 5.0)]) == pytest.approx(0.0)
+
+
+def test_reports(found, tmp_path):
+    text = "\n".join(report.in_markdown(found))
+    assert all(f"| {name} |" in text for name in (*report.MEANT, *PARTS, KEPT, *found.curves))
+    assert json.loads(json.dumps(report.as_json(found)))["ratios"]["max_error"] < bench.MOST_ERROR
+    report.plot(found, tmp_path / "plot.png")
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.size == (800, 900)
+        colours = {colour for _, colour in picture.getcolors(100000)}
+    assert {report._INK, report._BLUE} <= colours
+
+
+def test_a_loss_of_exactness_fails(found, scene, monkeypatch, capsys):
+    """And nothing else does, however slow."""
+    monkeypatch.setattr(bench, "Scene", lambda shape: scene)
+    monkeypatch.setattr(bench, "measured", lambda *_: found)
+    assert bench.main(["tiny"], 1, None, None) == 0
+    monkeypatch.setattr(bench, "MOST_ERROR", 0.0)
+    assert bench.main(["tiny"], 1, None, None) == 1
+    assert bench.main(["huge"], 1, None, None) == 1
+    said = capsys.readouterr()
+    assert "not exact" in said.err and "no shape huge; there are: tiny, narrow, full" in said.err
