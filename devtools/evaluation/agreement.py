@@ -34,6 +34,7 @@ SPECS = (
     "encoder",
     "decoder",
 )
+BEFORE = "all, of the evaluation before"
 Agreement = dict[str, list[tuple[float, float]]]
 """By blocks, for each evaluation: overlap (IoU) of the concepts' regions, and share of pixels with the same concept."""
 
@@ -46,7 +47,7 @@ def main(numbers: range) -> int:
     """
     from .evaluate import _start
 
-    found: Agreement = {spec: [] for spec in SPECS}
+    found: Agreement = {spec: [] for spec in (*SPECS, BEFORE)}
     with ProcessPoolExecutor(cpu_count(), get_context("spawn"), _start) as pool:
         for number, its in zip(numbers, pool.map(of_combination, numbers), strict=True):
             print(f"combination {number}", flush=True)
@@ -65,7 +66,7 @@ def of_combination(number: int) -> Agreement:
     from .studio import Studio
 
     studio = Studio()
-    found: Agreement = {spec: [] for spec in SPECS}
+    found: Agreement = {spec: [] for spec in (*SPECS, BEFORE)}
     with watched(studio.pack, studio.layout, found):
         studio.make(combination(number), Row("", weight=None, resize=None, segmentation="all"))
     return found
@@ -93,8 +94,12 @@ def watched(pack: Any, layout: Any, found: Agreement) -> Iterator[None]:
             single.add(*block)
             self.singles.append(single)
 
+    before: list[Tensor] = []
+
     def compared(segmenter: Any, *given: Any) -> Any:
         of_all, maps = regions(segmenter, *given), segmenter._maps
+        found[BEFORE] += [_agreement(of_all.concepts, concepts) for concepts in before]
+        before[:] = [of_all.concepts]
         for spec, blocks in chosen.items():
             segmenter._maps = {key: (row, _mean(its.singles, blocks)) for key, (row, its) in maps.items()}
             found[spec].append(_agreement(of_all.concepts, regions(segmenter, *given).concepts))
