@@ -102,7 +102,6 @@ class MagicFaceSchedule(io.ComfyNode):
                     default=_DEFAULTS.keep_mb,
                     min=0,
                     max=1 << 20,
-                    step=256,
                     optional=True,
                     tooltip="How many MB of what the references leave at each step may be kept: other seeds, prompts"
                     " and weights at the same steps need not compute it again, and the method costs little then. The"

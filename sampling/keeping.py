@@ -38,6 +38,7 @@ class Keeping:
         self._place = device if schedule.keep_on == "device" else _MAIN_MEMORY
         self._run = KEPT.open(self._most_bytes)
         self._left_out: dict[Hashable, int] = {}
+        self._found = self._asked = 0
         self._of_run: Hashable = None
         if self._most_bytes:
             types = model.get_dtype(), getattr(model, "manual_cast_dtype", None), device
@@ -65,9 +66,13 @@ class Keeping:
 
     def find(self, key: Hashable) -> GroupTokens | None:
         """What was kept under a key, on the device of the run."""
-        group = KEPT.find(key, self._run) if key is not None else None
+        if key is None:
+            return None
+        self._asked += 1
+        group = KEPT.find(key, self._run)
         if group is None:
             return None
+        self._found += 1
         there = moved(group, self._device)
         if self._place == self._device:
             KEPT.keep(key, self._model, there, self._run, self._most_bytes)
@@ -85,12 +90,19 @@ class Keeping:
         KEPT.to_main_memory(self._model)
 
     def end(self) -> None:
-        """Say if there was too little room."""
+        """Say what came of it, and whether there was too little room."""
+        if not self._asked:
+            return
+        log.info(
+            "MagicFace: of %d passes of the references %d were kept from runs before; %d MB are kept now.",
+            self._asked,
+            self._found,
+            -(-KEPT.nbytes // MEGABYTE),
+        )
         left_out = sum(self._left_out.values())
         if left_out:
             log.info(
-                "MagicFace: %d MB of the references' keys and values could not be kept for later runs; a keep_mb of %d"
-                " in MagicFaceSchedule would have room for all.",
+                "MagicFace: %d MB more had no room; a keep_mb of %d in MagicFaceSchedule would hold all.",
                 -(-left_out // MEGABYTE),
                 -(-(left_out + self._most_bytes) // MEGABYTE),
             )

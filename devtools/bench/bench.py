@@ -53,6 +53,8 @@ def main(names: list[str], rounds: int, file: Path | None, picture: Path | None)
             plot(found, picture)
     if file:
         file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(f"{rounds} rounds; other work on the machine tells in the ratios, so look at their spread.")
+    print("Exact: the same predictions and regions as the authors' way." if exact else "Not exact.")
     if not exact:
         print("dev.py bench: not exact: see max_error and equal_regions", file=sys.stderr)
     return int(not exact)

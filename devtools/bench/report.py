@@ -70,6 +70,8 @@ def in_markdown(found: Measured) -> list[str]:
 
 def spread(values: Sequence[float]) -> str:
     """The median, and the least and the most of the rounds."""
+    if len(values) == 1:
+        return f"{values[0]:.2f}"
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 

@@ -109,10 +109,10 @@ TABLE = ROOT / "docs" / "neighbours.md"
 WRITE = "MAGICFACE_WRITE_TABLE"
 HEAD = """# Beside other nodes
 
-What MagicFace was tried with, in a real ComfyUI, by `tests/comfy/test_neighbours.py`. *Together* means: both act, and
-with every weight at 0 the picture is the other node's alone, to the last bit. Nodes that patch the *model* stood before
-MagicFace Apply, behind it, between two of them and on both sides of it: the picture was the same to the last bit.
-*Refused* means: an error that names the block and the other node, never a wrong picture.
+What MagicFace was tried with, in a real ComfyUI, by `tests/comfy/test_neighbours.py`. *Together* means: both act, but
+for what the last column says, and with every weight at 0 the picture is the other node's alone, to the last bit. Nodes
+that patch the *model* stood before MagicFace Apply, behind it, between two of them and on both sides of it: the picture
+was the same to the last bit. *Refused* means: an error that names the block and the other node, never a wrong picture.
 
 | neighbour | patches the | outcome | |
 |---|---|---|---|
