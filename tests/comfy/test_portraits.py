@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from devtools.evaluation import agreement
 from devtools.evaluation.combinations import combination
 from devtools.evaluation.evaluate import Scores, gain, values_of
 from devtools.evaluation.measures import measure
@@ -75,3 +76,13 @@ def test_weight_0_is_the_picture_without_the_method(studio: Studio) -> None:
     without, off = (studio.make(wanted, row) for row in (ROWS["none"], Row("off", weight=0.0)))
     assert torch.equal(without.picture, off.picture)
     assert not off.regions
+
+
+def test_agreement_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all with all it is complete, of few less; and the run itself goes by all, as if nobody looked on."""
+    monkeypatch.setattr(agreement, "SPECS", ("all", "auto", "middle"))
+    found = agreement.of_combination(0)
+    assert all(overlap == same == 1.0 for overlap, same in found["all"]) and len(found["all"]) == 20
+    means = {spec: np.mean([overlap for overlap, _ in values]) for spec, values in found.items()}
+    assert means["middle"] < means["auto"] < 1.0 and means[agreement.BEFORE] < 1.0
+    assert len(found[agreement.BEFORE]) == 19
