@@ -112,7 +112,7 @@ def _second_run(scene: Scene) -> Evaluations:
     return scene.run(keeping)
 
 
-def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int]) -> int:
+def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], batch: int = 1) -> int:
     """The highest reading of a meter at any evaluation of a run."""
     readings = []
 
@@ -121,7 +121,7 @@ def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int]) ->
         readings.append(meter(lambda: results.append(evaluate())))
         return results[0]
 
-    scene.run(model, around=around)
+    scene.run(model, batch, around=around)
     return max(readings)
 
 
@@ -129,9 +129,17 @@ def peaks(scene: Scene) -> dict[str, int]:
     """The most memory of an evaluation in either stage."""
     authors, latent = Authors(scene, 3), scene.start().to(scene.device)
     of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
+    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    scene.run(keeping)
+    kept = most(scene, keeping, peak_bytes)
+    scene.pack.sampling.kept.KEPT.clear()
     return {
         UNPATCHED: most(scene, scene.model, peak_bytes),
         **{str(count): most(scene, scene.patched(count), peak_bytes) for count in COUNTS},
+        KEPT: kept,
+        UNSEGMENTED: most(scene, scene.patched(3, segmented=False), peak_bytes),
+        UNPATCHED_BATCH: most(scene, scene.model, peak_bytes, BATCH),
+        BATCHED: most(scene, scene.patched(3), peak_bytes, BATCH),
         AUTHORS: max(map(peak_bytes, of_authors)),
     }
 

@@ -57,8 +57,7 @@ def in_markdown(found: Measured) -> list[str]:
         plain = found.times[UNPATCHED_BATCH if "batch" in name else UNPATCHED]
         cells = [spread(times.over(plain, stage)) for stage in STAGES]
         seconds = median(second for stage in STAGES for second in times.by_stage[stage])
-        peak = f"{found.peak_bytes[name] / MB:.0f}" if name in found.peak_bytes else ""
-        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.3f} | {peak} |")
+        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.3f} | {found.peak_bytes[name] / MB:.0f} |")
     parts = {part: median(seconds) for part, seconds in found.parts.items()}
     whole = sum(parts.values())
     lines += ["", "| part | seconds | of the whole |", "|---|---|---|"]
