@@ -165,7 +165,8 @@ class Scene:
                 before = moment()
                 denoised = around(evaluate) if around and stage != "first" else evaluate()
                 found.add(stage, moment() - before, x, denoised)
-                callback({"i": step, "denoised": denoised, "x": x})
+                if callback is not None:
+                    callback({"i": step, "denoised": denoised, "x": x})
                 x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
             return x
 
@@ -175,7 +176,7 @@ class Scene:
         guider.set_cfg(CFG)
         start = self.start(batch, seed)
         guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(sampler), sigmas, seed=seed)
-        found.regions = self._regions
+        found.regions, self._regions = self._regions, []
         return found
 
 

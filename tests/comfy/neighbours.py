@@ -371,7 +371,7 @@ NEIGHBOURS = (
         "HyperTile",
         "HyperTile",
         inputs={"tile_size": 32, "max_depth": 1},
-        refused=("block input.4.0", "8x8 grid", "nodes_hypertile"),
+        refused=("block output.3.0", "8x8 grid", "nodes_hypertile"),
         note="changes the tokens",
     ),
     core(
