@@ -191,8 +191,10 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, end)
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, end)
-    alone = arguments.command in ("train", "evaluate", "bench")
-    for name, value in {**QUIET, **(ALONE if alone else SHARED)}.items():
+    variables = ALONE if arguments.command in ("train", "evaluate", "bench") else SHARED
+    if arguments.command == "bench":
+        variables = {**variables, **QUIET}
+    for name, value in variables.items():
         os.environ.setdefault(name, value)
     try:
         if not inside:
