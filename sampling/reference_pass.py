@@ -73,7 +73,7 @@ class ReferencePass:
 
     def _prepare(self, reference: Reference, occurrence: int, seed: int) -> list[View]:
         model = self._model
-        latents = model.process_latent_in(reference.latents.to(self._device))
+        latents = model.process_latent_in(sent(reference.latents, self._device))
         base = [
             {**options, "cross_attn": text, "model_conds": {}, "uuid": uuid.uuid4()}
             for text, options in reference.conditioning
@@ -89,8 +89,8 @@ class ReferencePass:
             }
         name = f"{reference.concept}|{reference.caption}|{occurrence}"
         return [
-            View(reference, f"{name}|{view}", latents[view : view + 1], reference.masks[view], conds)
-            for view in range(len(latents))
+            View(reference, number, f"{name}|{number}", latents[number : number + 1], conds)
+            for number in range(len(latents))
         ]
 
     def run(self, at: NoiseLevel, hooks: Any) -> KeptKeys:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..attention.masks import mask_to_grid, weighted_mask
 from ..attention.references import ConceptTokens
 from ..attention.schedule import Stage
+from ..attention.transfer import sent
 from .identity import content
 from .kept import BlockTokens
 from .method import Reference
@@ -25,21 +26,26 @@ class View:
 
     Attributes:
         reference: whose view it is.
+        number: which of its views.
         name: by which its noise is drawn.
         latent: (1, ch, h, w) in the UNet's space, on the device.
-        mask: (H_px, W_px) in 0..1.
         conds: ComfyUI's processed conds of the caption, one for each part of its schedule.
         grids: what `inside_mask` found.
         digests: what `digest_at` found, by part of the schedule.
     """
 
     reference: Reference
+    number: int
     name: str
     latent: Tensor
-    mask: Tensor
     conds: list[dict[str, Any]]
     grids: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
     digests: dict[int, bytes | None] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> Tensor:
+        """(H_px, W_px) in 0..1."""
+        return self.reference.masks[self.number]
 
     def inside_mask(self, grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
         """Indices of the tokens inside the mask and the logarithms of their masks, on a token grid."""
@@ -53,7 +59,7 @@ class View:
                     grid[1],
                     grid[0],
                 )
-            self.grids[grid] = kept.to(device), log_mask.to(device)
+            self.grids[grid] = sent(kept, device), sent(log_mask, device)
         return self.grids[grid]
 
     def conds_at(self, sigma: float) -> dict[str, Any]:
@@ -73,7 +79,8 @@ class View:
         """
         part = self._part_at(sigma)
         if part not in self.digests:
-            inputs = (self.name, self.latent, self.mask, self.reference.resize, self.conds[part]["processed"])
+            encoded = self.reference.latents[self.number]  # in main memory; the device's would be waited for
+            inputs = (self.name, encoded, self.mask, self.reference.resize, self.conds[part]["processed"])
             try:
                 self.digests[part] = content(inputs)
             except (TypeError, RecursionError):

@@ -49,7 +49,7 @@ class Measured:
         peak_bytes: the most memory of an evaluation, by way to sample.
         parts: seconds of one evaluation with three references, by part and round.
         difference: to the authors' way.
-        host_waits: waits for the GPU in an evaluation, beyond those of the unpatched sampler.
+        host_waits: waits for the GPU in an evaluation, beyond those of the unpatched sampler; None without one.
         curves: by what is varied, (its value, the cost): seconds beyond the unpatched sampler's, if its name says no
             more.
     """
@@ -58,7 +58,7 @@ class Measured:
     peak_bytes: dict[str, int] = field(default_factory=dict)
     parts: dict[str, list[float]] = field(default_factory=dict)
     difference: Difference | None = None
-    host_waits: int = 0
+    host_waits: int | None = None
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
@@ -88,7 +88,8 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
     say("memory")  # last, for the profiler slows down what comes after it
     found.peak_bytes = peaks(scene)
     found.curves[MEMORY] = memory_curve(scene)
-    found.host_waits = most(scene, scene.patched(3), host_waits) - most(scene, scene.model, host_waits)
+    if torch.cuda.is_available():
+        found.host_waits = most(scene, scene.patched(3), host_waits) - most(scene, scene.model, host_waits)
     return found
 
 
@@ -229,7 +230,7 @@ def ratios(found: Measured) -> dict[str, float]:
         "segmentation": median(found.parts["segmentation"]) / whole,
         "guidance": median(found.parts["guidance"]) / whole,
         "batch_beside_references": worse(BATCHED, found.times[UNPATCHED_BATCH]) - references,
-        "host_waits": found.host_waits,
+        **({} if found.host_waits is None else {"host_waits": found.host_waits}),
         "max_error": found.difference.max_error,
         "equal_regions": found.difference.equal_regions,
     }

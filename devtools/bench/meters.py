@@ -105,10 +105,7 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 
 def host_waits(work: Callable[[], Any]) -> int:
-    """How often the host waits for the GPU while the work is done; 0 where there is none."""
-    if not torch.cuda.is_available():
-        work()
-        return 0
+    """How often the host waits for the GPU while the work is done."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as watched:
         work()
     return sum(event.count for event in watched.key_averages() if event.key in _WAITS)

@@ -113,7 +113,7 @@ def controlnet(graph: Graph, positive: Any, negative: Any, start: float = 0.0, e
         name: value for name, value in config.items() if name not in ("out_channels", "disable_unet_model_creation")
     }
     known["transformer_depth"] = list(known["transformer_depth"])
-    device = comfy.model_management.get_torch_device()
+    device = graph.model.load_device
     net = comfy.cldm.cldm.ControlNet(**known, hint_channels=3, device=device, operations=comfy.ops.disable_weight_init)
     generator = torch.Generator().manual_seed(3)
     for weight in net.parameters():

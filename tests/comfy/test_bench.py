@@ -58,12 +58,12 @@ def test_the_authors_way_by_itself_goes_the_same_way(scene):
 
 
 def test_all_is_measured(found):
-    assert set(measure.ratios(found)) == set(report.MEANT)
+    assert set(measure.ratios(found)) == set(report.MEANT) - ({"host_waits"} if found.host_waits is None else set())
     for name, times in found.times.items():
         assert all(len(times.by_stage[stage]) == 1 and times.by_stage[stage][0] > 0 for stage in STAGES), name
     assert set(found.peak_bytes) == set(found.times)
     assert all(len(points) >= 3 for points in found.curves.values())
-    assert found.host_waits == 0  # there is no GPU, or the product waits no more than the sampler does
+    assert found.host_waits in ((0, 1) if torch.cuda.is_available() else (None,))
 
 
 def test_parts_are_parts_of_the_whole(found):

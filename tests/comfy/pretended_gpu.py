@@ -1,0 +1,160 @@
+"""A GPU where there is none: tensors that say they lie on it, computed in main memory, so what crosses is seen.
+
+As on a real one, tensors of both memories do not meet in one operation, and the host waits where it reads a value,
+learns a size from values, or copies without "non_blocking". Bits are those of the CPU.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import comfy.model_management
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter, tree_map
+
+GPU = torch.device("cuda", 0)
+_CPU = torch.device("cpu")
+_ATEN = torch.ops.aten
+_COPIES = {_ATEN.to, _ATEN._to_copy, _ATEN.copy_}
+_INDEXED = {_ATEN.index, _ATEN.index_put, _ATEN.index_put_}
+# Of all operations that give values or sizes to the host some say so themselves; these do not.
+_READS = {_ATEN.item, _ATEN.is_nonzero, _ATEN.allclose, _ATEN.argwhere, _ATEN.nonzero_numpy}
+_READ_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+class GpuTensor(Tensor):
+    """Says that it lies on the GPU; `held` is the tensor in main memory that it is made of."""
+
+    held: Tensor
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+    @staticmethod
+    def __new__(cls, held: Tensor) -> GpuTensor:
+        """Wrap a tensor."""
+        tensor = torch.Tensor._make_wrapper_subclass(
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=GPU,
+        )
+        tensor.held = held
+        return tensor
+
+    @classmethod
+    def __torch_dispatch__(cls, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Met outside of the GPU's time."""
+        raise RuntimeError(f"{operation} of a tensor of a GPU that was pulled out")
+
+
+@dataclass(frozen=True)
+class Wait:
+    """The host waits for the GPU.
+
+    Attributes:
+        operation: what it waits for.
+        calls: files and functions on the way there, innermost first.
+    """
+
+    operation: str
+    calls: tuple[tuple[str, str], ...]
+
+    def within(self, function: str) -> bool:
+        """Whether a function of this name is at work."""
+        return any(name == function for _, name in self.calls)
+
+
+class PretendedGpu(TorchDispatchMode):
+    """While it is entered, all operations go by here.
+
+    Attributes:
+        waits: of the host, in order.
+        largest: elements of the largest tensor that any operation left there.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # So torch takes the word for it that there is a GPU, and starts no driver.
+        self._mode_key = torch._C._TorchDispatchModeKey.FAKE
+        torch._C._ensureCUDADeviceGuardSet()
+        self.waits: list[Wait] = []
+        self.largest = 0
+
+    def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """One operation, on whichever side its tensors lie."""
+        kwargs = kwargs or {}
+        tensors = [each for each in tree_iter((args, kwargs)) if isinstance(each, Tensor)]
+        ours = [each for each in tensors if isinstance(each, GpuTensor)]
+        given = {argument.name: value for argument, value in zip(operation._schema.arguments, args, strict=False)}
+        given |= kwargs
+        name = operation.overloadpacket
+        if name is _ATEN._has_compatible_shallow_copy_type:
+            return len(ours) in (0, len(tensors))
+        asked = given.get("device")
+        on_gpu = bool(ours) if asked is None else torch.device(asked).type == GPU.type
+        if name is _ATEN.copy_:
+            on_gpu = isinstance(args[0], GpuTensor)
+        if not ours and not on_gpu:
+            return operation(*args, **kwargs)
+        self._check(operation, given, tensors, on_gpu)
+        mine = {id(each.held): each for each in ours}
+
+        def held(value: Any) -> Any:
+            if isinstance(value, GpuTensor):
+                return value.held
+            return _CPU if isinstance(value, torch.device) else value
+
+        def wrapped(value: Any) -> Any:
+            if not on_gpu or not isinstance(value, Tensor):
+                return value
+            self.largest = max(self.largest, value.untyped_storage().nbytes() // value.itemsize)
+            return mine[id(value)] if id(value) in mine else GpuTensor(value)
+
+        result = operation(*tree_map(held, args), **tree_map(held, kwargs))
+        if name is _ATEN.copy_:
+            return args[0]
+        if name in _COPIES and bool(ours) != on_gpu and result is held(given["self"]):
+            return tree_map(wrapped, result.clone())  # what crosses is another tensor
+        return tree_map(wrapped, result)
+
+    def _check(self, operation: Any, given: dict[str, Any], tensors: list[Tensor], on_gpu: bool) -> None:
+        name = operation.overloadpacket
+        theirs = [each for each in tensors if not isinstance(each, GpuTensor)]
+        if name in _COPIES:
+            source = given["src"] if name is _ATEN.copy_ else given["self"]
+            if isinstance(source, GpuTensor) != on_gpu and not (on_gpu and given.get("non_blocking")):
+                self._wait(operation)
+            return
+        indices = [each for each in tree_iter(given.get("indices")) if isinstance(each, Tensor)]
+        if name in _INDEXED:
+            waits = any(each.dtype == torch.bool or not isinstance(each, GpuTensor) for each in indices)
+            theirs = [each for each in theirs if all(each is not index for index in indices)]
+        else:
+            waits = name in _READS or bool(_READ_TAGS & set(operation.tags))
+        if waits:
+            self._wait(operation)
+        if len(tensors) > len(theirs) and any(each.dim() for each in theirs):
+            raise RuntimeError(f"{operation} of tensors on {GPU} and in main memory")
+
+    def _wait(self, operation: Any) -> None:
+        frames = (frame.f_code for frame, _ in traceback.walk_stack(None))
+        self.waits.append(Wait(str(operation), tuple((code.co_filename, code.co_name) for code in frames)))
+
+
+@contextmanager
+def plugged_in(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGpu]:
+    """ComfyUI finds a GPU to compute on."""
+    with monkeypatch.context() as patch, PretendedGpu() as gpu:
+        patch.setattr(comfy.model_management, "get_torch_device", lambda: GPU)
+        patch.setattr(torch.cuda, "current_device", lambda: GPU.index)
+        for function in ("set_device", "synchronize"):
+            patch.setattr(torch.cuda, function, lambda device=None: None)
+        yield gpu

@@ -1,0 +1,169 @@
+"""On a GPU: the picture of the CPU, a host that hardly waits, and nothing that grows with n x n."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import pytest
+import torch
+
+from .graph import Graph, box, picture
+from .neighbours import NEIGHBOURS, lora
+from .pretended_gpu import GPU, plugged_in
+
+pytest_plugins = [f"{__package__}.graph"]
+pytestmark = pytest.mark.usefixtures("as_node")
+
+STEPS = 3
+MEGABYTES = {"keep_mb": 1024}
+
+
+@pytest.fixture
+def gpu(monkeypatch, pack):
+    """A GPU, and nothing kept from before."""
+    store = pack.sampling.kept.KEPT
+    store.clear()
+    with plugged_in(monkeypatch) as plugged:
+        yield plugged
+        comfy.model_management.unload_all_models()
+    store.clear()
+
+
+@pytest.fixture
+def there(graph, tiny_model, gpu):
+    """The graph with its models made for the GPU."""
+    unet = tiny_model.load_unet("sdxl", 0, torch.float32, disable_dynamic=True)
+    return Graph(graph.pack, graph.nodes, unet, tiny_model.load_clip("sdxl", 0), tiny_model.load_vae("sdxl", 0))
+
+
+def three(graph):
+    """A hat of two views, and a scarf."""
+    return [*graph.two(), graph.reference("hat", 4, mask=box(128, 128, 0, 0, 64, 128), weight=3.0)]
+
+
+def sampled(graph, model=None, *texts, schedule=None, record=None, **inputs):
+    """The latent of a patched run."""
+    settings = graph.schedule(**(schedule or {}))
+    patched = graph.apply(model or graph.model, *three(graph), schedule=settings, record=record)
+    return graph.sample(patched, *texts, **{"steps": STEPS, **inputs})
+
+
+def assert_same(graph, latent, expected):
+    """Bit for bit, regions too."""
+    assert torch.equal(latent, expected)
+    for ours, theirs in zip(graph.recorded(latent), graph.recorded(expected), strict=True):
+        assert torch.equal(torch.stack(ours), torch.stack(theirs)) and {0, 1} & set(theirs[-1].flatten().tolist())
+
+
+def test_the_gpu_is_one(gpu):
+    """What a real one would not do fails, and what makes the host wait is counted."""
+    there, here = torch.arange(6.0, device=GPU), torch.arange(6.0)
+    for mixed in (lambda: there + here, lambda: here[:3] * there[:3], lambda: torch.cat((here, there))):
+        with pytest.raises(RuntimeError, match="in main memory"):
+            mixed()
+    with pytest.raises(RuntimeError):
+        there.numpy()
+    assert (there * 2 + here[1]).device == GPU and there[2:].add_(1).device == GPU and not gpu.waits
+    assert there.cpu().tolist() == [0, 1, 3, 4, 5, 6] and here.tolist() == [0, 1, 2, 3, 4, 5]
+    for waits in (
+        there.cpu,
+        there.sum().item,
+        lambda: bool((there > 0).all()),
+        lambda: there[there > 1],
+        lambda: there[torch.tensor([1])],
+        lambda: torch.nonzero(there),
+        lambda: here.to(GPU),
+    ):
+        gpu.waits.clear()
+        waits()
+        assert len(gpu.waits) == 1 and gpu.waits[0].within("test_the_gpu_is_one")
+    gpu.waits.clear()
+    here.to(GPU, non_blocking=True)
+    _ = there[torch.tensor([1]).to(GPU, non_blocking=True)]
+    assert not gpu.waits
+
+
+RUNS = {
+    "as ever": {},
+    "a batch": {"batch": 2},
+    "another shape": {"size": (18, 14)},
+    "without guidance": {"cfg": 1.0},
+    "another sampler": {"sampler_name": "heun"},
+    "kept": {"schedule": MEGABYTES},
+    "kept on the device": {"schedule": {**MEGABYTES, "keep_on": "device"}},
+}
+
+
+@pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
+def test_the_picture_of_the_cpu(graph, there, run):
+    expected = sampled(graph, **run)
+    for _ in range(2 if "schedule" in run else 1):
+        assert_same(graph, sampled(there, **run), expected)
+
+
+TEXTS = ["scheduled LoRA", "ControlNet", "Conditioning (Set Area)", "Conditioning (Set Mask)", "Conditioning (Combine)"]
+
+
+@pytest.mark.parametrize("neighbour", TEXTS)
+def test_what_a_prompt_brings_along(graph, there, neighbour):
+    row = next(row for row in NEIGHBOURS if row.name == neighbour)
+    latent, expected = (sampled(each, None, *row.texts(each, each.prompt(), each.text())) for each in (there, graph))
+    assert_same(graph, latent, expected)
+
+
+@pytest.mark.parametrize("state", ["NORMAL_VRAM", "LOW_VRAM", "NO_VRAM"])
+def test_with_little_memory(graph, there, monkeypatch, state):
+    expected = sampled(graph, lora(graph, graph.model))
+    monkeypatch.setattr(comfy.model_management, "vram_state", comfy.model_management.VRAMState[state])
+    assert_same(graph, sampled(there, lora(there, there.model)), expected)
+
+
+def shown(graph, place, **inputs):
+    """A run whose inputs and pictures lie somewhere, and all that the pack shows of it."""
+    hat = graph.reference("hat", image=picture(1).to(place), mask=box(128, 128, 0, 16, 80, 112).to(place), weight=3.0)
+    record = graph.record(steps="0, 2", blocks="output.3.0")
+    samples = graph.sample(graph.apply(graph.model, hat, record=record), steps=STEPS, **inputs)
+    latent, image = {"samples": samples.to(place)}, picture(3).to(place)
+    pictures = [
+        graph.run("MagicFaceSegmentationPreview", latent=latent, image=image),
+        graph.run("MagicFaceSegmentationPreview", latent=latent, all_steps=True),
+        graph.run("MagicFaceAttentionView", latent=latent, image=image),
+        graph.run("MagicFaceAttentionView", latent=latent, query="pixel", x=20, y=30),
+        graph.run("MagicFaceCorrespondence", latent=latent, image=image),
+    ]
+    return [output for result in pictures for output in result.args]
+
+
+@pytest.mark.parametrize("place", [GPU, "cpu"], ids=["--gpu-only", ""])
+def test_what_is_shown(graph, there, place):
+    """Wherever the user's ComfyUI leaves pictures, masks and latents."""
+    ours, expected = shown(there, place), shown(graph, "cpu")
+    assert len(ours) == len(expected) == 7
+    for drawn, same in zip(ours, expected, strict=True):
+        assert torch.equal(drawn.cpu(), same)
+
+
+def beyond_the_sampler(gpu, graph, **inputs):
+    """The waits in a patched run's evaluations."""
+    gpu.waits.clear()
+    sampled(graph, **inputs)
+    return [wait for wait in gpu.waits if wait.within("_predict_noise")]
+
+
+@pytest.mark.parametrize("schedule", [{}, MEGABYTES, {**MEGABYTES, "keep_on": "device"}], ids=["", "kept", "on device"])
+def test_the_host_waits_once_an_evaluation(gpu, there, schedule):
+    """And never in a block, but where what is computed goes to main memory to be kept."""
+    sampled(there, schedule=schedule)
+    waits = beyond_the_sampler(gpu, there, schedule=schedule, seed=2)
+    assert len(waits) == STEPS and not any(wait.within("apply_model") for wait in waits)
+    gpu.waits.clear()
+    there.sample(there.model, steps=STEPS)
+    assert not any(wait.within("predict_noise") for wait in gpu.waits)  # nor does the sampler by itself
+
+
+def test_nothing_grows_with_n_x_n(gpu, there):
+    """No tensor is as large as a block's n x n map in all heads, where the latent has four times the cells."""
+    gpu.largest = 0
+    there.sample(there.model, steps=STEPS, size=(96, 96))
+    plain, gpu.largest = gpu.largest, 0
+    sampled(there, size=(96, 96))
+    assert plain <= gpu.largest < (48 * 48) ** 2
