@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 
 class Attend(Protocol):
@@ -40,6 +40,25 @@ class TorchAttend:
         q, k, v = (rearrange(x, "b n (h d) -> b h n d", h=self.heads) for x in (q, k, v))
         mask = None if bias is None else bias.to(q.dtype)[None, None, None]
         return rearrange(scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n d -> b n (h d)")
+
+
+class EvenLengths:
+    """`Attend` for any number of queries: filled up to a multiple of a step, so that few lengths occur.
+
+    Kernels that are planned or compiled for a length would be so anew for each.
+
+    Args:
+        attend: the attention function.
+        step: the number of queries is made a multiple of it.
+    """
+
+    def __init__(self, attend: Attend, step: int) -> None:
+        self.heads = attend.heads
+        self._attend, self._step = attend, step
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+        filled = pad(q, (0, 0, 0, -q.shape[1] % self._step))
+        return self._attend(filled, k, v, bias)[:, : q.shape[1]]
 
 
 def attend_also_to(

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .attend import Attend, attend_also_to
+from .attend import Attend, EvenLengths, attend_also_to
 from .references import ConceptTokens
 
+_LENGTHS = 16  # that a region's queries may have; they grow by half a step in the mean
 RegionGroups = Sequence[tuple[int, Tensor]]
 """One image's queries grouped by region: (concept index or -1 for none, (g,) int64 token indices)."""
 
@@ -37,6 +38,7 @@ def region_grouped_blend_attention(
 
     Source: METHOD 4.
     """
+    attend = EvenLengths(attend, max(1, q.shape[1] // _LENGTHS))
     out = torch.empty_like(q) if own is None else own.clone()
     for image, regions in enumerate(groups):
         q_i, k_i, v_i = q[image : image + 1], k[image : image + 1], v[image : image + 1]

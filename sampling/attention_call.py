@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from comfy.ldm.modules.attention import attention_pytorch, get_attn_precision, optimized_attention
+from comfy.ldm.modules.attention import attention_split, attention_sub_quad, get_attn_precision, optimized_attention
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ..attention.attend import TorchAttend
+
+# These cut the scores to what memory there is, and leave a mask of one row as it is.
+_IN_CHUNKS = (attention_split, attention_sub_quad)
+_choice = threading.Lock()
 
 
 class HostAttend:
     """`attention.attend.Attend` by ComfyUI's own functions, so that the user's backend stays in force.
+
+    With a bias that is so of backends that work in chunks, for they are the choice where torch has no kernel but its
+    plain one, and all scores at once would be n x m. Of the others only torch's takes a broadcast bias as it is: they,
+    overrides among them, ignore, refuse or expand it.
 
     Args:
         extra_options: what ComfyUI hands to an attention patch.
@@ -26,9 +40,25 @@ class HostAttend:
             return optimized_attention(
                 q, k, v, self.heads, attn_precision=self._precision, transformer_options=self._options
             )
-        # Of the backends only torch's takes a broadcast bias as it is: others, overrides among them, ignore, refuse or
-        # expand it. It does not raise the precision itself where ComfyUI or the user asks for that.
+        if optimized_attention in _IN_CHUNKS and q.device.type != "cpu":
+            # They look for the highest score before they add the mask, so it may raise none.
+            mask = (bias - bias.max())[None, None, None]
+            return optimized_attention(q, k, v, self.heads, mask=mask, attn_precision=self._precision)
+        # torch does not raise the precision itself where ComfyUI or the user asks for that.
         dtype = q.dtype
         if get_attn_precision(self._precision, dtype) is torch.float32:
             q, k, v, bias = q.float(), k.float(), v.float(), bias.float()
-        return attention_pytorch(q, k, v, self.heads, mask=bias[None, None, None]).to(dtype)
+        with _unplanned(q.device):
+            return TorchAttend(self.heads)(q, k, v, bias).to(dtype)
+
+
+@contextmanager
+def _unplanned(device: torch.device) -> Iterator[None]:
+    """Without cuDNN's kernel, which is planned for each number of queries and keys, and that takes longer than an
+    evaluation: regions have other numbers in each."""
+    if device.type != "cuda":
+        yield
+        return
+    # What torch may choose from is told to the whole process, and devices may work in threads.
+    with _choice, sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+        yield

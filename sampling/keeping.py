@@ -39,6 +39,7 @@ class Keeping:
         self._run = KEPT.open(self._most_bytes)
         self._left_out: dict[Hashable, int] = {}
         self._found = self._asked = 0
+        self._levels: tuple[Any, bytes] | None = None
         self._of_run: Hashable = None
         if self._most_bytes:
             types = model.get_dtype(), getattr(model, "manual_cast_dtype", None), device
@@ -61,8 +62,14 @@ class Keeping:
         if None in digests:
             return None
         override = options.get("optimized_attention_override")
-        how = None if override is None else (Same(override), content(options.get("sample_sigmas")))
+        how = None if override is None else (Same(override), self._digest_of(options.get("sample_sigmas")))
         return self._of_run, sigma, _strengths(hooks), how, digests
+
+    def _digest_of(self, sigmas: Any) -> bytes:
+        """Of the run's noise levels, which lie on the device: read once."""
+        if self._levels is None or self._levels[0] is not sigmas:
+            self._levels = sigmas, content(sigmas)
+        return self._levels[1]
 
     def find(self, key: Hashable) -> GroupTokens | None:
         """What was kept under a key, on the device of the run."""
@@ -75,14 +82,14 @@ class Keeping:
         self._found += 1
         there = moved(group, self._device)
         if self._place == self._device:
-            KEPT.keep(key, self._model, there, self._run, self._most_bytes)
+            KEPT.keep(key, self._model, there, self._place, self._run, self._most_bytes)
         return there
 
     def keep(self, key: Hashable, group: GroupTokens) -> None:
         """Keep what a pass left, if there is room."""
         if key is None:
             return
-        if not KEPT.keep(key, self._model, moved(group, self._place), self._run, self._most_bytes):
+        if not KEPT.keep(key, self._model, group, self._place, self._run, self._most_bytes):
             self._left_out[key] = bytes_of(group)
 
     def make_room(self) -> None:

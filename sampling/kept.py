@@ -104,8 +104,10 @@ class KeptReferences:
             self._entries.move_to_end(key)
             return entry.group
 
-    def keep(self, key: Hashable, model: Any, group: GroupTokens, run: int, most_bytes: int) -> bool:
-        """Keep what a pass of a model left, if there is room; whether there is."""
+    def keep(
+        self, key: Hashable, model: Any, group: GroupTokens, place: torch.device, run: int, most_bytes: int
+    ) -> bool:
+        """Keep what a pass of a model left in some place, if there is room; whether there is."""
         entry = _Entry(weakref.ref(model, self._model_died), group, bytes_of(group), run)
         with self._at_work():
             unused = [other for other in self._unused(run) if other != key]
@@ -114,6 +116,7 @@ class KeptReferences:
                 return False
             self._entries.pop(key, None)
             self._drop(unused, most_bytes - entry.nbytes)
+            entry.group = moved(group, place)  # only now: it may be a long way
             self._entries[key] = entry
             return True
 

@@ -1,14 +1,15 @@
 """A GPU where there is none: tensors that say they lie on it, computed in main memory, so what crosses is seen.
 
 As on a real one, tensors of both memories do not meet in one operation, and the host waits where it reads a value,
-learns a size from values, or copies without "non_blocking". Bits are those of the CPU.
+learns a size from values, or copies without "non_blocking". Bits are those of the CPU. What it cannot see: the inside
+of attention kernels, streams, races, and copies that wait though they were asked not to.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ import comfy.model_management
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter, tree_map
 
@@ -72,12 +74,29 @@ class Wait:
         return any(name == function for _, name in self.calls)
 
 
+@dataclass(frozen=True)
+class Attention:
+    """A call of torch's attention.
+
+    Attributes:
+        queries, keys: how many.
+        masked: whether a mask was given.
+        cudnn: whether cuDNN's kernel was among those that torch may choose.
+    """
+
+    queries: int
+    keys: int
+    masked: bool
+    cudnn: bool
+
+
 class PretendedGpu(TorchDispatchMode):
     """While it is entered, all operations go by here.
 
     Attributes:
         waits: of the host, in order.
-        largest: elements of the largest tensor that any operation left there.
+        attention: calls of torch's attention, in order.
+        squarest: the second longest side of any tensor that an operation left there.
     """
 
     def __init__(self) -> None:
@@ -86,7 +105,8 @@ class PretendedGpu(TorchDispatchMode):
         self._mode_key = torch._C._TorchDispatchModeKey.FAKE
         torch._C._ensureCUDADeviceGuardSet()
         self.waits: list[Wait] = []
-        self.largest = 0
+        self.attention: list[Attention] = []
+        self.squarest = 0
 
     def __torch_dispatch__(self, operation: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """One operation, on whichever side its tensors lie."""
@@ -115,10 +135,11 @@ class PretendedGpu(TorchDispatchMode):
         def wrapped(value: Any) -> Any:
             if not on_gpu or not isinstance(value, Tensor):
                 return value
-            self.largest = max(self.largest, value.untyped_storage().nbytes() // value.itemsize)
+            self.squarest = max(self.squarest, sorted([0, 0, *value.shape])[-2])
             return mine[id(value)] if id(value) in mine else GpuTensor(value)
 
-        result = operation(*tree_map(held, args), **tree_map(held, kwargs))
+        with self._attending(given) if name is _ATEN.scaled_dot_product_attention else nullcontext():
+            result = operation(*tree_map(held, args), **tree_map(held, kwargs))
         if name is _ATEN.copy_:
             return args[0]
         if name in _COPIES and bool(ours) != on_gpu and result is held(given["self"]):
@@ -143,6 +164,16 @@ class PretendedGpu(TorchDispatchMode):
             self._wait(operation)
         if len(tensors) > len(theirs) and any(each.dim() for each in theirs):
             raise RuntimeError(f"{operation} of tensors on {GPU} and in main memory")
+
+    @contextmanager
+    def _attending(self, given: dict[str, Any]) -> Iterator[None]:
+        q, k, mask = given["query"], given["key"], given.get("attn_mask")
+        if mask is not None and mask.dtype not in (q.dtype, torch.bool):
+            raise RuntimeError(f"attention of {q.dtype} with a mask of {mask.dtype}")
+        cudnn = torch.backends.cuda.cudnn_sdp_enabled()
+        self.attention.append(Attention(q.shape[-2], k.shape[-2], mask is not None, cudnn))
+        with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):  # as ever on a CPU
+            yield
 
     def _wait(self, operation: Any) -> None:
         frames = (frame.f_code for frame, _ in traceback.walk_stack(None))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import comfy.ldm.modules.attention as comfy_attention
 import comfy.model_management
 import pytest
 import torch
@@ -37,10 +36,11 @@ def test_a_bias_is_computed_as_precisely_as_asked(graph: Graph, pack, monkeypatc
     q, k, v = (torch.randn(1, 9, 32, generator=generator).half() * 8 for _ in range(3))
     bias = torch.randn(9, generator=generator)
     types = []
+    computed = pack.sampling.attention_call.TorchAttend.__call__
     monkeypatch.setattr(
-        pack.sampling.attention_call,
-        "attention_pytorch",
-        lambda q, *args, **kwargs: types.append(q.dtype) or comfy_attention.attention_pytorch(q, *args, **kwargs),
+        pack.sampling.attention_call.TorchAttend,
+        "__call__",
+        lambda attend, q, *args: types.append(q.dtype) or computed(attend, q, *args),
     )
     for precision in (None, torch.float32):
         attend = pack.sampling.attention_call.HostAttend({"n_heads": 2, "attn_precision": precision})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import comfy.ldm.modules.attention
 import comfy.model_management
 import pytest
 import torch
+from comfy_extras.nodes_model_advanced import ModelComputeDtype
 
-from .graph import Graph, box, picture
+from .graph import Graph, box, call, picture
 from .neighbours import NEIGHBOURS, lora
 from .pretended_gpu import GPU, plugged_in
 
@@ -40,8 +42,10 @@ def three(graph):
     return [*graph.two(), graph.reference("hat", 4, mask=box(128, 128, 0, 0, 64, 128), weight=3.0)]
 
 
-def sampled(graph, model=None, *texts, schedule=None, record=None, **inputs):
+def sampled(graph, model=None, *texts, schedule=None, record=None, half=False, **inputs):
     """The latent of a patched run."""
+    if half:
+        model = call(ModelComputeDtype, model=graph.model, dtype="fp16")[0]
     settings = graph.schedule(**(schedule or {}))
     patched = graph.apply(model or graph.model, *three(graph), schedule=settings, record=record)
     return graph.sample(patched, *texts, **{"steps": STEPS, **inputs})
@@ -89,6 +93,7 @@ RUNS = {
     "without guidance": {"cfg": 1.0},
     "another sampler": {"sampler_name": "heun"},
     "kept": {"schedule": MEGABYTES},
+    "in half precision": {"half": True},
     "kept on the device": {"schedule": {**MEGABYTES, "keep_on": "device"}},
 }
 
@@ -160,10 +165,35 @@ def test_the_host_waits_once_an_evaluation(gpu, there, schedule):
     assert not any(wait.within("predict_noise") for wait in gpu.waits)  # nor does the sampler by itself
 
 
-def test_nothing_grows_with_n_x_n(gpu, there):
-    """No tensor is as large as a block's n x n map in all heads, where the latent has four times the cells."""
-    gpu.largest = 0
-    there.sample(there.model, steps=STEPS, size=(96, 96))
-    plain, gpu.largest = gpu.largest, 0
-    sampled(there, size=(96, 96))
-    assert plain <= gpu.largest < (48 * 48) ** 2
+def test_nothing_is_as_large_as_a_map_of_queries_by_keys(gpu, there):
+    """No tensor has two sides as long as a block has tokens; attention itself is torch's."""
+    sampled(there)  # the weights are there
+    gpu.squarest = 0
+    sampled(there, size=(132, 132), steps=2)
+    assert 77 < gpu.squarest < 33 * 33
+
+
+def test_kernels_are_not_planned_for_each_region(gpu, there):
+    """Where cuDNN may come in, the same lengths come up again."""
+    sampled(there, schedule={"switch": 0.0}, size=(64, 64))
+    weighted = {(call.queries, call.cudnn) for call in gpu.attention if call.masked}
+    assert len(weighted) > 2 and not any(cudnn for _, cudnn in weighted)
+    own = {call.queries for call in gpu.attention if not call.masked and call.keys in (32**2, 16**2)}
+    assert {32**2, 16**2} < own and all(queries % (16**2 // 16) == 0 for queries in own)
+
+
+@pytest.mark.parametrize("backend", ["attention_sub_quad", "attention_split"])
+def test_backends_that_work_in_chunks_do_so_with_weights(there, monkeypatch, pack, backend):
+    """On a device for which torch has no other kernel than the plain one, all scores would be there at once."""
+    attention_call = pack.sampling.attention_call
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, size, 32, generator=generator).to(GPU) for size in (40, 90, 90))
+    bias = torch.cat((torch.zeros(40), 4 * torch.randn(50, generator=generator))).to(GPU)
+    attend = attention_call.HostAttend({"n_heads": 2, "attn_precision": None})
+    expected = attend(q, k, v, bias)
+    monkeypatch.setattr(attention_call, "optimized_attention", getattr(comfy.ldm.modules.attention, backend))
+    with monkeypatch.context() as patch:
+        patch.setattr(attention_call, "TorchAttend", None)  # not asked
+        torch.testing.assert_close(attend(q, k, v, bias).cpu(), expected.cpu())
+        half = attend(q.half(), k.half(), v.half(), bias.half() + 12)
+        torch.testing.assert_close(half.float().cpu(), attend(q, k, v, bias + 12).cpu(), atol=1e-2, rtol=1e-2)

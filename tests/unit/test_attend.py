@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import naive
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from magicface.attention.attend import TorchAttend, attend_also_to
+from magicface.attention.attend import EvenLengths, TorchAttend, attend_also_to
 from scenes import as_concept, generator_of, normal, some_view
+from torch import Tensor
 from torch.testing import assert_close
 
 
@@ -75,3 +77,20 @@ def test_keeps_the_dtype_and_agrees_within_its_precision(dtype: torch.dtype) -> 
     maps = naive.attention_maps(q[0], torch.cat((k[0], ref_k[0])), 2, torch.cat((torch.zeros(6), bias.double())))
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-12)
     assert_close(found[0].double(), naive.apply_maps(maps, torch.cat((v[0], ref_v[0]))), rtol=tolerance, atol=tolerance)
+
+
+@given(seed=st.integers(0, 2**32), n=st.integers(1, 40), step=st.integers(1, 9))
+def test_lengths_are_filled_up_and_nothing_else_changes(seed: int, n: int, step: int) -> None:
+    g = generator_of(seed)
+    q, k, v, bias = normal(g, 1, n, 8), normal(g, 1, 7, 8), normal(g, 1, 7, 8), normal(g, 7)
+    lengths = []
+
+    class Counting(TorchAttend):
+        def __call__(self, q: Tensor, *given: Any) -> Tensor:
+            lengths.append(q.shape[1])
+            return super().__call__(q, *given)
+
+    even = EvenLengths(Counting(2), step)
+    assert_close(even(q, k, v), TorchAttend(2)(q, k, v))
+    assert_close(even(q, k, v, bias), TorchAttend(2)(q, k, v, bias))
+    assert even.heads == 2 and lengths == [-(-n // step) * step] * 2

@@ -13,6 +13,7 @@ from magicface.sampling.kept import BlockTokens, GroupTokens, KeptReferences
 
 BLOCK = Block("output", 3, 0, 2)
 KILOBYTE = 1024
+CPU = torch.device("cpu")
 
 
 class Model:
@@ -28,26 +29,26 @@ def tokens(kilobytes: int = 1) -> GroupTokens:
 def test_a_run_keeps_what_fits_beside_what_it_uses() -> None:
     store, model = KeptReferences(), Model()
     first = store.open(3 * KILOBYTE)
-    assert [store.keep(key, model, tokens(), first, 3 * KILOBYTE) for key in "abcd"] == [True, True, True, False]
+    assert [store.keep(key, model, tokens(), CPU, first, 3 * KILOBYTE) for key in "abcd"] == [True, True, True, False]
     assert store.nbytes == 3 * KILOBYTE and store.find("d", first) is None
 
     second = store.open(3 * KILOBYTE)
     assert store.find("a", second) is not None
-    assert not store.keep("e", model, tokens(), second, 3 * KILOBYTE)  # the first run's may be wanted again
+    assert not store.keep("e", model, tokens(), CPU, second, 3 * KILOBYTE)  # the first run's may be wanted again
 
     third = store.open(3 * KILOBYTE)
-    assert store.keep("e", model, tokens(), third, 3 * KILOBYTE)  # in the place of b, the oldest of the first run
-    assert not store.keep("f", model, tokens(3), third, 3 * KILOBYTE)
+    assert store.keep("e", model, tokens(), CPU, third, 3 * KILOBYTE)  # in the place of b, the oldest of the first run
+    assert not store.keep("f", model, tokens(3), CPU, third, 3 * KILOBYTE)
     assert [store.find(key, third) is not None for key in "abce"] == [True, False, True, True]
-    assert not store.keep("g", model, tokens(4), store.open(3 * KILOBYTE), 3 * KILOBYTE)
+    assert not store.keep("g", model, tokens(4), CPU, store.open(3 * KILOBYTE), 3 * KILOBYTE)
     assert store.nbytes == 3 * KILOBYTE
 
 
 def test_the_same_key_again_takes_no_more_room() -> None:
     store, model = KeptReferences(), Model()
     run = store.open(KILOBYTE)
-    assert all(store.keep("a", model, tokens(), run, KILOBYTE) for _ in range(3))
-    assert not store.keep("a", model, tokens(2), run, KILOBYTE)
+    assert all(store.keep("a", model, tokens(), CPU, run, KILOBYTE) for _ in range(3))
+    assert not store.keep("a", model, tokens(2), CPU, run, KILOBYTE)
     assert store.nbytes == KILOBYTE and store.find("a", run) is not None
 
 
@@ -59,22 +60,28 @@ def test_leaving_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
         moves.append(device)
         return tokens(2)
 
-    monkeypatch.setattr(kept, "moved", moved)
     store, one, other = KeptReferences(), Model(), Model()
     run = store.open(9 * KILOBYTE)
-    store.keep("a", one, tokens(), run, 9 * KILOBYTE)
-    store.keep("b", other, tokens(), run, 9 * KILOBYTE)
+    store.keep("a", one, tokens(), CPU, run, 9 * KILOBYTE)
+    store.keep("b", other, tokens(), CPU, run, 9 * KILOBYTE)
+    monkeypatch.setattr(kept, "moved", moved)
     store.to_main_memory(one)
     assert moves == [torch.device("cpu")]
     found = [store.find(key, run) for key in "ab"]
     assert [kept.bytes_of(group) for group in found if group] == [2 * KILOBYTE, KILOBYTE]
 
 
+def test_what_has_no_room_is_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "moved", lambda *_: pytest.fail("moved"))
+    store = KeptReferences()
+    assert not store.keep("a", Model(), tokens(2), CPU, store.open(KILOBYTE), KILOBYTE)
+
+
 def test_a_run_with_less_room_drops_the_oldest() -> None:
     store, model = KeptReferences(), Model()
     run = store.open(9 * KILOBYTE)
     for key in "abc":
-        store.keep(key, model, tokens(), run, 9 * KILOBYTE)
+        store.keep(key, model, tokens(), CPU, run, 9 * KILOBYTE)
     store.find("a", run)
     store.open(2 * KILOBYTE)
     assert store.nbytes == 3 * KILOBYTE
@@ -87,8 +94,8 @@ def test_a_run_with_less_room_drops_the_oldest() -> None:
 def test_it_dies_with_its_model_even_in_the_middle_of_work() -> None:
     store, one, other = KeptReferences(), Model(), Model()
     run = store.open(9 * KILOBYTE)
-    store.keep("a", one, tokens(), run, 9 * KILOBYTE)
-    store.keep("b", other, tokens(2), run, 9 * KILOBYTE)
+    store.keep("a", one, tokens(), CPU, run, 9 * KILOBYTE)
+    store.keep("b", other, tokens(2), CPU, run, 9 * KILOBYTE)
     del one
     gc.collect()
     assert store.nbytes == 2 * KILOBYTE
