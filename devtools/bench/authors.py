@@ -123,7 +123,7 @@ class Authors:
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         probabilities = scores.softmax(dim=-1)
         if block in self._segmented:
-            self._self_maps = probabilities[[0, len(q) // 2]].float().mean(dim=1)  # (2, n, n) of cond and uncond
+            self._self_maps = probabilities[:: len(q) // 2].float().mean(dim=1)  # (2, n, n) of cond and uncond
         if block not in self._injected:
             return rearrange(probabilities @ v, "b h n d -> b n (h d)")
         references = slice(1, 1 + len(self._references))
@@ -158,7 +158,7 @@ class Authors:
         q, k, v = (rearrange(each, "b n (h d) -> b h n d", h=heads) for each in (q, k, v))
         probabilities = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(dim=-1)
         if self._self_maps is not None:
-            cross = probabilities[[0, len(q) // 2]].float().mean(dim=1)
+            cross = probabilities[:: len(q) // 2].float().mean(dim=1)
             self._add_maps(self._self_maps, cross, grid)
             self._self_maps = None
         return rearrange(probabilities @ v, "b h n d -> b n (h d)")

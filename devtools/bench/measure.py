@@ -79,7 +79,7 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         for name, run in ways.items():
-            found.times[name].add(run())
+            found.times[name].add(run(number))
         for part, seconds in parts_of(scene).items():
             found.parts.setdefault(part, []).append(seconds)
     scene.pack.sampling.kept.KEPT.clear()
@@ -93,24 +93,28 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
     return found
 
 
-def ways_of(scene: Scene) -> dict[str, Callable[[], Evaluations]]:
-    """The ways to sample that are compared; what they reuse is ready."""
-    ways: dict[str, Callable[[], Evaluations]] = {UNPATCHED: partial(scene.run, scene.model)}
+def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
+    """The ways to sample that are compared, called with a seed; what they reuse is ready."""
+
+    def sampling(model: Any, batch: int = 1) -> Callable[[int], Evaluations]:
+        return lambda seed: scene.run(model, batch, seed)
+
+    ways = {UNPATCHED: sampling(scene.model)}
     for count in COUNTS:
-        ways[str(count)] = partial(scene.run, scene.patched(count))
+        ways[str(count)] = sampling(scene.patched(count))
     # What was kept in the round before may have been dropped: the others' room is 0.
     ways[KEPT] = partial(_second_run, scene)
-    ways[UNSEGMENTED] = partial(scene.run, scene.patched(3, segmented=False))
-    ways[UNPATCHED_BATCH] = partial(scene.run, scene.model, BATCH)
-    ways[BATCHED] = partial(scene.run, scene.patched(3), BATCH)
+    ways[UNSEGMENTED] = sampling(scene.patched(3, segmented=False))
+    ways[UNPATCHED_BATCH] = sampling(scene.model, BATCH)
+    ways[BATCHED] = sampling(scene.patched(3), BATCH)
     ways[AUTHORS] = Authors(scene, 3).run
     return ways
 
 
-def _second_run(scene: Scene) -> Evaluations:
+def _second_run(scene: Scene, seed: int) -> Evaluations:
     keeping = scene.patched(3, keep_mb=PLENTY_MB)
-    scene.run(keeping, seed=1)
-    return scene.run(keeping)
+    scene.run(keeping, seed=seed + 1)
+    return scene.run(keeping, seed=seed)
 
 
 def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], batch: int = 1) -> int:
@@ -170,7 +174,7 @@ def curves(scene: Scene, times: dict[str, Times]) -> dict[str, list[tuple[float,
 
     least = {name: _least(its) for name, its in times.items()}
     usual = least["3"] - least[UNPATCHED]
-    sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 6)]
+    sizes = [Scene(scene.shape, side) for side in scene.shape.other_sides_lat]
     return {
         "references": [(count, least[str(count)] - least[UNPATCHED]) for count in COUNTS],
         "mask coverage": sorted([(0.5, usual), *((part, extra(scene, part)) for part in (0.125, 0.25, 1.0))]),

@@ -29,18 +29,20 @@ class Shape:
     Attributes:
         family: of the small models.
         side_lat: of the latent, which is square.
+        other_sides_lat: of latents by which it is seen how the cost grows; the authors' way must find room for them.
         dtype: of the weights.
     """
 
     family: str
     side_lat: int
+    other_sides_lat: tuple[int, ...]
     dtype: torch.dtype = torch.float32
 
 
 SHAPES = {
-    "tiny": Shape("sdxl", 32),
-    "narrow": Shape("narrow", 64),
-    "full": Shape("full", 128, torch.float16),
+    "tiny": Shape("sdxl", 32, (16, 24, 48)),
+    "narrow": Shape("narrow", 64, (32, 48, 96)),
+    "full": Shape("full", 128, (64, 96), torch.float16),
 }
 
 
