@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +14,6 @@ from ..attention.attend import TorchAttend
 
 # These cut the scores to what memory there is, and leave a mask of one row as it is.
 _IN_CHUNKS = (attention_split, attention_sub_quad)
-_choice = threading.Lock()
 
 
 class HostAttend:
@@ -48,17 +45,13 @@ class HostAttend:
         dtype = q.dtype
         if get_attn_precision(self._precision, dtype) is torch.float32:
             q, k, v, bias = q.float(), k.float(), v.float(), bias.float()
-        with _unplanned(q.device):
+        # What torch may choose from is told to the whole process: not where devices work in threads.
+        alone = "multigpu_thread_device" not in self._options
+        with _unplanned() if q.device.type == "cuda" and alone else nullcontext():
             return TorchAttend(self.heads)(q, k, v, bias).to(dtype)
 
 
-@contextmanager
-def _unplanned(device: torch.device) -> Iterator[None]:
-    """Without cuDNN's kernel, which is planned for each number of queries and keys, and that takes longer than an
-    evaluation: regions have other numbers in each."""
-    if device.type != "cuda":
-        yield
-        return
-    # What torch may choose from is told to the whole process, and devices may work in threads.
-    with _choice, sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-        yield
+def _unplanned() -> AbstractContextManager[None]:
+    """Without cuDNN's kernel: that is planned for each number of queries and keys, which can take longer than an
+    evaluation, and regions and references have many."""
+    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])

@@ -28,6 +28,8 @@ _COPIES = {_ATEN.to, _ATEN._to_copy, _ATEN.copy_}
 _INDEXED = {_ATEN.index, _ATEN.index_put, _ATEN.index_put_}
 # Of all operations that give values or sizes to the host some say so themselves; these do not.
 _READS = {_ATEN.item, _ATEN.is_nonzero, _ATEN.allclose, _ATEN.argwhere, _ATEN.nonzero_numpy}
+# These learn a size from values unless they are given something.
+_SIZED_BY = {_ATEN.where: "self", _ATEN.repeat_interleave: "output_size"}
 _READ_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
@@ -158,6 +160,8 @@ class PretendedGpu(TorchDispatchMode):
         if name in _INDEXED:
             waits = any(each.dtype == torch.bool or not isinstance(each, GpuTensor) for each in indices)
             theirs = [each for each in theirs if all(each is not index for index in indices)]
+        elif name in _SIZED_BY:
+            waits = _SIZED_BY[name] not in given
         else:
             waits = name in _READS or bool(_READ_TAGS & set(operation.tags))
         if waits:

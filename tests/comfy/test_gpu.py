@@ -75,6 +75,8 @@ def test_the_gpu_is_one(gpu):
         lambda: there[there > 1],
         lambda: there[torch.tensor([1])],
         lambda: torch.nonzero(there),
+        lambda: torch.where(there > 1),
+        lambda: there.repeat_interleave(there.long()),
         lambda: here.to(GPU),
     ):
         gpu.waits.clear()
@@ -83,6 +85,7 @@ def test_the_gpu_is_one(gpu):
     gpu.waits.clear()
     here.to(GPU, non_blocking=True)
     _ = there[torch.tensor([1]).to(GPU, non_blocking=True)]
+    torch.where(there > 1, there, 0.0)
     assert not gpu.waits
 
 
@@ -115,11 +118,16 @@ def test_what_a_prompt_brings_along(graph, there, neighbour):
     assert_same(graph, latent, expected)
 
 
-@pytest.mark.parametrize("state", ["NORMAL_VRAM", "LOW_VRAM", "NO_VRAM"])
+@pytest.mark.parametrize("state", ["LOW_VRAM", "NO_VRAM"])
 def test_with_little_memory(graph, there, monkeypatch, state):
+    """Weights lie in main memory and are brought when needed."""
+    management = comfy.model_management
     expected = sampled(graph, lora(graph, graph.model))
-    monkeypatch.setattr(comfy.model_management, "vram_state", comfy.model_management.VRAMState[state])
+    monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
+    monkeypatch.setattr(management, "MIN_WEIGHT_MEMORY_RATIO", 0.0)
+    monkeypatch.setattr(management, "minimum_inference_memory", lambda: 8 * 2**30 - 2**20)
     assert_same(graph, sampled(there, lora(there, there.model)), expected)
+    assert there.model.model.model_lowvram
 
 
 def shown(graph, place, **inputs):
@@ -183,17 +191,33 @@ def test_kernels_are_not_planned_for_each_region(gpu, there):
 
 
 @pytest.mark.parametrize("backend", ["attention_sub_quad", "attention_split"])
-def test_backends_that_work_in_chunks_do_so_with_weights(there, monkeypatch, pack, backend):
+def test_backends_that_work_in_chunks_do_so_with_weights(gpu, monkeypatch, pack, backend):
     """On a device for which torch has no other kernel than the plain one, all scores would be there at once."""
-    attention_call = pack.sampling.attention_call
+    attention_call, attention = pack.sampling.attention_call, comfy.ldm.modules.attention
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, size, 32, generator=generator).to(GPU) for size in (40, 90, 90))
-    bias = torch.cat((torch.zeros(40), 4 * torch.randn(50, generator=generator))).to(GPU)
+    bias = torch.cat((torch.zeros(40), 12 + torch.randn(50, generator=generator))).half().to(GPU)
     attend = attention_call.HostAttend({"n_heads": 2, "attn_precision": None})
-    expected = attend(q, k, v, bias)
-    monkeypatch.setattr(attention_call, "optimized_attention", getattr(comfy.ldm.modules.attention, backend))
+    expected = attend(q, k, v, bias.float()).cpu()
+    monkeypatch.setattr(attention_call, "optimized_attention", getattr(attention, backend))
+    monkeypatch.setattr(attention_call, "TorchAttend", None)  # not asked
+    free = 50_000  # a quarter of what the scores take
     with monkeypatch.context() as patch:
-        patch.setattr(attention_call, "TorchAttend", None)  # not asked
-        torch.testing.assert_close(attend(q, k, v, bias).cpu(), expected.cpu())
-        half = attend(q.half(), k.half(), v.half(), bias.half() + 12)
-        torch.testing.assert_close(half.float().cpu(), attend(q, k, v, bias + 12).cpu(), atol=1e-2, rtol=1e-2)
+        memory = comfy.model_management
+        patch.setattr(memory, "get_free_memory", lambda dev=None, both=False: (free, free) if both else free)
+        gpu.squarest = 0
+        found = attend(q, k, v, bias.float()).cpu()
+        assert gpu.squarest < 40  # of 40 x 90 scores
+        halves = attend(q.half(), k.half(), v.half(), bias).float().cpu()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(halves, expected, atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("threads", [False, True])
+def test_what_torch_may_choose_from_is_as_before(graph, there, gpu, monkeypatch, pack, threads):
+    """After a call, and where devices work in threads all along: it is told to the whole process."""
+    extra = {"n_heads": 2, "attn_precision": None} | ({"multigpu_thread_device": GPU} if threads else {})
+    tokens = torch.randn(1, 8, 32).to(GPU)
+    pack.sampling.attention_call.HostAttend(extra)(tokens, tokens, tokens, torch.zeros(8).to(GPU))
+    assert [call.cudnn for call in gpu.attention] == [threads]
+    assert torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()
