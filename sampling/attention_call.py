@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from ..attention.attend import TorchAttend
 
 # These cut the scores to what memory there is, and leave a mask of one row as it is.
 _IN_CHUNKS = (attention_split, attention_sub_quad)
+# cuDNN's kernel is planned for each number of queries and keys, which can take longer than an evaluation, and regions
+# and references have many. (Flash kernels take no mask.)
+_UNPLANNED = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class HostAttend:
@@ -47,11 +50,5 @@ class HostAttend:
             q, k, v, bias = q.float(), k.float(), v.float(), bias.float()
         # What torch may choose from is told to the whole process: not where devices work in threads.
         alone = "multigpu_thread_device" not in self._options
-        with _unplanned() if q.device.type == "cuda" and alone else nullcontext():
+        with sdpa_kernel(_UNPLANNED) if q.device.type == "cuda" and alone else nullcontext():
             return TorchAttend(self.heads)(q, k, v, bias).to(dtype)
-
-
-def _unplanned() -> AbstractContextManager[None]:
-    """Without cuDNN's kernel: that is planned for each number of queries and keys, which can take longer than an
-    evaluation, and regions and references have many."""
-    return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH])

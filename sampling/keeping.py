@@ -81,7 +81,7 @@ class Keeping:
             return None
         self._found += 1
         there = moved(group, self._device)
-        if self._place == self._device:
+        if self._place == self._device and there is not group:
             KEPT.keep(key, self._model, there, self._place, self._run, self._most_bytes)
         return there
 

@@ -44,7 +44,9 @@ GroupTokens = Sequence[dict[Block, BlockTokens]]
 
 
 def moved(group: GroupTokens, device: torch.device) -> GroupTokens:
-    """The same on another device."""
+    """The same on another device; itself where it is there already."""
+    if all(tokens.k.device == device for view in group for tokens in view.values()):
+        return group
     return [{block: tokens.to(device) for block, tokens in view.items()} for view in group]
 
 

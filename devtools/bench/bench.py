@@ -18,11 +18,11 @@ from .scene import SHAPES, Scene
 
 MOST_ERROR = 1e-4  # of the largest prediction, for float32
 MOST_ERROR_HALF = 5e-2  # which rounds the weights' products to three digits; not to be taken for exactness
+LEAST_EQUAL = 0.99  # of the pixels: where two words tie, either may win
 _EXACT = {
     torch.float32: "exact, the same predictions and regions as the authors' way.",
     torch.float16: "as near to the authors' way as half precision is.",
 }
-LEAST_EQUAL = 0.99  # of the pixels: where two words tie, either may win
 
 
 def main(names: list[str], rounds: int, file: Path | None, picture: Path | None) -> int:
@@ -72,7 +72,7 @@ def _say(name: str, what: str) -> None:
     print(f"{name}: {what}", flush=True)
 
 
-def is_exact(found: Measured, dtype: torch.dtype = torch.float32) -> bool:
+def is_exact(found: Measured, dtype: torch.dtype) -> bool:
     """Whether the product does what the authors' way does, as far as the type of the weights lets see."""
     assert found.difference is not None
     if dtype is torch.float16:

@@ -419,3 +419,8 @@ NEIGHBOURS = (
         note="changes the tokens",
     ),
 )
+
+
+def named(name: str) -> Neighbour:
+    """The row of this name."""
+    return next(row for row in NEIGHBOURS if row.name == name)

@@ -14,7 +14,7 @@ from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_model_advanced import ModelComputeDtype
 
 from .graph import Graph, call
-from .neighbours import NEIGHBOURS, lora
+from .neighbours import lora, named
 
 pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
@@ -127,7 +127,7 @@ def test_two_devices(graph, split, patched_first):
 @pytest.mark.parametrize("neighbour", ["LoRA as a hook", "scheduled LoRA", "ControlNet", "Conditioning (Combine)"])
 def test_two_devices_and_a_neighbour(graph, split, neighbour):
     """What a prompt brings along reaches both copies of the model; a batch of two, for good measure."""
-    texts = next(row for row in NEIGHBOURS if row.name == neighbour).texts(graph, graph.prompt(), graph.text())
+    texts = named(neighbour).texts(graph, graph.prompt(), graph.text())
     expected = graph.sample(graph.apply(graph.model, *graph.two()), *texts, steps=5, batch=2)
     latent = graph.sample(graph.apply(split(graph.model), *graph.two()), *texts, steps=5, batch=2)
     torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-3)

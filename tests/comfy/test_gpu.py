@@ -9,7 +9,7 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelComputeDtype
 
 from .graph import Graph, box, call, picture
-from .neighbours import NEIGHBOURS, lora
+from .neighbours import lora, named
 from .pretended_gpu import GPU, plugged_in
 
 pytest_plugins = [f"{__package__}.graph"]
@@ -113,7 +113,7 @@ TEXTS = ["scheduled LoRA", "ControlNet", "Conditioning (Set Area)", "Conditionin
 
 @pytest.mark.parametrize("neighbour", TEXTS)
 def test_what_a_prompt_brings_along(graph, there, neighbour):
-    row = next(row for row in NEIGHBOURS if row.name == neighbour)
+    row = named(neighbour)
     latent, expected = (sampled(each, None, *row.texts(each, each.prompt(), each.text())) for each in (there, graph))
     assert_same(graph, latent, expected)
 
@@ -130,11 +130,11 @@ def test_with_little_memory(graph, there, monkeypatch, state):
     assert there.model.model.model_lowvram
 
 
-def shown(graph, place, **inputs):
+def shown(graph, place):
     """A run whose inputs and pictures lie somewhere, and all that the pack shows of it."""
     hat = graph.reference("hat", image=picture(1).to(place), mask=box(128, 128, 0, 16, 80, 112).to(place), weight=3.0)
     record = graph.record(steps="0, 2", blocks="output.3.0")
-    samples = graph.sample(graph.apply(graph.model, hat, record=record), steps=STEPS, **inputs)
+    samples = graph.sample(graph.apply(graph.model, hat, record=record), steps=STEPS)
     latent, image = {"samples": samples.to(place)}, picture(3).to(place)
     pictures = [
         graph.run("MagicFaceSegmentationPreview", latent=latent, image=image),
@@ -155,18 +155,13 @@ def test_what_is_shown(graph, there, place):
         assert torch.equal(drawn.cpu(), same)
 
 
-def beyond_the_sampler(gpu, graph, **inputs):
-    """The waits in a patched run's evaluations."""
-    gpu.waits.clear()
-    sampled(graph, **inputs)
-    return [wait for wait in gpu.waits if wait.within("_predict_noise")]
-
-
 @pytest.mark.parametrize("schedule", [{}, MEGABYTES, {**MEGABYTES, "keep_on": "device"}], ids=["", "kept", "on device"])
 def test_the_host_waits_once_an_evaluation(gpu, there, schedule):
     """And never in a block, but where what is computed goes to main memory to be kept."""
     sampled(there, schedule=schedule)
-    waits = beyond_the_sampler(gpu, there, schedule=schedule, seed=2)
+    gpu.waits.clear()
+    sampled(there, schedule=schedule, seed=2)
+    waits = [wait for wait in gpu.waits if wait.within("_predict_noise")]
     assert len(waits) == STEPS and not any(wait.within("apply_model") for wait in waits)
     gpu.waits.clear()
     there.sample(there.model, steps=STEPS)
@@ -214,7 +209,7 @@ def test_backends_that_work_in_chunks_do_so_with_weights(gpu, monkeypatch, pack,
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_what_torch_may_choose_from_is_as_before(graph, there, gpu, monkeypatch, pack, threads):
+def test_what_torch_may_choose_from_is_as_before(gpu, pack, threads):
     """After a call, and where devices work in threads all along: it is told to the whole process."""
     extra = {"n_heads": 2, "attn_precision": None} | ({"multigpu_thread_device": GPU} if threads else {})
     tokens = torch.randn(1, 8, 32).to(GPU)
