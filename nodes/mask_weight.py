@@ -8,12 +8,12 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.masks import MaskResize, feather, grow
+from ..sampling.errors import error_prefix
 from ..sampling.method import DEFAULT_RESIZE, DEFAULT_WEIGHT, Reference
-from ..sampling.naming import naming
 from .sockets import CATEGORY, ReferenceSocket, within
 
-MOST_WEIGHT = 10.0
-MOST_PX = 512
+MAX_WEIGHT = 10.0
+MAX_PX = 512
 SAME = -1.0
 
 
@@ -35,7 +35,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     "weight",
                     default=DEFAULT_WEIGHT,
                     min=0.0,
-                    max=MOST_WEIGHT,
+                    max=MAX_WEIGHT,
                     step=0.05,
                     tooltip="Strength. Each pixel of the reference counts e^weight times (3: twenty times). The"
                     " authors use 1.2 to 4. Measured: likeness 0.74, 0.77, 0.77, 0.75, 0.73 at 0.5, 1.5, 2, 3, 4, and"
@@ -45,7 +45,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     "injection_weight",
                     default=SAME,
                     min=SAME,
-                    max=MOST_WEIGHT,
+                    max=MAX_WEIGHT,
                     step=0.05,
                     advanced=True,
                     tooltip="Another strength for stage 2, in which each region looks at its own reference."
@@ -63,8 +63,8 @@ class MagicFaceMaskWeight(io.ComfyNode):
                 io.Int.Input(
                     "grow_px",
                     default=0,
-                    min=-MOST_PX,
-                    max=MOST_PX,
+                    min=-MAX_PX,
+                    max=MAX_PX,
                     advanced=True,
                     tooltip="Pixels of the reference picture by which the mask grows, or shrinks if negative.",
                 ),
@@ -72,7 +72,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     "feather_px",
                     default=0,
                     min=0,
-                    max=MOST_PX,
+                    max=MAX_PX,
                     advanced=True,
                     tooltip="Pixels of the reference picture over which the mask's edge fades.",
                 ),
@@ -100,12 +100,12 @@ class MagicFaceMaskWeight(io.ComfyNode):
         feather_px: int,
         invert: bool,
     ) -> io.NodeOutput:
-        with naming("MagicFaceMaskWeight"):
-            within("weight", weight, 0.0, MOST_WEIGHT)
+        with error_prefix("MagicFaceMaskWeight"):
+            within("weight", weight, 0.0, MAX_WEIGHT)
             if injection_weight != SAME:
-                within("injection_weight", injection_weight, 0.0, MOST_WEIGHT)
-            within("grow_px", grow_px, -MOST_PX, MOST_PX)
-            within("feather_px", feather_px, 0, MOST_PX)
+                within("injection_weight", injection_weight, 0.0, MAX_WEIGHT)
+            within("grow_px", grow_px, -MAX_PX, MAX_PX)
+            within("feather_px", feather_px, 0, MAX_PX)
             if resize not in ("nearest", "area"):
                 raise ValueError(f"resize: is {resize!r}; choose nearest or area")
             masks = 1.0 - reference.masks if invert else reference.masks
@@ -119,7 +119,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
             reference,
             masks=masks,
             weight=weight,
-            weight_injection=weight if injection_weight == SAME else injection_weight,
+            blend_weight=weight if injection_weight == SAME else injection_weight,
             resize=resize,
         )
         return io.NodeOutput(settled, masks)

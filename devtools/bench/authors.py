@@ -104,7 +104,7 @@ class Authors:
         rows = torch.cat([x, *noised] * 2)
         replace = {
             name: {
-                block.key: attention for block in self._scene.pack.sampling.unet.layout_of(self._model.diffusion_model)
+                block.key: attention for block in self._scene.pack.sampling.families.unet.layout_of(self._model.diffusion_model)
             }
             for name, attention in (("attn1", self._self_attention), ("attn2", self._cross_attention))
         }
@@ -177,7 +177,7 @@ class Authors:
 
     def _find_regions(self) -> None:
         background = self._maps["background"] / self._blocks
-        tag = self._scene.positive[0][1][self._scene.pack.sampling.prompt.TAG]
+        tag = self._scene.positive[0][1][self._scene.pack.sampling.conditioning.prompt.TAG]
         phrases = [tag.positions(reference.concept_tokens) for reference in self._references]
         self.regions = self._attention.segmentation.segment(
             self._maps["tokens"] / self._blocks,

@@ -114,7 +114,7 @@ class Scene:
         latent = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(number))
         return self.pack.sampling.method.Reference(
             concept=concept,
-            concept_tokens=self.pack.sampling.prompt.read_tokens(self.clip, concept).content,
+            concept_tokens=self.pack.sampling.conditioning.prompt.read_tokens(self.clip, concept).content,
             caption=caption,
             conditioning=self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption)),
             latents=self.model.model.process_latent_out(latent),

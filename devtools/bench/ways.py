@@ -128,7 +128,7 @@ def ways_of_smoothing(n: int, heads: int, pack: ModuleType) -> dict[str, Way]:
 
 def passing(pack: ModuleType) -> list[Row]:
     """Three references through the narrow UNet, in the middle of a run: there the model is ready for them."""
-    module = pack.sampling.reference_pass
+    module = pack.sampling.references.reference_pass
     kind = module.ReferencePass
     rows: list[Row] = []
     run, catchers = kind.run, kind._catchers

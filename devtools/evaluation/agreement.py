@@ -75,7 +75,7 @@ def of_combination(number: int) -> Agreement:
 @contextmanager
 def watched(pack: Any, layout: Any, found: Agreement) -> Iterator[None]:
     """Compare, at every evaluation in here, regions from chosen blocks with those from all."""
-    choose, module = pack.attention.blocks.segmentation_blocks, pack.sampling.segmenter
+    choose, module = pack.attention.blocks.segmentation_blocks, pack.sampling.regions.segmenter
     every = choose("all", layout)
     chosen = {spec: [every.index(block) for block in choose(spec, layout)] for spec in SPECS}
     regions, plain = module.Segmenter.regions, module.AttentionMaps

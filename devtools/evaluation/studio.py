@@ -42,7 +42,7 @@ class Studio:
     def __init__(self) -> None:
         self.pack = load_pack()
         self._model, self._clip, self._vae = tiny_model.load("portraits")
-        self.layout = self.pack.sampling.unet.layout_of(self._model.model.diffusion_model)
+        self.layout = self.pack.sampling.families.unet.layout_of(self._model.model.diffusion_model)
         self._encoded: dict[tuple[int, str, int], Any] = {}
 
     @torch.inference_mode()
@@ -83,7 +83,7 @@ class Studio:
         key = wanted.number, concept.part, row.views
         if key not in self._encoded:
             views = [view.portrait for view in concept.views[: row.views]]
-            self._encoded[key] = self.pack.sampling.encoding.encode_reference(
+            self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(
                 torch.stack([torch.from_numpy(view.picture.astype(np.float32) / 255) for view in views]),
                 torch.stack([torch.from_numpy(view.masks[concept.part].astype(np.float32)) for view in views]),
                 self._vae,
