@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
@@ -19,6 +18,7 @@ from ...attention.kv import BlockKV, ViewKV, pool
 from ...attention.schedule import Stage
 from ..families.unet import Patch, token_grid, with_attention
 from ..method import Method, Reference
+from ..run.evaluation import Evaluation
 from ..run.host_attention import HostAttention
 from .cache import REFERENCE_CACHE, GroupKV
 from .cache_session import CacheSession
@@ -27,23 +27,6 @@ from .view import ReferenceView
 
 class _LastBlockReached(Exception):
     """Ends a reference pass, because nothing behind the last injection block is read."""
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationContext:
-    """At which noise level, and with which options, the model is evaluated.
-
-    Attributes:
-        stage: the method's stage at this noise level.
-        sigma: (b,) the noise level as the sampler gave it.
-        level: its first value.
-        model_options: of the evaluation; references inherit very few of them.
-    """
-
-    stage: Stage
-    sigma: Tensor
-    level: float
-    model_options: dict[str, Any]
 
 
 class ReferencePass:
@@ -92,30 +75,32 @@ class ReferencePass:
             for number in range(len(latents))
         ]
 
-    def run(self, context: EvaluationContext, hooks: Any) -> dict[Block, BlockKV]:
-        """Keys and values, at each injection block, of all references that are on at the context's stage.
+    def run(self, evaluation: Evaluation, hooks: Any) -> dict[Block, BlockKV]:
+        """Keys and values, at each injection block, of all references that are on at the evaluation's stage.
 
         Args:
-            context: of the evaluation.
+            evaluation: the evaluation.
             hooks: hook group of the cond that will attend to the references, or None.
         """
         patcher = self._model.current_patcher
         if hooks is not None:
             # All of the options: they name the clones on other devices, which are told of a new keyframe only once.
-            patcher.prepare_hook_patches_current_keyframe(context.sigma, hooks, context.model_options)
+            patcher.prepare_hook_patches_current_keyframe(evaluation.sigma, hooks, evaluation.model_options)
         patcher.apply_hooks(hooks=hooks)
 
-        views = [view for view in self._views if view.reference.weight_at(context.stage) != 0]
+        views = [view for view in self._views if view.reference.weight_at(evaluation.stage) != 0]
         kv: dict[Block, dict[ReferenceView, ViewKV]] = {block: {} for block in self._method.injection_blocks}
-        for group in _by_shape(views, context.level):
+        for group in _by_shape(views, evaluation.level):
             for part in _split(group, self._max_group):
-                for block, of_views in self._run_group(part, context, hooks).items():
+                for block, of_views in self._run_group(part, evaluation, hooks).items():
                     kv[block].update(zip(part, of_views, strict=True))
         concepts: list[list[ReferenceView]] = [[] for _ in self._method.concepts]
         for view in views:
             concepts[self._method.concept_of(view.reference)].append(view)
         return {
-            block: tuple(pool([_weighted(of_view[view], view, context.stage) for view in alike]) for alike in concepts)
+            block: tuple(
+                pool([_weighted(of_view[view], view, evaluation.stage) for view in alike]) for alike in concepts
+            )
             for block, of_view in kv.items()
         }
 
@@ -123,15 +108,15 @@ class ReferencePass:
         """End the run."""
         self._cache.end()
 
-    def _run_group(self, group: list[ReferenceView], context: EvaluationContext, hooks: Any) -> GroupKV:
+    def _run_group(self, group: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> GroupKV:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        options = self._options(context)
-        key = self._cache.key(context.level, hooks, options, (view.digest_at(context.level) for view in group))
+        options = self._options(evaluation)
+        key = self._cache.key(evaluation.level, hooks, options, (view.digest_at(evaluation.level) for view in group))
         found = self._cache.find(key)
         if found is not None:
             return found
         try:
-            kv = self._through_unet(group, context, options)
+            kv = self._through_unet(group, evaluation, options)
         except Exception as error:
             if len(group) == 1 or not _is_out_of_memory(error):
                 raise
@@ -142,21 +127,21 @@ class ReferencePass:
         REFERENCE_CACHE.to_main_memory(self._model)
         comfy.model_management.soft_empty_cache(True)
         self._max_group = len(group) // 2
-        parts = [self._run_group(part, context, hooks) for part in _split(group, self._max_group)]
+        parts = [self._run_group(part, evaluation, hooks) for part in _split(group, self._max_group)]
         return {block: [view for part in parts for view in part[block]] for block in self._method.injection_blocks}
 
-    def _options(self, context: EvaluationContext) -> dict[str, Any]:
+    def _options(self, evaluation: Evaluation) -> dict[str, Any]:
         """New transformer options: the patches, caches and wrappers of the target are not for the references."""
-        options: dict[str, Any] = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()], "sigmas": context.sigma[:1]}
+        options: dict[str, Any] = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()], "sigmas": evaluation.sigma[:1]}
         inherited = ("sample_sigmas", "optimized_attention_override")
-        given = context.model_options.get("transformer_options", {})
+        given = evaluation.model_options.get("transformer_options", {})
         return options | {name: given[name] for name in inherited if name in given}
 
-    def _through_unet(self, group: list[ReferenceView], context: EvaluationContext, options: dict[str, Any]) -> GroupKV:
-        model, level = self._model, context.level
+    def _through_unet(self, group: list[ReferenceView], evaluation: Evaluation, options: dict[str, Any]) -> GroupKV:
+        model, level = self._model, evaluation.level
         latents = torch.cat([view.latent for view in group])
         noise = torch.cat([self._method.noise(view.name, level, tuple(view.latent.shape)) for view in group])
-        sigmas = context.sigma[:1].expand(len(group))
+        sigmas = evaluation.sigma[:1].expand(len(group))
         x = model.model_sampling.noise_scaling(
             sigmas.view(-1, 1, 1, 1), to_device(noise, latents.device, latents.dtype), latents
         )

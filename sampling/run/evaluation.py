@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from ...attention.blocks import Block
 from ...attention.kv import BlockKV
-from ..conditioning.roles import CondRow, KnownConds
-from ..references.reference_pass import EvaluationContext
+from ...attention.schedule import Stage
+from ..conditioning.roles import KnownConds
 from ..regions.index import RegionIndex
 from ..regions.source import RegionFinder
 from ..snapshots import AttentionRecorder
@@ -17,17 +19,23 @@ from ..snapshots import AttentionRecorder
 
 @dataclass(eq=False)
 class Evaluation:
-    """One evaluation.
+    """One evaluation of the model.
 
     Attributes:
-        context: its noise level, stage and options.
+        stage: the method's stage at its noise level.
+        sigma: (b,) the noise level as the sampler gave it.
+        level: its first value.
+        model_options: of the evaluation; references inherit very few of them.
         finder: collects attention maps until the primary batch, which holds the positive list, is done; then None.
         steering: the regions that steer the blend stage in all its calls: those of the evaluation before.
         kv: keys and values of the references by hook group.
         rate_pending: whether the guidance rate is still to be applied.
     """
 
-    context: EvaluationContext
+    stage: Stage
+    sigma: Tensor
+    level: float
+    model_options: dict[str, Any]
     finder: RegionFinder | None
     steering: RegionIndex | None
     kv: dict[Any, dict[Block, BlockKV]] = field(default_factory=dict)
@@ -51,9 +59,3 @@ class CondBatch:
     finder: RegionFinder | None
     recorder: AttentionRecorder | None
     size_lat: Sequence[int]
-
-    @property
-    def recorded_row(self) -> CondRow | None:
-        """The cond whose attention is recorded: the first positive one that sees the whole picture."""
-        whole = (row for row in self.conds.values() if row.role == "positive" and row.area is None)
-        return next(whole, None)

@@ -20,7 +20,7 @@ from ...attention.kv import BlockKV
 from ...attention.schedule import Stage, StageSigmas
 from ..conditioning.roles import KnownConds, Texts, known_conds, role_of
 from ..method import KEY, Method
-from ..references.reference_pass import EvaluationContext, ReferencePass
+from ..references.reference_pass import ReferencePass
 from ..regions.history import RegionHistory, StepRegions
 from ..regions.index import RegionIndex
 from ..snapshots import AttentionRecorder
@@ -127,8 +127,8 @@ class Run:
         self._acting = stage is not Stage.OFF
         self._acted = self._acted or self._acting
         finder = self._method.region_source(self._method, x.shape[-2:]) if self._acting else None
-        context = EvaluationContext(stage, timestep, level, model_options)
-        outer, self._evaluation = self._evaluation, Evaluation(context, finder, self.latest_regions)
+        evaluation = Evaluation(stage, timestep, level, model_options, finder, self.latest_regions)
+        outer, self._evaluation = self._evaluation, evaluation
         try:
             return executor(x, timestep, model_options, *args, **kwargs)
         finally:
@@ -153,7 +153,7 @@ class Run:
     ) -> Any:
         """Determine roles. Around the evaluation's primary batch: the reference pass before, regions after."""
         evaluation, guider = self._evaluation, self._guider
-        if evaluation is None or evaluation.context.stage is Stage.OFF or model is not guider.inner_model:
+        if evaluation is None or evaluation.stage is Stage.OFF or model is not guider.inner_model:
             with self._in_batch(None):
                 return executor(model, conds, x, timestep, model_options)
 
@@ -163,7 +163,7 @@ class Run:
         primary = finder is not None and "positive" in roles
         if primary:
             self._injected = True
-            evaluation.kv |= self._run_references(evaluation.context, known, model, x.device)
+            evaluation.kv |= self._run_references(evaluation, known, model, x.device)
         recorder = self.recorder if primary else None
         with self._in_batch(CondBatch(evaluation, known, finder, recorder, x.shape[-2:])):
             out = executor(model, conds, x, timestep, model_options)
@@ -177,13 +177,13 @@ class Run:
         return out
 
     def _run_references(
-        self, context: EvaluationContext, known: KnownConds, model: Any, device: torch.device
+        self, evaluation: Evaluation, known: KnownConds, model: Any, device: torch.device
     ) -> dict[Any, dict[Block, BlockKV]]:
         """The reference pass, once for each hook group that positive conds have at this noise level."""
         if self._references is None:
             self._references = ReferencePass(self._method, model, device, self._seed)
-        groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(context.level)}
-        return {hooks: self._references.run(context, hooks) for hooks in groups}
+        groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(evaluation.level)}
+        return {hooks: self._references.run(evaluation, hooks) for hooks in groups}
 
     def _diffusion_model(
         self,

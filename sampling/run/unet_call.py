@@ -112,10 +112,15 @@ class UNetCall:
         batch, (q, k, _) = self._batch, qkv
         kv = tuple(concept and concept.to(q.device) for concept in batch.evaluation.kv[row.hooks][block])
         rule = self._rule(row, grid, q)
-        if batch.recorder is not None and row is batch.recorded_row and batch.recorder.wants(block):
+        if batch.recorder is not None and row is self._recorded_row() and batch.recorder.wants(block):
             snapshot = AttentionSnapshot(q, k[:, : q.shape[1]], kv, rule, grid, attend.heads)
-            batch.recorder.add(block, batch.evaluation.context.stage, snapshot)
+            batch.recorder.add(block, batch.evaluation.stage, snapshot)
         return rule(attend, *qkv, kv, own)
+
+    def _recorded_row(self) -> CondRow | None:
+        """The cond whose attention is recorded: the first positive one that sees the whole picture."""
+        whole = (row for row in self._batch.conds.values() if row.role == "positive" and row.area is None)
+        return next(whole, None)
 
     def _rule(self, row: CondRow, grid: tuple[int, int], q: Tensor) -> InjectionRule:
         """RSA; RBA in the blend stage once there are regions of the same images.
@@ -123,7 +128,7 @@ class UNetCall:
         Another pack's nested call may be for other images.
         """
         evaluation = self._batch.evaluation
-        if evaluation.context.stage is Stage.BLEND and evaluation.steering is not None:
+        if evaluation.stage is Stage.BLEND and evaluation.steering is not None:
             rule = evaluation.steering.rule(row.area, grid, q.device)
             if len(rule.labels) == q.shape[0]:
                 return rule
