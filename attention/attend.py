@@ -1,7 +1,5 @@
 """The attention function that the method is given, and its plain torch form."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

@@ -1,7 +1,5 @@
 """Names of a UNet's transformer blocks, and how a user chooses among them."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

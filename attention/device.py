@@ -1,7 +1,5 @@
 """Copying small tensors to a device."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Semantic guidance: regions that guidance pushes less than the foreground's mean are pushed more."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Injection rules: what each query of a block may attend to beside the target's own tokens."""
+"""Injection rules: which concepts each query of a block may attend to, beside the target's own tokens."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ class InjectionRule(Protocol):
     """What queries may attend to, and the attention that does it.
 
     Attributes:
-        labels: (b, n) the concept that each query belongs to, -1 for none, in main memory; None if the rule treats
-            all queries alike.
+        labels: (b, n) the concept that each query belongs to or -1, in main memory; None if all queries are alike.
     """
 
     @property
@@ -25,30 +24,11 @@ class InjectionRule(Protocol):
     def __call__(
         self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, kv: BlockKV, own: Tensor | None = None
     ) -> Tensor:
-        """The block's self-attention with references.
-
-        Args:
-            attend: the attention function.
-            q, k, v: (b, n, c) the target's cond rows; there are more than n keys where another pack adds some.
-            kv: keys and values of the references at this block.
-            own: see `joint_attention`.
-
-        Returns:
-            (b, n, c).
-        """
+        """The block's self-attention (b, n, c) for the target's cond rows; arguments as of `inject`."""
         ...
 
     def visible(self, image: int, queries: Tensor, kv: BlockKV) -> list[tuple[Sequence[int], Tensor]]:
-        """Group queries by what they may attend to.
-
-        Args:
-            image: index in the batch.
-            queries: (g,) int64 token indices, in main memory.
-            kv: keys and values of the references at this block.
-
-        Returns:
-            Concept indices and the queries that may attend to them; together the groups name each query once.
-        """
+        """Group some queries (g,) of one image by the indices of the concepts that they may attend to."""
         ...
 
     def compact(self) -> InjectionRule:
@@ -68,11 +48,11 @@ def inject(
 
     Args:
         attend: the attention function.
-        qkv: (b, g, c) queries, and the target's keys and values (b, n', c).
-        kv: of the block.
-        concepts: indices.
+        qkv: (b, g, c) queries; keys and values (b, n', c) of the target, where n' > n if another pack appends some.
+        kv: keys and values of the references at this block.
+        concepts: indices of the concepts.
         target_tok: n, the target's tokens.
-        own: see `joint_attention`; (b, g, c).
+        own: (b, g, c) see `joint_attention`.
 
     Returns:
         (b, g, c).

@@ -1,7 +1,5 @@
 """Regions: which pixels belong to which concept, and how a block's queries are grouped by them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

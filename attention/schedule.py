@@ -1,7 +1,5 @@
 """Which stage an evaluation belongs to, by its noise level (docs/method.md#schedule)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 

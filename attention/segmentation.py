@@ -4,8 +4,6 @@ No n x n map is ever computed: to multiply token maps X by the head-averaged sel
 the values, averaged over heads; and S S C = S (S C) (docs/method.md#exact-savings).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """What a person sees in the graph: schemas, tooltips, wiring."""
 
-from __future__ import annotations
-
 from comfy_api.latest import ComfyExtension, io
 
 from . import (

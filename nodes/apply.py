@@ -1,7 +1,5 @@
 """MagicFaceApply: RSA/RBA model patching."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,21 +15,15 @@ from .sockets import CATEGORY, RecordSocket, ReferenceSocket, ScheduleSocket
 
 MAX_REFERENCES = 10
 _PREFIX = "reference"
-# Nodes whose inputs are found wrong only when sampling begins, as `InputError` names them.
-_NODE_IDS = {
-    "apply": "MagicFaceApply",
-    "reference": "MagicFaceReference",
-    "prompt": "MagicFacePrompt",
-    "record": "MagicFaceAttentionRecord",
-}
 
 
 @contextmanager
 def _sampling_errors() -> Iterator[None]:
+    """Name the node whose input is found wrong only when sampling begins, in the sampler's node."""
     try:
         yield
     except InputError as error:
-        raise ValueError(f"{_NODE_IDS[error.node]}: {error}") from error
+        raise ValueError(f"MagicFace{error.node}: {error}") from error
 
 
 class MagicFaceApply(io.ComfyNode):

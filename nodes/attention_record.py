@@ -1,14 +1,12 @@
 """MagicFaceAttentionRecord: of which steps and blocks a run records attention."""
 
-from __future__ import annotations
-
 import re
 
 from comfy_api.latest import io
 
 from ..sampling.errors import error_prefix
 from ..sampling.method import RecordSettings
-from .sockets import CATEGORY, RecordSocket, within
+from .sockets import CATEGORY, RecordSocket, check_range
 
 MAX_MB = 8192
 
@@ -54,7 +52,7 @@ class MagicFaceAttentionRecord(io.ComfyNode):
     @classmethod
     def execute(cls, steps: str, blocks: str, most_mb: int) -> io.NodeOutput:
         with error_prefix("MagicFaceAttentionRecord"):
-            within("most_mb", most_mb, 1, MAX_MB)
+            check_range("most_mb", most_mb, 1, MAX_MB)
             parts = [part.strip() for part in steps.split(",")]
             if not all(re.fullmatch(r"-?\d+", part) for part in parts):
                 raise ValueError(f"steps: is {steps!r}; give whole numbers separated by commas, such as 0, 10, -1")

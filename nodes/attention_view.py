@@ -1,8 +1,6 @@
 """MagicFaceAttentionView: to which parts of the references a pixel or a region attends."""
 
-from __future__ import annotations
-
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from comfy_api.latest import io, ui
@@ -12,7 +10,7 @@ from ..attention.snapshot import heat
 from ..sampling.errors import error_prefix
 from .drawing.attention import Cell, heat_over, lit, sheet
 from .recorded_attention import RecordedImage, common_inputs, picture_input, recorded_images
-from .sockets import CATEGORY
+from .sockets import CATEGORY, check_choice
 
 _MAX_PX = 16384
 Query = Literal["regions", "pixel"]
@@ -35,7 +33,7 @@ class MagicFaceAttentionView(io.ComfyNode):
                 *common_inputs(),
                 io.Combo.Input(
                     "query",
-                    options=["regions", "pixel"],
+                    options=list(get_args(Query)),
                     default="regions",
                     tooltip="regions = one row for each concept: where its region looks on average. pixel = where the"
                     " pixel x, y looks.",
@@ -58,8 +56,7 @@ class MagicFaceAttentionView(io.ComfyNode):
         cls, latent: dict[str, Any], step: int, block: str, query: Query, x: int, y: int, image: Tensor | None = None
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceAttentionView"):
-            if query not in ("regions", "pixel"):
-                raise ValueError(f"query: is {query!r}; choose regions or pixel")
+            check_choice("query", query, get_args(Query))
             found = recorded_images(latent, step, block, image)
             sheets = [sheet([_row(recorded, *of) for of in _queries(recorded, query, x, y)]) for recorded in found]
         drawn = torch.stack(sheets)

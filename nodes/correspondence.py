@@ -1,7 +1,5 @@
 """MagicFaceCorrespondence: which part of the picture matches which part of a reference."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

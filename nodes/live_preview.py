@@ -1,7 +1,5 @@
 """The regions in the sampler's own preview during sampling."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import comfy.utils

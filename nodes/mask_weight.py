@@ -1,8 +1,7 @@
 """MagicFaceMaskWeight: how strongly, and where, a reference counts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
+from typing import get_args
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -10,7 +9,7 @@ from torch import Tensor
 from ..attention.masks import MaskResize, feather, grow
 from ..sampling.errors import error_prefix
 from ..sampling.method import DEFAULT_RESIZE, DEFAULT_WEIGHT, Reference
-from .sockets import CATEGORY, ReferenceSocket, within
+from .sockets import CATEGORY, ReferenceSocket, check_choice, check_range
 
 MAX_WEIGHT = 10.0
 MAX_PX = 512
@@ -53,7 +52,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "resize",
-                    options=["nearest", "area"],
+                    options=list(get_args(MaskResize)),
                     default=DEFAULT_RESIZE,
                     advanced=True,
                     tooltip="How the mask comes to the model's coarse grids: area, with which thin things (glasses, a"
@@ -101,13 +100,12 @@ class MagicFaceMaskWeight(io.ComfyNode):
         invert: bool,
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceMaskWeight"):
-            within("weight", weight, 0.0, MAX_WEIGHT)
+            check_range("weight", weight, 0.0, MAX_WEIGHT)
             if injection_weight != SAME:
-                within("injection_weight", injection_weight, 0.0, MAX_WEIGHT)
-            within("grow_px", grow_px, -MAX_PX, MAX_PX)
-            within("feather_px", feather_px, 0, MAX_PX)
-            if resize not in ("nearest", "area"):
-                raise ValueError(f"resize: is {resize!r}; choose nearest or area")
+                check_range("injection_weight", injection_weight, 0.0, MAX_WEIGHT)
+            check_range("grow_px", grow_px, -MAX_PX, MAX_PX)
+            check_range("feather_px", feather_px, 0, MAX_PX)
+            check_choice("resize", resize, get_args(MaskResize))
             masks = 1.0 - reference.masks if invert else reference.masks
             _check_not_empty(
                 masks, "invert: leaves nothing of the mask of picture {}, which covers all of it; do not invert"
@@ -115,14 +113,9 @@ class MagicFaceMaskWeight(io.ComfyNode):
             masks = grow(masks, grow_px)
             _check_not_empty(masks, f"grow_px: {grow_px} leaves nothing of the mask of picture {{}}; shrink it less")
             masks = feather(masks, feather_px)
-        settled = replace(
-            reference,
-            masks=masks,
-            weight=weight,
-            blend_weight=weight if injection_weight == SAME else injection_weight,
-            resize=resize,
-        )
-        return io.NodeOutput(settled, masks)
+        blend_weight = weight if injection_weight == SAME else injection_weight
+        weighted = replace(reference, masks=masks, weight=weight, blend_weight=blend_weight, resize=resize)
+        return io.NodeOutput(weighted, masks)
 
 
 def _check_not_empty(masks: Tensor, message: str) -> None:

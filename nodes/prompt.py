@@ -1,7 +1,5 @@
 """MagicFacePrompt: the target prompt, with its words' places remembered."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from comfy_api.latest import io

@@ -1,7 +1,5 @@
 """The recorded attention of a latent, with what is needed to draw it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

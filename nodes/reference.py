@@ -1,13 +1,11 @@
 """MagicFaceReference: encode the pictures of one concept."""
 
-from __future__ import annotations
-
 import torch
 from comfy_api.latest import io
 
 from ..sampling.errors import error_prefix
 from ..sampling.references.encoding import encode_reference
-from .sockets import CATEGORY, ReferenceSocket, within
+from .sockets import CATEGORY, ReferenceSocket, check_range
 
 MAX_PX = 4096
 
@@ -76,7 +74,7 @@ class MagicFaceReference(io.ComfyNode):
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceReference"):
             if size:
-                within("size", size, 64, MAX_PX)
+                check_range("size", size, 64, MAX_PX)
             return io.NodeOutput(encode_reference(image, mask, vae, clip, caption, concept, size))
 
 

@@ -1,7 +1,5 @@
 """The region history of a sampled latent, and the picture to draw over."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """MagicFaceSchedule: when and where the method acts."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 from comfy_api.latest import io
@@ -10,7 +8,7 @@ from ..attention.blocks import PRESETS
 from ..sampling.errors import error_prefix
 from ..sampling.method import Foreground, Schedule
 from ..sampling.references.cache import CacheLocation
-from .sockets import CATEGORY, ScheduleSocket, within
+from .sockets import CATEGORY, ScheduleSocket, check_choice, check_range
 
 AUTO_SUPPRESSION = 0.0
 _DEFAULTS = Schedule()
@@ -83,7 +81,7 @@ class MagicFaceSchedule(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "foreground",
-                    options=["auto", "always", "never"],
+                    options=list(get_args(Foreground)),
                     default=_DEFAULTS.foreground,
                     advanced=True,
                     tooltip="Whether regions are cut to the foreground. auto = where token suppression is below 0.9.",
@@ -136,38 +134,25 @@ class MagicFaceSchedule(io.ComfyNode):
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceSchedule"):
             for name, value in (("switch", switch), ("start", start), ("end", end)):
-                within(name, value, 0.0, 1.0)
-            within("token_suppression", token_suppression, 0.0, 1.0)
+                check_range(name, value, 0.0, 1.0)
+            check_range("token_suppression", token_suppression, 0.0, 1.0)
             if start > end:
                 raise ValueError(f"start: is {start:g}, later than end ({end:g}); begin before you end")
             if not start <= switch <= end:
                 raise ValueError(
                     f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"
                 )
-            if foreground not in ("auto", "always", "never"):
-                raise ValueError(f"foreground: is {foreground!r}; choose auto, always or never")
+            check_choice("foreground", foreground, get_args(Foreground))
             if keep_mb < 0:
                 raise ValueError(f"keep_mb: is {keep_mb}; give the most MB to keep, or 0 to keep nothing")
-            if keep_on not in get_args(CacheLocation):
-                raise ValueError(f"keep_on: is {keep_on!r}; choose {' or '.join(get_args(CacheLocation))}")
+            check_choice("keep_on", keep_on, get_args(CacheLocation))
             for name, blocks in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
                 if not blocks.strip():
                     raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
-        return io.NodeOutput(
-            Schedule(
-                start=start,
-                switch=switch,
-                end=end,
-                injection_blocks=injection_blocks,
-                segmentation_blocks=segmentation_blocks,
-                suppression=None if token_suppression == AUTO_SUPPRESSION else token_suppression,
-                foreground=foreground,
-                guidance=semantic_guidance,
-                noise_seed=noise_seed,
-                cache_mb=keep_mb,
-                cache_location=keep_on,
-            )
-        )
+        suppression = None if token_suppression == AUTO_SUPPRESSION else token_suppression
+        stages, names = (start, switch, end), (injection_blocks, segmentation_blocks)
+        settings = (suppression, foreground, semantic_guidance, noise_seed, keep_mb, keep_on)
+        return io.NodeOutput(Schedule(*stages, *names, *settings))
 
 
 NODES = [MagicFaceSchedule]

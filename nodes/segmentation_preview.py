@@ -1,7 +1,5 @@
 """MagicFaceSegmentationPreview: which pixels belong to which concept."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -1,7 +1,5 @@
 """Errors that say which node and which input they are about."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -11,11 +9,11 @@ class InputError(ValueError):
     """A bad input of one of the pack's nodes that is found when sampling begins, in the sampler's node.
 
     Args:
-        node: whose input it is; nodes/ puts the node's id before the message.
+        node: whose input it is; nodes/ makes the node's id of it and puts that before the message.
         message: the input, what was given, and what to do.
     """
 
-    def __init__(self, node: Literal["apply", "reference", "prompt", "record"], message: str) -> None:
+    def __init__(self, node: Literal["Apply", "Reference", "Prompt", "AttentionRecord"], message: str) -> None:
         super().__init__(message)
         self.node = node
 

@@ -1,7 +1,5 @@
 """Results of runs, found again by the latent that a run made."""
 
-from __future__ import annotations
-
 import threading
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar

@@ -1,7 +1,5 @@
 """What the nodes hand to sampling: references, settings, and both bound to a model's blocks."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """Putting the method on a model: binding it to the model's blocks, and wrapping each run."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -112,16 +110,6 @@ def patch_model(
     if clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY):
         log.warning("MagicFace: the model was patched before; this MagicFace Apply replaces the earlier one.")
         clone.remove_wrappers_with_key(WrappersMP.OUTER_SAMPLE, KEY)
-    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample_wrapper(method, watcher, errors))
-    return clone
-
-
-def outer_sample_wrapper(
-    method: Method,
-    watcher: Callable[[Any], Watcher] | None = None,
-    errors: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Callable[..., Tensor]:
-    """The OUTER_SAMPLE wrapper, in which one run's state is made and dropped. Arguments as of `patch_model`."""
 
     def outer_sample(
         executor: Any,
@@ -135,6 +123,7 @@ def outer_sample_wrapper(
         seed: int | None = None,
         **kwargs: Any,
     ) -> Tensor:
+        """One sampling run, whose state is made and dropped in here."""
         guider = executor.class_obj
         with errors():
             run = _begin(method, guider, len(sigmas) - 1, seed)
@@ -152,17 +141,21 @@ def outer_sample_wrapper(
                 samples: Tensor = executor(
                     noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
                 )
-        if run is not None:
-            run.end()
-        # The preview may be given the sampler's output or, from samplers that have one, the denoised output.
-        as_output = [guider.model_patcher.model.process_latent_out(x0.float().cpu()) for x0 in denoised]
-        latents = [samples, *as_output]
-        REGION_STORE.add(run.history if run else RegionHistory(method.concept_names), latents)
-        if run is not None and run.recorder is not None:
-            ATTENTION_STORE.add(run.recorder.record, latents)
+        _end(method, run, guider.model_patcher.model, samples, denoised)
         return samples
 
-    return outer_sample
+    clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    return clone
+
+
+def _end(method: Method, run: Run | None, model: Any, samples: Tensor, denoised: list[Tensor]) -> None:
+    """Store what the run recorded under its latent and, as some samplers give it out too, its last denoised latent."""
+    latents = [samples, *(model.process_latent_out(x0.float().cpu()) for x0 in denoised)]
+    REGION_STORE.add(run.history if run else RegionHistory(method.concept_names), latents)
+    if run is not None:
+        run.end()
+        if run.recorder is not None:
+            ATTENTION_STORE.add(run.recorder.record, latents)
 
 
 def _begin(method: Method, guider: Any, total_steps: int, seed: int | None) -> Run | None:
@@ -185,7 +178,7 @@ def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
     tags = [cond[TAG] for cond in positive if isinstance(cond.get(TAG), PromptTokens)]
     if not tags:
         raise InputError(
-            "apply",
+            "Apply",
             "the sampler's positive prompt does not come from MagicFace Prompt, so the concepts' words cannot be found"
             " in it; encode it with MagicFace Prompt (or pass it through the conditioning input of that node)",
         )
@@ -193,7 +186,7 @@ def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
         if method.is_active(concept) and not any(tag.positions(concept.concept_tokens) for tag in tags):
             words = "; ".join(", ".join(tag.words) for tag in tags)
             raise InputError(
-                "reference",
+                "Reference",
                 f"concept: {concept.concept!r} is not in the positive prompt, whose words are {words}. Write the phrase"
                 " into MagicFace Prompt, or name the concept as the prompt does",
             )
@@ -201,7 +194,7 @@ def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
         tag, text = cond.get(TAG), cond.get("cross_attn")
         if tag is not None and text is not None and text.shape[1] < len(tag.tokens):
             raise InputError(
-                "prompt",
+                "Prompt",
                 f"the positive conditioning has {text.shape[1]} tokens where its text has {len(tag.tokens)}: a node"
                 " behind MagicFace Prompt shortened it; remove that node",
             )
@@ -221,7 +214,7 @@ def report_other_patches(method: Method, model_options: dict[str, Any], conds: d
         return
     if method.strict:
         raise InputError(
-            "apply",
+            "Apply",
             f"strict: other nodes act in the blocks that MagicFace uses: {'; '.join(found)}. Remove them, choose other"
             " blocks in MagicFace Schedule, or switch strict off",
         )

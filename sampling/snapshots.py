@@ -1,7 +1,5 @@
 """Attention that a run records to be shown later; nothing unless requested."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -126,7 +124,7 @@ def steps_of(chosen: Sequence[int], total: int) -> list[int]:
     if not found:
         given = ", ".join(map(str, chosen))
         raise InputError(
-            "record",
+            "AttentionRecord",
             f"steps: this run has {total} steps and so none of {given}; choose from 0 to {total - 1}, or from -1 (the"
             f" last) to -{total}",
         )

@@ -1,7 +1,5 @@
 """Drawing attention: heat over pictures, a polar colour map, and sheets of labelled pictures."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Tensors and pillow's pictures, and the colours of what is written on them."""
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from PIL import Image

@@ -1,7 +1,5 @@
 """Drawing regions: colours over a picture, the foreground's outline, and a legend."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The positions of words among a prompt's tokens, and the tag that carries them through a graph."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections.abc import Iterable, Sequence

@@ -4,8 +4,6 @@ ComfyUI calls the UNet for any lists of conds, alone or together and in any orde
 not a position in a call: it is decided by the list that the cond is in, the guider's positive or its negative one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal

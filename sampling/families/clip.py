@@ -1,7 +1,5 @@
 """The text encoders of SD 1.x, SD 2.x and SDXL: how their prompts are laid out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 CHUNK_TOK = 77

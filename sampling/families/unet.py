@@ -1,7 +1,5 @@
 """The UNets of SD 1.x, SD 2.x and SDXL: their transformer blocks, and how to patch the attention in these."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The reference cache: keys and values that outlive a run, for they do not depend on the target."""
 
-from __future__ import annotations
-
 import threading
 import weakref
 from collections import OrderedDict

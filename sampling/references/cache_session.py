@@ -4,8 +4,6 @@ A key covers everything that keys and values depend on; where that cannot be rea
 of a model's weights that ComfyUI does not know of are not detected.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Hashable, Iterable
 from typing import Any

@@ -1,7 +1,5 @@
 """Reference encoding: from the pictures, masks and caption of one concept to a `Reference`."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Keys that compare objects by identity, and digests that compare them by content: for the reference cache."""
 
-from __future__ import annotations
-
 import hashlib
 import weakref
 from collections.abc import Hashable, Mapping

@@ -1,7 +1,5 @@
 """The references' noise: a function of seed, reference and noise level only (docs/method.md#reference-pass)."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """The reference pass: noised references through the unmodified UNet, to read their keys and values."""
 
-from __future__ import annotations
-
 import uuid
 from contextlib import suppress
 from itertools import groupby
@@ -15,7 +13,6 @@ from torch import Tensor
 from ...attention.blocks import Block
 from ...attention.device import to_device
 from ...attention.kv import BlockKV, ViewKV, pool
-from ...attention.schedule import Stage
 from ..families.unet import Patch, token_grid, with_attention
 from ..method import Method, Reference
 from ..run.evaluation import Evaluation
@@ -88,7 +85,7 @@ class ReferencePass:
             patcher.prepare_hook_patches_current_keyframe(evaluation.sigma, hooks, evaluation.model_options)
         patcher.apply_hooks(hooks=hooks)
 
-        views = [view for view in self._views if view.reference.weight_at(evaluation.stage) != 0]
+        views = [view for view in self._views if view.weight_at(evaluation.stage) != 0]
         kv: dict[Block, dict[ReferenceView, ViewKV]] = {block: {} for block in self._method.injection_blocks}
         for group in _by_shape(views, evaluation.level):
             for part in _split(group, self._max_group):
@@ -97,11 +94,13 @@ class ReferencePass:
         concepts: list[list[ReferenceView]] = [[] for _ in self._method.concepts]
         for view in views:
             concepts[self._method.concept_of(view.reference)].append(view)
+        stage = evaluation.stage
         return {
             block: tuple(
-                pool([_weighted(of_view[view], view, evaluation.stage) for view in alike]) for alike in concepts
+                pool([(found[view], view.mask_on(found[view].grid), view.weight_at(stage)) for view in alike])
+                for alike in concepts
             )
-            for block, of_view in kv.items()
+            for block, found in kv.items()
         }
 
     def end(self) -> None:
@@ -157,18 +156,13 @@ class ReferencePass:
 
         def attn1(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
             grid = token_grid(extra_options)
-            inside = [view.mask_on(grid, k.device).indices for view in group]
+            inside = [view.mask_on(grid).indices for view in group]
             kv[block] = [ViewKV(k[i : i + 1, tok], v[i : i + 1, tok], grid) for i, tok in enumerate(inside)]
             if block == self._method.injection_blocks[-1]:
                 raise _LastBlockReached
             return HostAttention(extra_options)(q, k, v)
 
         return attn1
-
-
-def _weighted(kv: ViewKV, view: ReferenceView, stage: Stage) -> tuple[ViewKV, Any, float]:
-    """A view's keys and values with its mask and weight, as `pool` takes them."""
-    return kv, view.mask_on(kv.grid, kv.k.device), view.reference.weight_at(stage)
 
 
 def _by_shape(views: list[ReferenceView], level: float) -> list[list[ReferenceView]]:

@@ -1,15 +1,13 @@
 """One view of a reference, ready for one model."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...attention.masks import TokenMask, token_mask
+from ...attention.schedule import Stage
 from ..method import Reference
 from .identity import content
 
@@ -36,8 +34,12 @@ class ReferenceView:
     _masks: dict[tuple[int, int], TokenMask] = field(default_factory=dict)
     _digests: dict[int, bytes | None] = field(default_factory=dict)
 
-    def mask_on(self, grid: tuple[int, int], device: torch.device) -> TokenMask:
-        """The mask on a token grid, computed once."""
+    def weight_at(self, stage: Stage) -> float:
+        """w at a stage; 0 where it takes no part."""
+        return self.reference.weight_at(stage)
+
+    def mask_on(self, grid: tuple[int, int]) -> TokenMask:
+        """The mask on a token grid, on the view's device."""
         if grid not in self._masks:
             mask = token_mask(self.reference.masks[self.number], grid, self.reference.resize)
             if not len(mask.indices):
@@ -48,7 +50,7 @@ class ReferenceView:
                     grid[1],
                     grid[0],
                 )
-            self._masks[grid] = mask.to(device)
+            self._masks[grid] = mask.to(self.latent.device)
         return self._masks[grid]
 
     def conds_at(self, sigma: float) -> dict[str, Any]:

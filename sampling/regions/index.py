@@ -1,7 +1,5 @@
 """The regions of an evaluation, as the blocks of the next one ask for them."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Attention-based segmentation of the whole picture: the region source of the paper."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import reduce as fold
 from typing import Any

@@ -1,7 +1,5 @@
 """One evaluation of the model by the guider, and the batches of conds that it consists of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any

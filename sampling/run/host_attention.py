@@ -1,7 +1,5 @@
 """The attention of the user's ComfyUI, as attention/ takes it."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import Any
 

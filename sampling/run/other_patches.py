@@ -1,7 +1,5 @@
 """Patches of other nodes in the attention of the blocks that the method uses: for the log, strict runs and errors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """One sampling run: made and dropped in OUTER_SAMPLE, it holds all the state that there is."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """Switching torch.compile off during a run."""
 
-from __future__ import annotations
-
 import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -32,7 +30,7 @@ def without_compile(model: Any, model_options: dict[str, Any]) -> AbstractContex
         return nullcontext()
     if not hasattr(torch.compiler, "set_stance"):
         raise InputError(
-            "apply",
+            "Apply",
             f"model: is compiled by torch.compile, which torch {torch.__version__} cannot switch off for a run; use"
             " torch 2.6 or newer, or remove the node that compiles",
         )

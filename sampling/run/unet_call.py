@@ -1,7 +1,5 @@
 """One UNet call: its self-attention attends to the references, and its attention maps go to the region finder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
