@@ -150,9 +150,20 @@ class MagicFaceSchedule(io.ComfyNode):
                 if not blocks.strip():
                     raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
         suppression = None if token_suppression == AUTO_SUPPRESSION else token_suppression
-        stages, names = (start, switch, end), (injection_blocks, segmentation_blocks)
-        settings = (suppression, foreground, semantic_guidance, noise_seed, keep_mb, keep_on)
-        return io.NodeOutput(Schedule(*stages, *names, *settings))
+        schedule = Schedule(
+            start=start,
+            switch=switch,
+            end=end,
+            injection_blocks=injection_blocks,
+            segmentation_blocks=segmentation_blocks,
+            suppression=suppression,
+            foreground=foreground,
+            guidance=semantic_guidance,
+            noise_seed=noise_seed,
+            cache_mb=keep_mb,
+            cache_location=keep_on,
+        )
+        return io.NodeOutput(schedule)
 
 
 NODES = [MagicFaceSchedule]
