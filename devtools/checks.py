@@ -1,4 +1,4 @@
-"""`dev.py test`: ruff, `comfy node validate`, mypy and every part of the tests, each in a process of its own, and one summary."""
+"""`dev.py test`: static checks and every part of the tests, each in a process of its own, and one summary."""
 
 from __future__ import annotations
 

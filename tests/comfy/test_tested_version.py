@@ -19,9 +19,7 @@ Load = Callable[[object], list[str]]
 
 
 @pytest.fixture
-def lines(
-    pack: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> Load:
+def lines(pack: ModuleType, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path) -> Load:
     """`lines(version)` -> what loading the pack logs in a ComfyUI of that version."""
     folder_paths = importlib.import_module("folder_paths")
     monkeypatch.setattr(folder_paths, "get_input_directory", lambda: str(tmp_path))
