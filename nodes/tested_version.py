@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import re
 
@@ -21,9 +20,10 @@ def note_untested_version() -> None:
 def _running_version() -> str:
     """The version in ComfyUI's module `comfyui_version`; an empty text if there is none."""
     try:
-        return str(importlib.import_module("comfyui_version").__version__)
-    except (ImportError, AttributeError):
+        from comfyui_version import __version__
+    except ImportError:
         return ""
+    return str(__version__)
 
 
 def _numbers(version: str) -> tuple[int, ...] | None:
