@@ -1,4 +1,4 @@
-"""`dev.py test`: ruff, mypy and every part of the tests, each in a process of its own, and one summary."""
+"""`dev.py test`: static checks and every part of the tests, each in a process of its own, and one summary."""
 
 from __future__ import annotations
 
@@ -103,11 +103,12 @@ def parts() -> list[Part]:
 
 
 def static_checks() -> list[Result]:
-    """ruff and mypy, each counted as one test."""
+    """ruff, the registry's validation and mypy, each counted as one test."""
     python = sys.executable
     results = [
         _check("ruff check", [python, "-m", "ruff", "check", "."], ROOT),
         _check("ruff format", [python, "-m", "ruff", "format", "--check", "."], ROOT),
+        _check("comfy node validate", [python, "-m", "devtools.registry"], ROOT),
     ]
     with tempfile.TemporaryDirectory(prefix="magicface-types-") as folder:
         # The checkout is a package, but its folder's name need be no Python name: mypy sees it as `magicface`.
