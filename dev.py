@@ -143,7 +143,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         return workflows.main(arguments.pictures)
     if arguments.command == "evaluate":
-        from devtools.evaluation import agreement, evaluate
+        from lab.evaluation import agreement, evaluate
 
         names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
         numbers = range(arguments.first, arguments.first + arguments.pairs)
@@ -151,7 +151,7 @@ def run(arguments: argparse.Namespace) -> int:
             return agreement.main(numbers)
         return evaluate.main(numbers, names, arguments.json, arguments.pictures)
     if arguments.command == "soak":
-        from devtools import soak
+        from lab import soak
 
         return soak.main(arguments.prompts, arguments.every, arguments.json)
     if arguments.command == "locales":
@@ -164,17 +164,17 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.command == "bench":
         return measure(arguments)
     if arguments.command == "train":
-        from devtools.training import train
+        from lab.training import train
 
         return train.main(arguments.minutes, arguments.resume, arguments.output)
-    from devtools import parity
+    from lab import parity
 
     return parity.main([str(file) for file in arguments.files])
 
 
 def measure(arguments: argparse.Namespace) -> int:
     """The benchmark."""
-    from devtools.bench import bench, ways
+    from lab.bench import bench, ways
 
     if arguments.ways:
         return ways.main()

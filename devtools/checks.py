@@ -21,7 +21,7 @@ from .pins import CORES, ROOT
 
 TESTS = ROOT / "tests"
 # Typed as strictly as ComfyUI, which has no types, allows.
-TYPED = ("attention", "sampling", "nodes", "devtools")
+TYPED = (f"{PACK}.attention", f"{PACK}.sampling", f"{PACK}.nodes", "devtools", "lab")
 # The parts that run in process are run on both ends of the supported range.
 ON_BOTH_CORES = ("comfy",)
 FIRST = ("unit", "comfy")
@@ -112,11 +112,10 @@ def static_checks() -> list[Result]:
     with tempfile.TemporaryDirectory(prefix="magicface-types-") as folder:
         # The checkout is a package, but its folder's name need be no Python name: mypy sees it as `magicface`.
         link(ROOT, Path(folder) / PACK)
-        typed = [name for name in TYPED if (ROOT / name / "__init__.py").is_file()]
         command = [python, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
         command += ["--cache-dir", str(ROOT / ".mypy_cache")]
-        for name in typed:
-            command += ["-p", f"{PACK}.{name}"]
+        for name in TYPED:
+            command += ["-p", name]
         results.append(_check("mypy", command, Path(folder)))
         (Path(folder) / PACK).unlink()
     return results

@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from devtools.bench import bench, measure, report
-from devtools.bench.authors import Authors
-from devtools.bench.exactness import difference
-from devtools.bench.measure import AUTHORS, KEPT, STAGES, UNPATCHED
-from devtools.bench.meters import PARTS, Parts, peak_bytes
-from devtools.bench.scene import SHAPES, Scene
+from lab.bench import bench, measure, report
+from lab.bench.authors import Authors
+from lab.bench.exactness import difference
+from lab.bench.measure import AUTHORS, KEPT, STAGES, UNPATCHED
+from lab.bench.meters import PARTS, Parts, peak_bytes
+from lab.bench.scene import SHAPES, Scene
 
 MB = 2**20
 

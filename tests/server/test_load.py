@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devtools import soak
 from devtools.client import Client, PromptError
 from devtools.install import Install
 from devtools.server import Server
+from lab import soak
 
 NUMBER = 1
 LIMIT_S = 120

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .client import Client, Prompt, PromptError
-from .demo import PICTURES, pictures_read
-from .install import chosen
-from .model import with_model
-from .pins import ROOT
-from .server import Server, ServerError
+from devtools.client import Client, Prompt, PromptError
+from devtools.demo import PICTURES, pictures_read
+from devtools.install import chosen
+from devtools.model import with_model
+from devtools.pins import ROOT
+from devtools.server import Server, ServerError
 
 WORKFLOW = ROOT / "workflows" / "api" / "magicface_two_concepts.json"
 # Outputs of nodes are kept for the last prompt only, so that what stays is ours.

@@ -13,8 +13,8 @@ import comfy.samplers
 import torch
 from torch import Tensor
 
-from ..incore import load_pack
-from ..tiny_pack import tiny_model
+from devtools.incore import load_pack
+from devtools.tiny_pack import tiny_model
 
 CONCEPTS = ("hat", "scarf", "coat", "shirt", "face")
 PROMPT = "a person with a face and a shirt, wearing a hat and a scarf and a coat, in a park"

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from devtools.tiny_pack import tiny_model
+from devtools.tiny_pack.families import PORTRAITS
+
 from ..judge import PARTS
-from ..tiny_pack import tiny_model
-from ..tiny_pack.families import PORTRAITS
 from .autoencoder import pixels
 from .drawn_set import CAPTIONS, Drawings
 from .grounding import Block, KeptAttention, noun_loss, thing_loss

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from devtools.pins import ROOT
+
 from ..judge import WEIGHTS
-from ..pins import ROOT
 from .rows import ABLATIONS, MAIN, ROWS, Row
 
 Scores = dict[str, float]
@@ -92,7 +93,7 @@ def _start() -> None:
 
     import torch
 
-    from .. import incore
+    from devtools import incore
 
     incore.prepare()
     torch.set_num_threads(1)
@@ -103,7 +104,8 @@ def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, 
     """Scores of one combination by row; and its contact sheet, if there is a folder for it."""
     from PIL import Image
 
-    from ..contact_sheet import Entry, contact_sheet, dimmed
+    from devtools.contact_sheet import Entry, contact_sheet, dimmed
+
     from ..judge import look
     from .combinations import combination
     from .measures import measure

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from ..incore import load_pack
+from devtools.incore import load_pack
+
 from .scene import SHAPES, Scene, moment
 
 # n tokens, heads of 64: SDXL's two resolutions in the narrow shape.

@@ -1,0 +1,1 @@
+"""The laboratory: benchmark, evaluation, training, parity and soak runs. It imports devtools, never the other way."""
