@@ -130,3 +130,12 @@ def test_an_old_python_is_told_so(version: tuple[int, int]) -> None:
     ended = subprocess.run([sys.executable, "-c", program], input=source, capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert f"dev.py needs Python 3.10 or later; this is Python {version[0]}.{version[1]}" in ended.stderr
+
+
+@pytest.mark.parametrize("command", dev.COMMANDS)
+def test_a_command_starts_on_a_bare_python(command: str) -> None:
+    """No package is needed before the environment exists: -S leaves site-packages out."""
+    program = [sys.executable, "-S", str(pins.ROOT / "dev.py"), command, "--help"]
+    ended = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"usage: dev.py {command}")
