@@ -22,12 +22,13 @@ from devtools.model import with_model
 from devtools.pins import ROOT
 from devtools.server import Server, ServerError
 
+from . import MB
+
 WORKFLOW = ROOT / "workflows" / "api" / "magicface_two_concepts.json"
 # Outputs of nodes are kept for the last prompt only, so that what stays is ours.
 FLAGS = ("--cache-classic",)
 MOST_GROWTH = 1.1  # of memory, from the warm-up to the end
 PROMPT_LIMIT_S = 600  # for all that stand before it in the queue, too
-MB = 2**20
 SIDES_PX = (192, 224, 256, 272, 320)
 SAMPLERS = ("euler", "dpmpp_2m", "heun", "euler_ancestral", "dpmpp_sde")
 PROMPTS = (
