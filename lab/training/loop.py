@@ -22,6 +22,8 @@ CHECKPOINT_SECONDS = 240.0
 BAR_SECONDS = 2.0
 _CURVE_POINTS = 200
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 @dataclass
 class Phase:
@@ -110,10 +112,15 @@ def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
     return progress
 
 
-def _average(average: list[Tensor], weights: list[Tensor], steps: Tensor | int) -> None:
-    """An exponential moving average, in place, of which the first steps count less: they start from random weights."""
+def _average(average: Tensors, weights: Tensors, steps: Tensor | int) -> None:
+    """Update an exponential moving average in place. It forgets the first steps sooner: they began with random weights.
+
+    Args:
+        average, weights: float32, one tensor for each weight.
+        steps: how many were made.
+    """
     decay = min(AVERAGE, (1 + int(steps)) / (10 + int(steps)))
-    torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
+    torch._foreach_lerp_(average, weights, 1 - decay)
 
 
 def _step(
