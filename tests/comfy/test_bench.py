@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
-from devtools.bench import bench, measure, report
-from devtools.bench.authors import Authors
-from devtools.bench.exactness import difference
-from devtools.bench.measure import AUTHORS, KEPT, STAGES, UNPATCHED
-from devtools.bench.meters import PARTS, Parts, peak_bytes
-from devtools.bench.scene import SHAPES, Scene
+from lab.bench import bench, measure, report
+from lab.bench.authors import Authors
+from lab.bench.exactness import difference
+from lab.bench.measure import AUTHORS, KEPT, STAGES, UNPATCHED
+from lab.bench.meters import PARTS, Parts, peak_bytes
+from lab.bench.scene import SHAPES, Scene
 
 MB = 2**20
 
@@ -121,8 +121,8 @@ def test_reports(found, tmp_path):
     report.plot(found, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size == (800, 900)
-        colours = {colour for _, colour in picture.getcolors(100000)}
-    assert {report._INK, report._BLUE} <= colours
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(100000)}
+    assert {ImageColor.getrgb(colour) for colour in (report.INK, report.LINE)} <= colours
 
 
 def test_a_loss_of_exactness_fails(found, scene, monkeypatch, capsys):

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .pins import ROOT
+from devtools.pins import ROOT
+
 from .portraits import LOOKS, PATTERNS
 
 WEIGHTS = ROOT / "tests" / "judge.safetensors"

@@ -7,7 +7,6 @@ import json
 import math
 import os
 import sys
-import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -16,9 +15,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import bootstrap
+from tqdm import tqdm
+
+from devtools.pins import ROOT
 
 from ..judge import WEIGHTS
-from ..pins import ROOT
 from .rows import ABLATIONS, MAIN, ROWS, Row
 
 Scores = dict[str, float]
@@ -71,15 +73,12 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
 def measured(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | None = None) -> Table:
     """Scores of each row's pictures, by row; in the order of the combinations."""
     found: dict[int, dict[str, Scores]] = {}
-    started = time.monotonic()
     # Models this small gain nothing from a second thread: a process a core.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start) as pool:
         jobs = {pool.submit(_work, number, rows, pictures): number for number in numbers}
         try:
-            for done, job in enumerate(as_completed(jobs), 1):
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="combinations"):
                 found[jobs[job]] = job.result()
-                left = (time.monotonic() - started) * (len(jobs) - done) / done
-                print(f"combination {done} of {len(jobs)}, {left / 60:.0f} min left", flush=True)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
@@ -92,7 +91,7 @@ def _start() -> None:
 
     import torch
 
-    from .. import incore
+    from devtools import incore
 
     incore.prepare()
     torch.set_num_threads(1)
@@ -103,7 +102,8 @@ def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, 
     """Scores of one combination by row; and its contact sheet, if there is a folder for it."""
     from PIL import Image
 
-    from ..contact_sheet import Entry, contact_sheet, dimmed
+    from devtools.contact_sheet import Entry, contact_sheet, dimmed
+
     from ..judge import look
     from .combinations import combination
     from .measures import measure
@@ -145,12 +145,14 @@ def values_of(scores: Sequence[Scores], measure: str) -> NDArray[np.float64]:
 
 
 def interval(values: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % bootstrap interval of a mean."""
-    if len(values) == 0:
-        return math.nan, math.nan
-    chosen = np.random.default_rng(0).integers(len(values), size=(_RESAMPLES, len(values)))
-    low, high = np.quantile(values[chosen].mean(axis=1), (0.025, 0.975))
-    return float(low), float(high)
+    """95 % bootstrap interval of a mean, by the percentile method."""
+    if len(values) < 2:
+        mean = float(values[0]) if len(values) else math.nan
+        return mean, mean
+    found = bootstrap(
+        (values,), np.mean, n_resamples=_RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return float(found.low), float(found.high)
 
 
 def gain(table: Table, measure: str, row: str, over: str) -> tuple[float, float, float]:

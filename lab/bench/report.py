@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
+from .. import MB
 from .measure import AGAINST, MEMORY, STAGES, UNPATCHED, UNPATCHED_BATCH, Measured, exponent, ratios
 
-MB = 2**20
 MEANT = {
     "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
     "cold_n2": "with 2",
@@ -29,9 +30,8 @@ MEANT = {
     "equal_regions": "least share of pixels with the same concept",
     "host_waits": "waits for the device in an evaluation beyond the unpatched sampler's",
 }
-_PANEL, _MARGIN, _DOT = (400, 300), 58, 4
-_LEAST = 1e-6
-_INK, _GREY, _BLUE = (30, 30, 30), (190, 190, 190), (40, 90, 200)
+_LEAST = 1e-6  # a logarithmic axis has no 0
+INK, LINE = "#1e1e1e", "#285ac8"
 
 
 def as_json(found: Measured) -> dict[str, Any]:
@@ -80,42 +80,26 @@ def short(value: float) -> str:
 
 
 def plot(found: Measured, file: Path) -> None:
-    """The curves, both axes logarithmic, with the lines of the exponents."""
-    width, height = _PANEL
-    picture = Image.new("RGB", (2 * width, -(-len(found.curves) // 2) * height), "white")
-    for number, (name, points) in enumerate(found.curves.items()):
-        panel = Image.new("RGB", _PANEL, "white")
-        _draw(ImageDraw.Draw(panel), name, points)
-        picture.paste(panel, (number % 2 * width, number // 2 * height))
-    picture.save(file)
+    """The curves with the lines of their exponents, both axes logarithmic."""
+    rows = -(-len(found.curves) // 2)
+    figure = Figure(figsize=(8, 3 * rows), dpi=100, layout="constrained")
+    for axes in figure.subplots(rows, 2, squeeze=False).flat[len(found.curves) :]:
+        axes.remove()
+    for axes, (name, points) in zip(figure.axes, found.curves.items(), strict=True):
+        _draw(axes, name, points)
+    figure.savefig(file)
 
 
-def _draw(draw: ImageDraw.ImageDraw, name: str, points: Sequence[tuple[float, float]]) -> None:
+def _draw(axes: Axes, name: str, points: Sequence[tuple[float, float]]) -> None:
     """One panel."""
-    font = ImageFont.load_default(13)
-    points = [(x, max(y, _LEAST)) for x, y in points]  # a cost may be lost in the noise
-    (left, right), (low, high) = (_span([point[axis] for point in points]) for axis in (0, 1))
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = math.log(x / left) / math.log(right / left)
-        up = math.log(y / low) / math.log(high / low)
-        return _MARGIN + across * (_PANEL[0] - 1.5 * _MARGIN), _PANEL[1] - _MARGIN - up * (_PANEL[1] - 1.8 * _MARGIN)
-
-    draw.line([at(left, high), at(left, low), at(right, low)], fill=_INK)
-    for x, y in points:
-        draw.line([at(x, low), at(x, y), at(left, y)], fill=_GREY)
-        draw.text((at(x, low)[0], at(x, low)[1] + 4), f"{x:g}", _INK, font, "ma")
-        draw.text((at(left, y)[0] - 4, at(left, y)[1]), f"{y:.2f}", _INK, font, "rm")
-    slope = exponent(points)
-    middle = [math.exp(sum(math.log(point[axis]) for point in points) / len(points)) for axis in (0, 1)]
-    ends = [(x, middle[1] * (x / middle[0]) ** slope) for x in (points[0][0], points[-1][0])]
-    draw.line([at(*end) for end in ends], fill=_BLUE, width=2)
-    for point in points:
-        x, y = at(*point)
-        draw.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=_INK)
+    x, y = np.array([(value, max(cost, _LEAST)) for value, cost in points]).T  # a cost may be lost in the noise
+    slope = exponent(list(zip(x, y, strict=True)))
+    middle = np.exp(np.log(x).mean()), np.exp(np.log(y).mean())
+    axes.loglog(x, middle[1] * (x / middle[0]) ** slope, color=LINE)
+    axes.loglog(x, y, "o", color=INK)
+    axes.set_xticks(x, [f"{value:g}" for value in x], minor=False)
+    axes.set_yticks(y, [f"{cost:.2f}" for cost in y], minor=False)
+    axes.minorticks_off()
+    axes.grid(alpha=0.4)
     cost = {"batch": "seconds", MEMORY: "MB beyond unpatched", AGAINST: "ratio"}.get(name, "seconds beyond unpatched")
-    draw.text((_PANEL[0] / 2, 12), f"{cost} by {name}: power {slope:.2f}", _INK, font, "ma")
-
-
-def _span(values: Sequence[float]) -> tuple[float, float]:
-    return min(values) / 1.15, max(values) * 1.15
+    axes.set_title(f"{cost} by {name}: power {slope:.2f}", fontsize=9)

@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from devtools.incore import load_pack
+from devtools.tiny_pack import tiny_model
+from devtools.tiny_pack.families import PORTRAITS
+
 from ..judge import PARTS
-from ..tiny_pack import tiny_model
-from ..tiny_pack.families import PORTRAITS
 from .autoencoder import pixels
 from .drawn_set import CAPTIONS, Drawings
 from .grounding import Block, KeptAttention, noun_loss, thing_loss
@@ -60,7 +62,7 @@ class Denoiser(nn.Module):
         self.requires_grad_(True)
         self.unet.to(memory_format=torch.channels_last)
         self.tokens = Tokens()
-        self.blocks = attention_blocks(self.unet)
+        self.blocks: list[Block] = [block.key for block in load_pack().sampling.unet.layout_of(self.unet)]
 
     @property
     def unet(self) -> nn.Module:
@@ -77,17 +79,6 @@ class Denoiser(nn.Module):
         """(b, c) pooled text and (b, 6) height, width, crop, target height and width -> the UNet's y."""
         embedded = self.model.embedder(sizes.flatten()).view(len(sizes), -1)
         return torch.cat([pooled, embedded.to(pooled)], dim=1)
-
-
-def attention_blocks(unet: nn.Module) -> list[Block]:
-    """(section, number, depth) of each transformer block, as `patches_replace` names them."""
-    blocks = []
-    for name, _ in unet.named_modules():
-        if name.endswith("attn2"):
-            section, *inner = name.split(".")
-            number, depth = (0, inner[2]) if section == "middle_block" else (inner[0], inner[3])
-            blocks.append((section.split("_")[0], int(number), int(depth)))
-    return blocks
 
 
 @torch.no_grad()

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..incore import load_pack
-from ..model import INPUTS
-from ..tiny_pack import tiny_model
+from devtools.incore import load_pack
+from devtools.model import INPUTS
+from devtools.tiny_pack import tiny_model
+
 from .combinations import Combination, Concept
 from .rows import Row
 

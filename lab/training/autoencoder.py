@@ -8,7 +8,8 @@ from comfy.ldm.cascade.stage_a import StageA
 from einops import rearrange
 from torch import Tensor
 
-from ..tiny_pack.families import PORTRAITS
+from devtools.tiny_pack.families import PORTRAITS
+
 from .drawn_set import Drawings
 from .initial import initial_weights
 from .loop import Phase, generator_at

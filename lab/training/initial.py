@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..tiny_pack.random_weights import random_weights
+from devtools.tiny_pack.random_weights import random_weights
 
 
 def initial_weights(module: nn.Module, seed: str, gains: Mapping[str, float]) -> dict[str, Tensor]:

@@ -10,8 +10,7 @@ from unittest.mock import patch
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-
-from .scene import moment
+from torch.utils.benchmark import timer
 
 # What the profiler calls them. A copy to the host or from it waits by the first.
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
@@ -50,11 +49,11 @@ class Parts:
 
     def whole(self, work: Callable[[], Any]) -> Any:
         """Do all of the work, and call UNet what of it is nothing else."""
-        self._beside, before, known = 0.0, moment(), sum(self.seconds.values())
+        self._beside, before, known = 0.0, timer(), sum(self.seconds.values())
         self._inside = True
         result = work()
         self._inside = False
-        whole = moment() - before - self._beside
+        whole = timer() - before - self._beside
         self.seconds["UNet"] += whole - (sum(self.seconds.values()) - known)
         return result
 
@@ -62,9 +61,9 @@ class Parts:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if not self._inside:
                 return work(*args, **kwargs)
-            before = moment()
+            before = timer()
             result = work(*args, **kwargs)
-            self.seconds[part] += moment() - before
+            self.seconds[part] += timer() - before
             return result
 
         return timed
@@ -73,11 +72,11 @@ class Parts:
         def timed(call: Any, block: Any, grid: Any, row: Any, attend: Any, qkv: Any, own: Any) -> Any:
             if not self._inside:
                 return blend(call, block, grid, row, attend, qkv, own)
-            before = moment()
+            before = timer()
             result = blend(call, block, grid, row, attend, qkv, own)
-            between = moment()
+            between = timer()
             attend(*qkv)
-            after = moment()
+            after = timer()
             self._beside += after - between
             self.seconds["injection"] += (between - before) - (after - between)
             return result

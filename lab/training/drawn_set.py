@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from .. import cache, portrait_drawing, portraits
+from devtools import cache
+
+from .. import portrait_drawing, portraits
 from ..judge import PARTS
 from ..portraits import PATTERNS, Portrait, Split, caption_of, draw_portrait, generator_of
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from .. import MB
 from .authors import Authors
 from .exactness import Difference, difference
 from .meters import PARTS, Parts, host_waits, peak_bytes
@@ -153,7 +154,7 @@ def memory_curve(scene: Scene) -> list[tuple[float, float]]:
     """Megabytes beyond the unpatched sampler's, by size."""
     sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 4)]
     extra = [most(size, size.patched(3), peak_bytes) - most(size, size.model, peak_bytes) for size in sizes]
-    return [(size.side_lat**2, its / 2**20) for size, its in zip(sizes, extra, strict=True)]
+    return [(size.side_lat**2, its / MB) for size, its in zip(sizes, extra, strict=True)]
 
 
 def parts_of(scene: Scene) -> dict[str, float]:

@@ -15,19 +15,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .client import Client, Prompt, PromptError
-from .demo import PICTURES, pictures_read
-from .install import chosen
-from .model import with_model
-from .pins import ROOT
-from .server import Server, ServerError
+from devtools.client import Client, Prompt, PromptError
+from devtools.demo import PICTURES, pictures_read
+from devtools.install import chosen
+from devtools.model import with_model
+from devtools.pins import ROOT
+from devtools.server import Server, ServerError
+
+from . import MB
 
 WORKFLOW = ROOT / "workflows" / "api" / "magicface_two_concepts.json"
 # Outputs of nodes are kept for the last prompt only, so that what stays is ours.
 FLAGS = ("--cache-classic",)
 MOST_GROWTH = 1.1  # of memory, from the warm-up to the end
 PROMPT_LIMIT_S = 600  # for all that stand before it in the queue, too
-MB = 2**20
 SIDES_PX = (192, 224, 256, 272, 320)
 SAMPLERS = ("euler", "dpmpp_2m", "heun", "euler_ancestral", "dpmpp_sde")
 PROMPTS = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,12 +12,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
 
 SEED = 0
 WARM_UP = 100  # steps
 AVERAGE = 0.999
 CHECKPOINT_SECONDS = 240.0
+BAR_SECONDS = 2.0
 _CURVE_POINTS = 200
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 @dataclass
@@ -78,75 +84,89 @@ def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
     """
     path = folder / f"{phase.name}.pt"
     optimizer = torch.optim.AdamW(phase.weights.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
-    progress = _resumed(path, phase, optimizer)
-    average = [progress.average[name] for name in phase.weights]
+    weights = nn.ParameterList(phase.weights.values())
+    average = AveragedModel(weights, multi_avg_fn=_average)
+    progress = _resumed(path, phase, optimizer, average)
     since: list[dict[str, float]] = []
-    saved = started = time.monotonic()
+    saved = time.monotonic()
     first = progress.step
+    bar = tqdm(desc=phase.name, total=phase.steps, initial=first, mininterval=BAR_SECONDS, file=sys.stdout)
     try:
         while progress.step < phase.steps and time.monotonic() < deadline:
             for group in optimizer.param_groups:
                 group["lr"] = rate_at(progress.step, phase)
-            since.append(_step(phase, progress, optimizer, average))
+            since.append(_step(phase, progress, optimizer, weights, average))
             if progress.step % max(phase.steps // _CURVE_POINTS, 1) == 0:
                 point = {name: sum(entry[name] for entry in since) / len(since) for name in since[0]}
                 since = []
                 progress.curve.append((progress.step, point))
-                _print(phase, progress, (time.monotonic() - started) / (progress.step - first))
+                bar.set_postfix({name: f"{value:.4f}" for name, value in point.items()}, refresh=False)
+            bar.update()
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 _save(path, phase, progress, optimizer)
                 saved = time.monotonic()
     finally:
+        bar.close()
         if progress.step > first:
             _save(path, phase, progress, optimizer)
     return progress
 
 
+def _average(average: Tensors, weights: Tensors, steps: Tensor | int) -> None:
+    """Update an exponential moving average in place. It forgets the first steps sooner: they began with random weights.
+
+    Args:
+        average, weights: float32, one tensor for each weight.
+        steps: how many were made.
+    """
+    decay = min(AVERAGE, (1 + int(steps)) / (10 + int(steps)))
+    torch._foreach_lerp_(average, weights, 1 - decay)
+
+
 def _step(
-    phase: Phase, progress: Progress, optimizer: torch.optim.Optimizer, average: list[Tensor]
+    phase: Phase,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer,
+    weights: nn.ParameterList,
+    average: AveragedModel,
 ) -> dict[str, float]:
-    """One step of the optimizer and of the average; the losses before it."""
-    weights = list(phase.weights.values())
+    """Make one step and update the average; returns the losses before the step."""
     losses = phase.losses(progress.step)
     optimizer.zero_grad()
     torch.stack(list(losses.values())).sum().backward()
     nn.utils.clip_grad_norm_(weights, 1.0)
     optimizer.step()
     progress.step += 1
-    decay = min(AVERAGE, (1 + progress.step) / (10 + progress.step))
-    torch._foreach_lerp_(average, [weight.detach() for weight in weights], 1 - decay)
+    average.update_parameters(weights)
     return {name: loss.item() for name, loss in losses.items()}
 
 
-def _resumed(path: Path, phase: Phase, optimizer: torch.optim.Optimizer) -> Progress:
-    if not path.is_file():
-        return Progress(average={name: weight.detach().clone() for name, weight in phase.weights.items()})
-    kept: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    with torch.no_grad():
-        for name, weight in phase.weights.items():
-            weight.copy_(kept["weights"][name])
-    optimizer.load_state_dict(kept["optimizer"])
-    average = {name: tensor.to(phase.weights[name].device) for name, tensor in kept["average"].items()}
-    return Progress(kept["step"], average, [(step, point) for step, point in kept["curve"]])
+def _resumed(path: Path, phase: Phase, optimizer: torch.optim.Optimizer, average: AveragedModel) -> Progress:
+    """The progress that a checkpoint holds, or none; weights, optimizer and average are set to match."""
+    averaged = {name: weight.detach() for name, weight in zip(phase.weights, average.parameters(), strict=True)}
+    progress = Progress(average=averaged)
+    if path.is_file():
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, weight in phase.weights.items():
+                weight.copy_(saved["weights"][name])
+                averaged[name].copy_(saved["average"][name])
+        optimizer.load_state_dict(saved["optimizer"])
+        progress.step, progress.curve = saved["step"], [(step, point) for step, point in saved["curve"]]
+    # The weights before the first step are the average's first model: so n steps make n + 1 models.
+    average.n_averaged.fill_(progress.step + 1)
+    return progress
 
 
 def _save(path: Path, phase: Phase, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    kept = {
+    saved = {
         "step": progress.step,
         "curve": progress.curve,
         "average": progress.average,
         "weights": {name: weight.detach() for name, weight in phase.weights.items()},
         "optimizer": optimizer.state_dict(),
     }
-    half_made = path.with_suffix(".half")
-    torch.save(kept, half_made)
-    half_made.replace(path)
-
-
-def _print(phase: Phase, progress: Progress, seconds: float) -> None:
-    step, point = progress.curve[-1]
-    left = (phase.steps - step) * seconds / 60
-    values = ", ".join(f"{name} {value:.4f}" for name, value in point.items())
-    speed = f"{seconds:.2f} s a step, {left:.0f} min left"
-    print(f"{phase.name}: step {step} of {phase.steps}, {values}; {speed}", flush=True)
+    unfinished = path.with_suffix(".half")
+    torch.save(saved, unfinished)
+    unfinished.replace(path)

@@ -17,10 +17,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from .. import cache, judge, portrait_drawing, portraits, tiny_pack
-from ..pins import ROOT
+from devtools import cache, tiny_pack
+from devtools.pins import ROOT
+from devtools.tiny_pack.families import PORTRAITS
+
+from .. import judge, portrait_drawing, portraits
 from ..portraits import Split
-from ..tiny_pack.families import PORTRAITS
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
 

@@ -14,8 +14,9 @@ import comfy.samplers
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.utils.benchmark import timer
 
-from .scene import CFG, Evaluations, Scene, moment
+from .scene import CFG, Evaluations, Scene
 
 COND, UNCOND = 0, 1
 
@@ -77,9 +78,9 @@ class Authors:
         x = self._scene.start(seed=seed).to(self._device)
         x = self._model.model_sampling.noise_scaling(torch.tensor(levels[0][1]).to(x), x, torch.zeros_like(x))
         for (stage, level), following in zip(levels, [level for _, level in levels[1:]] + [0.0], strict=True):
-            before = moment()
+            before = timer()
             denoised = self.evaluate(x, level, stage)
-            found.add(stage, moment() - before, x, denoised)
+            found.add(stage, timer() - before, x, denoised)
             x = x + (x - denoised) / level * (following - level)
         return found
 

@@ -80,7 +80,7 @@ def compare(file: Path) -> Iterator[Step]:
     import comfy.samplers
     from comfy.patcher_extension import WrappersMP
 
-    from .incore import load_pack
+    from devtools.incore import load_pack
 
     pack = load_pack()
     with safe_open(file, "pt") as recorded:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
@@ -12,9 +11,10 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
+from torch.utils.benchmark import timer
 
-from ..incore import load_pack
-from ..tiny_pack import tiny_model
+from devtools.incore import load_pack
+from devtools.tiny_pack import tiny_model
 
 CONCEPTS = ("hat", "scarf", "coat", "shirt", "face")
 PROMPT = "a person with a face and a shirt, wearing a hat and a scarf and a coat, in a park"
@@ -164,9 +164,9 @@ class Scene:
             ones = x.new_ones([len(x)])
             for step, stage in enumerate(stages):
                 evaluate = partial(model_k, x, sigmas[step] * ones, **extra_args)
-                before = moment()
+                before = timer()
                 denoised = around(evaluate) if around and stage != "first" else evaluate()
-                found.add(stage, moment() - before, x, denoised)
+                found.add(stage, timer() - before, x, denoised)
                 if callback is not None:
                     callback({"i": step, "denoised": denoised, "x": x})
                 x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
@@ -180,13 +180,6 @@ class Scene:
         guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(sampler), sigmas, seed=seed)
         found.regions, self._regions = self._regions, []
         return found
-
-
-def moment() -> float:
-    """The time, once the device has done all that it was asked to."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 @lru_cache(maxsize=1)

@@ -13,9 +13,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.utils.benchmark import Timer
 
-from ..incore import load_pack
-from .scene import SHAPES, Scene, moment
+from devtools.incore import load_pack
+
+from .scene import SHAPES, Scene
 
 # n tokens, heads of 64: SDXL's two resolutions in the narrow shape.
 GRIDS = {"r = 2": (1024, 2), "r = 4": (256, 4)}
@@ -167,15 +169,13 @@ def passing(pack: ModuleType) -> list[Row]:
 def timed(ways: dict[str, Way], tries: int = TRIES) -> list[Row]:
     """For each way its seconds, the ratio to the first's, and the largest difference to what the first gives."""
     expected = next(iter(ways.values()))()
+    error = {name: float((way() - expected).abs().max() / expected.abs().max()) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    error = {}
-    for name, way in ways.items():
-        error[name] = float((way() - expected).abs().max() / expected.abs().max())
-    for _ in range(tries):
-        for name, way in ways.items():
-            before = moment()
-            way()
-            seconds[name].append(moment() - before)
+    threads = torch.get_num_threads()
+    timers = {name: Timer("way()", globals={"way": way}, num_threads=threads) for name, way in ways.items()}
+    for _ in range(tries):  # in turns, so that other work on the machine slows down all of them
+        for name, one in timers.items():
+            seconds[name].append(one.timeit(1).mean)
     first = seconds[next(iter(ways))]
     return [
         (name, median(its), median(a / b for a, b in zip(its, first, strict=True)), error[name])
