@@ -86,14 +86,11 @@ class Run:
 
     @property
     def history(self) -> RegionHistory:
-        """The regions of the steps so far."""
-        self._store_pending()
-        return self._history
-
-    def _store_pending(self) -> None:
+        """The regions of the steps so far; those of the last step are read from the device now."""
         for step, found in self._pending:
             self._history.steps.append(StepRegions(step, found.concepts, found.foreground).compact())
         self._pending.clear()
+        return self._history
 
     def end(self) -> None:
         """Log what the cache did, and warn if the method did nothing at all."""
@@ -136,9 +133,7 @@ class Run:
         """The noise level, for which the host waits; the last evaluation's regions are read with it."""
         if self.latest_regions is None:
             return float(timestep[0].float())
-        level = self.latest_regions.read_with(timestep[:1])
-        self._store_pending()
-        return level
+        return self.latest_regions.read_with(timestep[:1])
 
     def _calc_cond_batch(
         self,
@@ -210,19 +205,16 @@ class Run:
         if args["uncond"] is None or math.isclose(cfg, 1.0):
             return denoised
         if not evaluation.rate_pending:
-            self._log_guidance_off()
+            if not self._guidance_off_logged:
+                self._guidance_off_logged = True
+                log.info(
+                    "MagicFace: semantic guidance is off: this guider has not one positive and one negative prompt."
+                )
             return denoised
         evaluation.rate_pending = False
         delta = args["cond_denoised"] - args["uncond_denoised"]
         rate = guidance_rate(delta, self.latest_regions.on_device, cfg)
         return denoised + cfg * (rate - 1.0) * delta
-
-    def _log_guidance_off(self) -> None:
-        if not self._guidance_off_logged:
-            self._guidance_off_logged = True
-            log.info(
-                "MagicFace: semantic guidance is off: this guider does not use exactly one positive and one negative."
-            )
 
     @contextmanager
     def _in_batch(self, batch: CondBatch | None) -> Iterator[None]:
