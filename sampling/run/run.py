@@ -86,11 +86,14 @@ class Run:
 
     @property
     def history(self) -> RegionHistory:
-        """The regions of the steps so far; those of the last step are read from the device now."""
+        """The regions of the steps so far."""
+        self._store_pending()
+        return self._history
+
+    def _store_pending(self) -> None:
         for step, found in self._pending:
             self._history.steps.append(StepRegions(step, found.concepts, found.foreground).compact())
         self._pending.clear()
-        return self._history
 
     def end(self) -> None:
         """Log what the cache did, and warn if the method did nothing at all."""
@@ -133,7 +136,9 @@ class Run:
         """The noise level, for which the host waits; the last evaluation's regions are read with it."""
         if self.latest_regions is None:
             return float(timestep[0].float())
-        return self.latest_regions.read_with(timestep[:1])
+        level = self.latest_regions.read_with(timestep[:1])
+        self._store_pending()
+        return level
 
     def _calc_cond_batch(
         self,
@@ -207,9 +212,7 @@ class Run:
         if not evaluation.rate_pending:
             if not self._guidance_off_logged:
                 self._guidance_off_logged = True
-                log.info(
-                    "MagicFace: semantic guidance is off: this guider has not one positive and one negative prompt."
-                )
+                log.info("MagicFace: semantic guidance is off: it needs exactly one positive and one negative prompt.")
             return denoised
         evaluation.rate_pending = False
         delta = args["cond_denoised"] - args["uncond_denoised"]
