@@ -77,7 +77,7 @@ def table(figures: Mapping[str, Sequence[float]]) -> list[str]:
     """
     lines = ["| blocks | overlap (IoU) of concepts' regions with those of all | pixels with the same concept |"]
     lines.append("|---|---|---|")
-    for spec, (overlap, same) in sorted(figures.items(), key=lambda item: item[1], reverse=True):
+    for spec, (overlap, same) in sorted(figures.items(), key=lambda item: -item[1][0]):
         lines.append(f"| {LABELS.get(spec, re.sub(', *', ', ', spec))} | {overlap:.3f} | {same:.3f} |")
     return lines
 
