@@ -1,4 +1,4 @@
-"""The authors' way: the same method computed as their program does it, on the same weights, to compare the product with.
+"""The authors' way: the method computed as their program does it, on the same weights, to compare the product with.
 
 References go through both halves of guidance and to the UNet's end, attention is dense with additive masks, maps are
 n x n, and S S is a product of matrices. This is written anew; but the parts in `SHARED` are called from the product or
