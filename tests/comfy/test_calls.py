@@ -10,7 +10,6 @@ import torch
 
 from .graph import Graph
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 

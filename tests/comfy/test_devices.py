@@ -16,7 +16,6 @@ from comfy_extras.nodes_model_advanced import ModelComputeDtype
 from .graph import Graph, call
 from .neighbours import lora, named
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 AS_MUCH_AGAIN = 2  # times the unpatched model's own rounding; 0.9 and 1.05 were measured

@@ -14,7 +14,6 @@ import nodes as core_nodes
 
 from .graph import PROMPT, call
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 SIZE = (16, 16)

@@ -15,7 +15,6 @@ from devtools.tiny_pack.alive import left_over
 
 from .graph import NEGATIVE, PROMPT, picture
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 

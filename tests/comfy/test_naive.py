@@ -14,7 +14,6 @@ from torch import Tensor
 from .comparison import Case, negative_of, patched, plain_program, positive_of, references
 from .graph import HAT, PROMPT, SCARF, Graph
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 STEPS = 4  # two in each stage

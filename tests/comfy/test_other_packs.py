@@ -17,7 +17,6 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 from .graph import call
 from .neighbours import compiled, gligen, last_writer, longer_keys
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 STEPS = 3

@@ -16,7 +16,6 @@ import nodes as core_nodes
 from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
 from .graph import assert_acts, call, picture
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = [
     pytest.mark.usefixtures("as_node"),
     pytest.mark.filterwarnings("ignore:Should have t:UserWarning"),  # torchsde's, of the last bit of a time
