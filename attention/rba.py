@@ -1,55 +1,61 @@
-"""Region-grouped Blend Attention: each region looks at its own reference (stage 2, feature injection)."""
+"""Region-grouped Blend Attention (RBA): each query attends to the reference of its region (stage 2, blend)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .attend import Attend, EvenLengths, attend_also_to
-from .references import ConceptTokens
+from .attend import Attend, PaddedQueries
+from .injection import inject
+from .kv import BlockKV
+from .regions import QueryGroups, group_queries
 
-_LENGTHS = 16  # that a region's queries may have; they grow by half a step in the mean
-RegionGroups = Sequence[tuple[int, Tensor]]
-"""One image's queries grouped by region: (concept index or -1 for none, (g,) int64 token indices)."""
+# Queries of a region are padded to one of about this many lengths, which costs half a step on average.
+_LENGTHS = 16
 
 
-def region_grouped_blend_attention(
-    attend: Attend,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    concepts: Sequence[ConceptTokens | None],
-    groups: Sequence[RegionGroups],
-    own: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True, eq=False)
+class RegionGroupedBlendAttention:
     """A query in R_i: softmax([s Q K^T | s Q K_i^T + b_i]) [V ; V_i]; a query in no region: ordinary attention.
 
-    Args:
-        attend: the attention function.
-        q, k, v: (b, n, c) the target's cond rows.
-        concepts: one entry a concept; the region of a None looks at itself only.
-        groups: for each of the b images its grouped queries; together they name each of the n tokens once.
-        own: see `attend_also_to`.
+    An `InjectionRule`.
 
-    Returns:
-        (b, n, c).
+    Attributes:
+        labels: (b, n) the concept that each query belongs to, or -1, in main memory.
+        groups: the queries of each image by region, on the device of the attention.
 
-    Source: METHOD 4.
+    Source: arXiv 2408.07433, section 3 (RBA); docs/method.md#blend-stage.
     """
-    attend = EvenLengths(attend, max(1, q.shape[1] // _LENGTHS))
-    out = torch.empty_like(q) if own is None else own.clone()
-    for image, regions in enumerate(groups):
-        q_i, k_i, v_i = q[image : image + 1], k[image : image + 1], v[image : image + 1]
-        for concept_index, tokens in regions:
-            concept = concepts[concept_index] if concept_index >= 0 else None
-            queries = q_i[:, tokens]
-            if concept is not None:
-                bias = concept.bias_for(q.shape[1], q.dtype)
+
+    labels: Tensor
+    groups: Sequence[QueryGroups]
+
+    @staticmethod
+    def by_region(labels: Tensor, device: torch.device) -> RegionGroupedBlendAttention:
+        """The rule for labels (b, n) int64 in main memory."""
+        return RegionGroupedBlendAttention(labels, group_queries(labels, device))
+
+    def __call__(
+        self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, kv: BlockKV, own: Tensor | None = None
+    ) -> Tensor:
+        attend = PaddedQueries(attend, max(1, q.shape[1] // _LENGTHS))
+        out = torch.empty_like(q)
+        for image, groups in enumerate(self.groups):
+            q_i, k_i, v_i = q[image : image + 1], k[image : image + 1], v[image : image + 1]
+            for concept, tokens in groups:
+                concepts = (concept,) if concept >= 0 else ()
                 own_part = None if own is None else own[image : image + 1, tokens]
-                blended = attend_also_to(attend, queries, k_i, v_i, concept.k, concept.v, bias, own_part)
-                out[image, tokens] = blended[0]
-            elif own is None:
-                out[image, tokens] = attend(queries, k_i, v_i)[0]
-    return out
+                out[image, tokens] = inject(attend, (q_i[:, tokens], k_i, v_i), kv, concepts, q.shape[1], own_part)[0]
+        return out
+
+    def visible(self, image: int, queries: Tensor, kv: BlockKV) -> list[tuple[Sequence[int], Tensor]]:
+        of_queries = self.labels[image, queries]
+        return [
+            ((int(concept),) if concept >= 0 else (), queries[of_queries == concept]) for concept in of_queries.unique()
+        ]
+
+    def compact(self) -> RegionGroupedBlendAttention:
+        return RegionGroupedBlendAttention(self.labels.to(torch.int8), ())

@@ -1,36 +1,35 @@
-"""Reference-aware Self-Attention: the target looks at all references at once (stage 1, semantic layout)."""
+"""Reference-aware Self-Attention (RSA): every query attends to all references (stage 1, layout)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from .attend import Attend, attend_also_to
-from .references import ConceptTokens
+from .attend import Attend
+from .injection import inject
+from .kv import BlockKV
 
 
-def reference_aware_self_attention(
-    attend: Attend, q: Tensor, k: Tensor, v: Tensor, concepts: Sequence[ConceptTokens | None], own: Tensor | None = None
-) -> Tensor:
+@dataclass(frozen=True)
+class ReferenceAwareSelfAttention:
     """softmax([s Q K^T | s Q K_1^T + b_1 | ... | s Q K_N^T + b_N]) [V ; V_1 ; ... ; V_N].
 
-    Args:
-        attend: the attention function.
-        q, k, v: (b, n, c) the target's cond rows (keys may be more than n where another pack adds some).
-        concepts: one entry a concept; None takes no part.
-        own: see `attend_also_to`.
+    An `InjectionRule`.
 
-    Returns:
-        (b, n, c).
-
-    Source: METHOD 2.
+    Source: arXiv 2408.07433, section 3 (RSA); docs/method.md#layout-stage.
     """
-    present = [concept for concept in concepts if concept is not None]
-    if not present:
-        return attend(q, k, v) if own is None else own
-    ref_k = torch.cat([concept.k for concept in present], dim=1)
-    ref_v = torch.cat([concept.v for concept in present], dim=1)
-    bias = torch.cat([concept.bias_for(q.shape[1], q.dtype) for concept in present])
-    return attend_also_to(attend, q, k, v, ref_k, ref_v, bias, own)
+
+    labels: None = None
+
+    def __call__(
+        self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, kv: BlockKV, own: Tensor | None = None
+    ) -> Tensor:
+        return inject(attend, (q, k, v), kv, range(len(kv)), q.shape[1], own)
+
+    def visible(self, image: int, queries: Tensor, kv: BlockKV) -> list[tuple[Sequence[int], Tensor]]:
+        return [(range(len(kv)), queries)]
+
+    def compact(self) -> ReferenceAwareSelfAttention:
+        return self

@@ -1,4 +1,8 @@
-"""The per-user cache folder: built once, found by every clone, safe against interruption and races."""
+"""The user's cache folder for what dev.py sets up. Every clone uses it; two set-ups at once do not disturb each other.
+
+This module runs before the environment exists, so it has the standard library only. That is why it does without
+platformdirs and filelock: `root` and `lock` do the same. (filelock's handles are also not inherited by children.)
+"""
 
 from __future__ import annotations
 
@@ -13,12 +17,8 @@ from pathlib import Path
 COMPLETE = ".magicface-complete"
 
 
-class Locked(Exception):
-    """Another process holds the lock."""
-
-
 def root() -> Path:
-    """Folder that holds everything `dev.py` sets up; the variable MAGICFACE_CACHE moves it."""
+    """The folder of everything that `dev.py` sets up; the environment variable MAGICFACE_CACHE moves it."""
     chosen = os.environ.get("MAGICFACE_CACHE")
     if chosen:
         return Path(chosen).expanduser().absolute()
@@ -32,15 +32,15 @@ def root() -> Path:
 
 
 def build_once(folder: Path, build: Callable[[Path], None], works: Callable[[], bool] = lambda: True) -> Path:
-    """Run `build(folder)` unless an earlier run, by this or another process, has finished it.
+    """Run `build(folder)`, unless this or another process has finished it before.
 
-    A build in place (a virtual environment cannot be moved) with a marker written last: what lacks
-    the marker was interrupted and is built again from nothing.
+    The folder is built in place, since a virtual environment cannot be moved. A marker file is written last; a folder
+    without it was interrupted, and is deleted and built again.
 
     Args:
-        folder: where the result belongs; its name holds the key of the pins.
+        folder: for the result; its name contains the key of the pins.
         build: fills the folder.
-        works: a quick look whether a finished build is still good.
+        works: a quick check whether a finished build still works.
     """
 
     def finished() -> bool:
@@ -53,7 +53,7 @@ def build_once(folder: Path, build: Callable[[Path], None], works: Callable[[], 
         if finished():
             return folder
         if folder.exists():
-            print(f"An earlier set-up did not finish: starting over in {folder}", flush=True)
+            print(f"An earlier set-up did not finish or no longer works: starting over in {folder}", flush=True)
             shutil.rmtree(folder)
         build(folder)
         (folder / COMPLETE).write_text("", encoding="utf-8")
@@ -61,21 +61,15 @@ def build_once(folder: Path, build: Callable[[Path], None], works: Callable[[], 
 
 
 @contextlib.contextmanager
-def lock(path: Path, wait: bool = True) -> Iterator[None]:
-    """Hold a lock file that the operating system lets go of when its holders end, however they end.
+def lock(path: Path) -> Iterator[None]:
+    """Hold a lock file, after waiting for it. The operating system releases it when all its holders have ended.
 
-    The handle is inheritable: a child that outlives us, a pip whose parent was killed, still holds
-    the lock while it writes.
-
-    Raises:
-        Locked: it is taken and `wait` is false.
+    Child processes inherit it: if the set-up is killed while pip runs, pip still holds the lock.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         if not _try_lock(handle):
-            if not wait:
-                raise Locked(str(path))
-            print("Another set-up is at work: waiting for it", flush=True)
+            print("Another set-up is running: waiting for it", flush=True)
             while not _try_lock(handle):
                 time.sleep(0.5)
         os.set_inheritable(handle, True)

@@ -1,4 +1,4 @@
-"""`dev.py test`: ruff, mypy and every part of the tests, each in a process of its own, and one summary."""
+"""`dev.py test`: static checks and every part of the tests, each in a process of its own, and one summary."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .pins import CORES, ROOT
 
 TESTS = ROOT / "tests"
 # Typed as strictly as ComfyUI, which has no types, allows.
-TYPED = ("attention", "sampling", "nodes", "devtools")
+TYPED = (f"{PACK}.attention", f"{PACK}.sampling", f"{PACK}.nodes", "devtools", "lab")
 # The parts that run in process are run on both ends of the supported range.
 ON_BOTH_CORES = ("comfy",)
 FIRST = ("unit", "comfy")
@@ -103,21 +103,21 @@ def parts() -> list[Part]:
 
 
 def static_checks() -> list[Result]:
-    """ruff and mypy, each counted as one test."""
-    python = sys.executable
+    """ruff, the registry's validation, mypy and import-linter, each counted as one test."""
+    python, config = sys.executable, str(ROOT / "pyproject.toml")
     results = [
         _check("ruff check", [python, "-m", "ruff", "check", "."], ROOT),
         _check("ruff format", [python, "-m", "ruff", "format", "--check", "."], ROOT),
+        _check("comfy node validate", [python, "-m", "devtools.registry"], ROOT),
     ]
+    # The checkout is a package, but its folder may have any name, even one that Python cannot import. Both tools know
+    # packages by the names of their folders only. So they get a link with the right name, `magicface`.
     with tempfile.TemporaryDirectory(prefix="magicface-types-") as folder:
-        # The checkout is a package, but its folder's name need be no Python name: mypy sees it as `magicface`.
         link(ROOT, Path(folder) / PACK)
-        typed = [name for name in TYPED if (ROOT / name / "__init__.py").is_file()]
-        command = [python, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")]
-        command += ["--cache-dir", str(ROOT / ".mypy_cache")]
-        for name in typed:
-            command += ["-p", f"{PACK}.{name}"]
-        results.append(_check("mypy", command, Path(folder)))
+        mypy = [python, "-m", "mypy", "--config-file", config, "--cache-dir", str(ROOT / ".mypy_cache")]
+        results.append(_check("mypy", [*mypy, *(word for name in TYPED for word in ("-p", name))], Path(folder)))
+        imports = "from importlinter.cli import lint_imports_command; lint_imports_command()"
+        results.append(_check("import-linter", [python, "-c", imports, config, "--no-cache"], Path(folder)))
         (Path(folder) / PACK).unlink()
     return results
 

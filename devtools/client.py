@@ -4,64 +4,72 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.error
-import urllib.parse
-import urllib.request
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import aiohttp
 
 Prompt = dict[str, dict[str, Any]]
 Listener = Callable[[str, dict[str, Any]], None]
+T = TypeVar("T")
 
-# A proxy of the environment would look for 127.0.0.1 on its own machine.
-_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+TIMEOUT_S = 60
 
 
 class PromptError(Exception):
     """ComfyUI refused a prompt, or a node failed; the message is ComfyUI's own."""
 
 
+class Refused(OSError):
+    """The server answered with an error status; the message is the answer's text."""
+
+
 class Client:
-    """Talks to one server.
+    """Talks to one server. Proxies named by environment variables are not used.
 
     Attributes:
-        url: where it listens, such as "http://127.0.0.1:8188".
+        url: the server's address, such as "http://127.0.0.1:8188".
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
 
-    def get(self, path: str, timeout: float = 60) -> bytes:
-        with _OPENER.open(self.url + path, timeout=timeout) as answer:
-            content: bytes = answer.read()
-            return content
+    def get(self, path: str, timeout: float = TIMEOUT_S, query: Mapping[str, str] | None = None) -> bytes:
+        """The content at a path.
 
-    def get_json(self, path: str, timeout: float = 60) -> Any:
+        Args:
+            path: such as "/object_info".
+            timeout: in seconds.
+            query: parameters of the query string.
+
+        Raises:
+            ConnectionError: the server cannot be reached, or does not answer in time.
+            Refused: it answers with an error status.
+        """
+        return _wait_for(_request("GET", self.url + path, timeout, params=query))
+
+    def get_json(self, path: str, timeout: float = TIMEOUT_S) -> Any:
+        """The JSON at a path; see `get`."""
         return json.loads(self.get(path, timeout))
 
-    def post(self, path: str, body: bytes, content_type: str) -> Any:
-        request = urllib.request.Request(self.url + path, data=body, headers={"Content-Type": content_type})
-        with _OPENER.open(request, timeout=60) as answer:
-            content = answer.read()
-        return json.loads(content) if content else None
+    def post(self, path: str, body: Any) -> None:
+        """Post JSON; see `get` for the errors."""
+        _wait_for(_request("POST", self.url + path, TIMEOUT_S, json=body))
 
     def upload(self, picture: Path) -> str:
-        """Put a picture into the server's input folder.
+        """Put a picture into the server's input folder; a file of the same name is replaced.
 
         Returns:
-            The name by which LoadImage finds it.
+            The name that LoadImage finds it by.
         """
-        boundary = uuid.uuid4().hex
-        kind = {".png": "image/png", ".webp": "image/webp"}.get(picture.suffix.lower(), "image/jpeg")
-        head = (
-            f'--{boundary}\r\nContent-Disposition: form-data; name="overwrite"\r\n\r\ntrue\r\n'
-            f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{picture.name}"\r\n'
-            f"Content-Type: {kind}\r\n\r\n"
-        )
-        body = head.encode() + picture.read_bytes() + f"\r\n--{boundary}--\r\n".encode()
-        answer = self.post("/upload/image", body, f"multipart/form-data; boundary={boundary}")
+        form = aiohttp.FormData(quote_fields=False)  # ComfyUI does not decode quoted file names
+        form.add_field("overwrite", "true")
+        form.add_field("image", picture.read_bytes(), filename=picture.name)
+        answer = json.loads(_wait_for(_request("POST", self.url + "/upload/image", TIMEOUT_S, data=form)))
         return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
 
     def queue(self, prompt: Prompt, client_id: str = "") -> str:
@@ -71,56 +79,55 @@ class Client:
             Its id.
 
         Raises:
-            PromptError: ComfyUI found it faulty, wholly or for one of its outputs.
+            PromptError: ComfyUI found an error in it, or in the inputs of one of its outputs.
         """
-        body = json.dumps({"prompt": prompt, "client_id": client_id}).encode()
-        try:
-            answer = self.post("/prompt", body, "application/json")
-        except urllib.error.HTTPError as error:
-            with error:
-                raise PromptError(_refusal(error.read().decode(errors="replace"), prompt)) from None
-        if answer.get("node_errors"):
-            self.post("/queue", json.dumps({"delete": [answer["prompt_id"]]}).encode(), "application/json")
-            raise PromptError(_refusal(json.dumps(answer), prompt))
-        prompt_id: str = answer["prompt_id"]
-        return prompt_id
+        return _wait_for(self._queue(prompt, client_id))
 
     def history(self, prompt_id: str) -> dict[str, Any]:
-        """What a finished prompt left: its outputs by node id, its status."""
+        """The history entry of a finished prompt: its outputs by node id, and its status."""
         entry: dict[str, Any] = self.get_json(f"/history/{prompt_id}")[prompt_id]
         return entry
 
     def view(self, picture: dict[str, str]) -> bytes:
-        """The file behind an entry such as history()["outputs"][node]["images"][0]."""
-        return self.get("/view?" + urllib.parse.urlencode(picture))
+        """The file that an entry such as history()["outputs"][node]["images"][0] names."""
+        return self.get("/view", query=picture)
 
     def run(self, prompt: Prompt, listener: Listener = lambda kind, data: None) -> dict[str, Any]:
-        """Queue a prompt and follow it to its end.
+        """Queue a prompt and wait until it is done.
 
         Args:
             prompt: nodes by id, in API format.
-            listener: called with each of the prompt's websocket messages (its type and its data).
+            listener: called with the type and the data of each websocket message about the prompt.
 
         Returns:
             Its history entry.
 
         Raises:
-            PromptError: it was refused, failed or interrupted.
-            ConnectionError: the server went away.
+            PromptError: it was refused, failed or was interrupted.
+            ConnectionError: the server closed the connection.
         """
-        return self.history(asyncio.run(self._follow(prompt, listener)))
+        return self.history(_wait_for(self._follow(prompt, listener)))
+
+    async def _queue(self, prompt: Prompt, client_id: str) -> str:
+        try:
+            body = {"prompt": prompt, "client_id": client_id}
+            answer = json.loads(await _request("POST", self.url + "/prompt", TIMEOUT_S, json=body))
+        except Refused as error:
+            raise PromptError(_refusal(str(error), prompt)) from None
+        if answer.get("node_errors"):
+            await _request("POST", self.url + "/queue", TIMEOUT_S, json={"delete": [answer["prompt_id"]]})
+            raise PromptError(_refusal(json.dumps(answer), prompt))
+        prompt_id: str = answer["prompt_id"]
+        return prompt_id
 
     async def _follow(self, prompt: Prompt, listener: Listener) -> str:
-        import aiohttp  # ComfyUI's own requirement; the set-up, which imports this module, lacks it
-
         client_id = uuid.uuid4().hex
-        address = f"{self.url.replace('http', 'ws', 1)}/ws?clientId={client_id}"
         async with (
-            aiohttp.ClientSession(trust_env=False) as session,
-            session.ws_connect(address, max_msg_size=0) as socket,
+            aiohttp.ClientSession() as session,
+            session.ws_connect(f"{self.url}/ws", params={"clientId": client_id}, max_msg_size=0) as socket,
         ):
-            # Connected first, or the messages of a quick prompt would be missed.
-            prompt_id = await asyncio.to_thread(self.queue, prompt, client_id)
+            # The connection comes first: a quick prompt would be done before it.
+            prompt_id = await self._queue(prompt, client_id)
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     continue
@@ -139,8 +146,42 @@ class Client:
         raise ConnectionError("the server closed the connection before the prompt was done")
 
 
+async def _request(method: str, address: str, timeout: float, **content: Any) -> bytes:
+    """Send one request; see `Client.get` for the errors."""
+    limit = aiohttp.ClientTimeout(timeout)
+    try:
+        async with (
+            aiohttp.ClientSession(timeout=limit) as session,
+            session.request(method, address, **content) as answer,
+        ):
+            body = await answer.read()
+            if answer.status >= 400:
+                raise Refused(body.decode(errors="replace"))
+            return body
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        raise ConnectionError(f"{address}: {error or 'no answer in time'}") from error
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """An event loop in a thread: the caller's own thread may have a running one, as browser tests do."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="client", daemon=True).start()
+    return loop
+
+
+def _wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine, which is cancelled if the wait is interrupted."""
+    future = asyncio.run_coroutine_threadsafe(work, _loop())
+    try:
+        return future.result()
+    except BaseException:
+        future.cancel()
+        raise
+
+
 def _refusal(text: str, prompt: Prompt) -> str:
-    """ComfyUI's validation answer, one line for each fault."""
+    """ComfyUI's validation answer, one line for each error."""
     try:
         answer = json.loads(text)
     except ValueError:
@@ -148,17 +189,17 @@ def _refusal(text: str, prompt: Prompt) -> str:
     lines = ["ComfyUI refused the prompt"]
     error = answer.get("error")
     if error:
-        lines[0] += ": " + (error if isinstance(error, str) else _fault(error))
+        lines[0] += ": " + (error if isinstance(error, str) else _error(error))
     for node_id, node in answer.get("node_errors", {}).items():
         name = node.get("class_type") or prompt.get(node_id, {}).get("class_type", "?")
-        for fault in node["errors"]:
-            input_name = (fault.get("extra_info") or {}).get("input_name")
-            place = f", input {input_name}" if input_name else ""
-            lines.append(f"  node {node_id} ({name}){place}: {_fault(fault)}")
+        for found in node["errors"]:
+            input_name = (found.get("extra_info") or {}).get("input_name")
+            where = f", input {input_name}" if input_name else ""
+            lines.append(f"  node {node_id} ({name}){where}: {_error(found)}")
     return "\n".join(lines)
 
 
-def _fault(error: dict[str, Any]) -> str:
+def _error(error: dict[str, Any]) -> str:
     return ": ".join(part for part in (error.get("message"), error.get("details")) if part)
 
 

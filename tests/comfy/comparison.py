@@ -94,7 +94,7 @@ def negative_of(graph: Graph, case: Case) -> Any:
 def _views(graph: Graph, reference: Any, occurrence: int) -> list[View]:
     """A reference as the plain program takes it: its latents, masks and text are inputs, not part of the method."""
     [[text, options]] = reference.conditioning
-    source = graph.pack.sampling.noise.SeededNoise(0)
+    source = graph.pack.sampling.references.noise.SeededNoise(0)
 
     def view(number: int) -> View:
         latent = graph.model.model.process_latent_in(reference.latents[number : number + 1])
@@ -150,7 +150,7 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:
 def regions_of(evaluation: Evaluation, image: int = 0) -> Found | None:
     """An image's regions of an evaluation of the product, as the plain program takes them."""
     given = evaluation.regions
-    return given and Found(given.tokens[image], given.concepts[image], given.foreground[image])
+    return given and Found(given.labels[image], given.concepts[image], given.foreground[image])
 
 
 def assert_found(evaluation: Evaluation, found: Found | None, image: int = 0) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from .plain_maths import margin_of
 
-NEAR_TIE = 1e-4  # relative; float32 rounding moves token strengths by about 1e-6 of themselves
+NEAR_TIE = 2e-5  # relative; rounding to float32 was seen to move margins by up to 1.4e-6
 KEY = "steering"
 
 
@@ -53,7 +53,7 @@ class Evaluation:
             return replace(self, x=self.x[chosen], denoised=self.denoised[chosen])
         regions = replace(
             given,
-            tokens=given.tokens[chosen],
+            labels=given.labels[chosen],
             concepts=given.concepts[chosen],
             foreground=given.foreground[chosen],
         )
@@ -102,11 +102,11 @@ def assert_same(
 
 
 def assert_same_regions(one: Evaluation, other: Evaluation) -> None:
-    """Tokens, concepts and foreground of two evaluations are equal but at near ties of the second."""
+    """Labels, concepts and foreground of two evaluations are equal but at near ties of the second."""
     assert (one.regions is None) == (other.regions is None)
     if other.regions is not None:
         assert other.margin is not None
-        for name in ("tokens", "concepts", "foreground"):
+        for name in ("labels", "concepts", "foreground"):
             assert_same_labels(getattr(one.regions, name), getattr(other.regions, name), other.margin, name)
 
 
@@ -160,7 +160,7 @@ def _regions_taken(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Ten
     Yields:
         A list that the evaluation's own regions, and their margins, are put into.
     """
-    module = pack.sampling.segmenter
+    module = pack.sampling.regions.segmenter
     maps, segmenter = module.AttentionMaps, module.Segmenter
     background, segment, regions = maps.background.fget, module.segment, segmenter.regions
     found: list[tuple[Any, Tensor]] = []
@@ -185,8 +185,8 @@ def _regions_taken(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Ten
         if own is None:
             return given
         # Of prompts with areas of their own each has its grid: these are compared otherwise.
-        fits = all(margin.shape == own.tokens.shape for margin in margins)
-        found.append((own, torch.stack(margins).amin(dim=0) if fits else torch.zeros(own.tokens.shape)))
+        fits = all(margin.shape == own.labels.shape for margin in margins)
+        found.append((own, torch.stack(margins).amin(dim=0) if fits else torch.zeros(own.labels.shape)))
         return own if given is None else given
 
     with (

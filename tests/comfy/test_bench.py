@@ -6,14 +6,14 @@ import json
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageColor
 
-from devtools.bench import bench, measure, report
-from devtools.bench.authors import Authors
-from devtools.bench.exactness import difference
-from devtools.bench.measure import AUTHORS, KEPT, STAGES, UNPATCHED
-from devtools.bench.meters import PARTS, Parts, peak_bytes
-from devtools.bench.scene import SHAPES, Scene
+from lab.bench import bench, measure, report
+from lab.bench.authors import Authors
+from lab.bench.exactness import difference
+from lab.bench.measure import AUTHORS, KEPT, STAGES, UNPATCHED
+from lab.bench.meters import PARTS, Parts, peak_bytes
+from lab.bench.scene import SHAPES, Scene
 
 MB = 2**20
 
@@ -97,7 +97,7 @@ def test_memory_is_that_of_tensors(found):
 
 def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
     passes = []
-    reference_pass = scene.pack.sampling.reference_pass.ReferencePass
+    reference_pass = scene.pack.sampling.references.reference_pass.ReferencePass
     real = reference_pass._through_unet
     monkeypatch.setattr(reference_pass, "_through_unet", lambda *given: passes.append(1) or real(*given))
     cold = scene.run(scene.patched(3))
@@ -105,7 +105,7 @@ def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
     warm = measure.ways_of(scene)[KEPT](0)
     assert len(passes) == 2 * every
     assert all(torch.equal(a, b) for a, b in zip(cold.predictions, warm.predictions, strict=True))
-    scene.pack.sampling.kept.KEPT.clear()
+    scene.pack.sampling.references.cache.KEPT.clear()
 
 
 def test_exponents():
@@ -121,8 +121,8 @@ def test_reports(found, tmp_path):
     report.plot(found, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size == (800, 900)
-        colours = {colour for _, colour in picture.getcolors(100000)}
-    assert {report._INK, report._BLUE} <= colours
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(100000)}
+    assert {ImageColor.getrgb(colour) for colour in (report.INK, report.LINE)} <= colours
 
 
 def test_a_loss_of_exactness_fails(found, scene, monkeypatch, capsys):

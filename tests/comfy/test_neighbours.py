@@ -106,20 +106,12 @@ def check_together(graph: Graph, neighbour: Neighbour, ours: torch.Tensor, alone
 
 TABLE = ROOT / "docs" / "neighbours.md"
 WRITE = "MAGICFACE_WRITE_TABLE"
-HEAD = """# Beside other nodes
-
-What MagicFace was tried with, in a real ComfyUI, by `tests/comfy/test_neighbours.py`. *Together* means: both act, but
-for what the last column says, and with every weight at 0 the picture is the other node's alone, to the last bit. Nodes
-that patch the *model* stood before MagicFace Apply, behind it, between two of them and on both sides of it: the picture
-was the same to the last bit. *Refused* means: an error that names the block and the other node, never a wrong picture.
-
-| neighbour | patches the | outcome | |
-|---|---|---|---|
-"""
+BEGIN, END = "<!-- table: neighbours -->\n", "<!-- end of table -->\n"
+HEAD = "| neighbour | patches the | outcome | |\n|---|---|---|---|\n"
 
 
 def test_the_table_in_the_docs():
-    """Written anew where MAGICFACE_WRITE_TABLE is set. The newest core has all of the neighbours."""
+    """Between its markers; written anew where MAGICFACE_WRITE_TABLE is set. The newest core has all neighbours."""
     if comfyui_version.__version__ != CORES["newest"].version:
         pytest.skip("the table is that of the newest ComfyUI")
     assert not [neighbour.missing for neighbour in NEIGHBOURS if neighbour.missing]
@@ -128,6 +120,9 @@ def test_the_table_in_the_docs():
         f" | {n.note} |\n"
         for n in NEIGHBOURS
     )
+    before, _, rest = TABLE.read_text(encoding="utf-8").partition(BEGIN)
+    present, _, after = rest.partition(END)
     if os.environ.get(WRITE):
-        TABLE.write_text(text, encoding="utf-8")
-    assert TABLE.read_text(encoding="utf-8") == text, f"set {WRITE}=1 and run this test to write it anew"
+        TABLE.write_text(f"{before}{BEGIN}{text}{END}{after}", encoding="utf-8")
+        present = text
+    assert present == text, f"set {WRITE}=1 and run this test to write it anew"

@@ -6,7 +6,8 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from devtools import incore, parity
+from devtools import incore
+from lab import parity
 
 GOLDEN = incore.ROOT.parent / "shared" / "golden"
 pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the authors' recorded runs are not in {GOLDEN}")

@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from devtools.evaluation import agreement
-from devtools.evaluation.combinations import combination
-from devtools.evaluation.evaluate import Scores, gain, values_of
-from devtools.evaluation.measures import measure
-from devtools.evaluation.rows import ROWS, Row
-from devtools.evaluation.studio import Studio
-from devtools.judge import PARTS, Judge, load_judge, look
-from devtools.portraits import draw_portrait
-from devtools.training.drawn_set import labels_of
+from lab.evaluation import agreement
+from lab.evaluation.combinations import combination
+from lab.evaluation.evaluate import Scores, gain, values_of
+from lab.evaluation.measures import measure
+from lab.evaluation.rows import ROWS, Row
+from lab.evaluation.studio import Studio
+from lab.judge import PARTS, Judge, load_judge, look
+from lab.portraits import draw_portrait
+from lab.training.drawn_set import labels_of
 
 # Four combinations each of one, two and three concepts.
 NUMBERS = range(12)

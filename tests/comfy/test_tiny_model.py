@@ -16,7 +16,7 @@ import safetensors
 import safetensors.torch
 import torch
 
-from devtools.portraits import draw_portrait
+from lab.portraits import draw_portrait
 
 RANDOM = ["sdxl", "sd2", "sd1"]
 FAMILIES = ["portraits", *RANDOM]

@@ -13,13 +13,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from devtools import judge
-from devtools.judge import PARTS
-from devtools.portraits import draw_portrait
 from devtools.tiny_pack import tiny_model
 from devtools.tiny_pack.families import PORTRAITS
-from devtools.training import autoencoder, denoiser, drawn_set, judging, text, train
-from devtools.training.drawn_set import CAPTIONS, Drawings, labels_of
+from lab import judge
+from lab.judge import PARTS
+from lab.portraits import draw_portrait
+from lab.training import autoencoder, denoiser, drawn_set, judging, text, train
+from lab.training.drawn_set import CAPTIONS, Drawings, labels_of
 
 CAPTION = "a person with hair wearing a red striped hat and a scarf"
 

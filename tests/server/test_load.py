@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from devtools import soak
 from devtools.client import Client, PromptError
 from devtools.install import Install
 from devtools.server import Server
+from lab import soak
 
 NUMBER = 1
 LIMIT_S = 120
@@ -77,7 +77,7 @@ def test_a_server_that_is_cancelled_fails_and_is_killed(install: Install, tmp_pa
 
         cancelled = client.queue(endless)
         until(lambda: is_sampling(server), server)
-        client.post("/interrupt", b"{}", "application/json")
+        client.post("/interrupt", {})
         until(lambda: bool(client.get_json(f"/history/{cancelled}")), server)
         assert not client.get_json("/magicface_dev/alive")["left_over"]
         assert np.array_equal(soak.picture(client, prompt), expected)

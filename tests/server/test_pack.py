@@ -16,11 +16,11 @@ from PIL import Image
 
 from devtools import api_format, demo, model
 from devtools.client import Client, PromptError
-from devtools.evaluation.world import colour_distance
 from devtools.install import Install
-from devtools.judge import load_judge, look
 from devtools.pins import ROOT
 from devtools.server import Server
+from lab.evaluation.world import colour_distance
+from lab.judge import load_judge, look
 
 Dev = Callable[..., "subprocess.Popen[str]"]
 

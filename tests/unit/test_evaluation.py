@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dev
-from devtools.evaluation import evaluate, measures, world
-from devtools.evaluation.combinations import Combination, Concept, combination, named_in
-from devtools.judge import PARTS, SIDE_PX, Judge, Verdict, look
-from devtools.portraits import COLOURS, PATTERNS, SKIN, WORN, Portrait, draw_portrait
-from devtools.training.drawn_set import labels_of
+from lab.evaluation import evaluate, measures, world
+from lab.evaluation.combinations import Combination, Concept, combination, named_in
+from lab.judge import PARTS, SIDE_PX, Judge, Verdict, look
+from lab.portraits import COLOURS, PATTERNS, SKIN, WORN, Portrait, draw_portrait
+from lab.training.drawn_set import labels_of
 
 NUMBERS = range(12)
 

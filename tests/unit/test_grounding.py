@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from devtools.training.grounding import START, KeptAttention, noun_loss, thing_loss
+from lab.training.grounding import START, KeptAttention, noun_loss, thing_loss
 
 TOKENS, SIDE, NOUN, PART = 5, 4, 2, 1
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from devtools import portraits
-from devtools.portraits import (
+from lab import portraits
+from lab.portraits import (
     COLOURS,
     LOOKS,
     PATTERNS,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from devtools.training import loop
+from lab.training import loop
 
 STEPS = 300
 

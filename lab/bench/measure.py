@@ -1,0 +1,246 @@
+"""Everything that the benchmark measures of one shape, run in turns so that a noisy machine is noisy for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from .. import MB
+from .authors import Authors
+from .exactness import Difference, difference
+from .meters import PARTS, Parts, host_waits, peak_bytes
+from .scene import Evaluations, Scene
+
+STAGES = ("layout", "injection")
+COUNTS = (1, 2, 3, 5)
+BATCH = 4
+PLENTY_MB = 1 << 20
+UNPATCHED, AUTHORS, KEPT, UNSEGMENTED = "unpatched", "authors, 3", "3, kept", "3, no regions"
+MEMORY, AGAINST = "latent cells (memory)", "latent cells (authors / ours)"
+UNPATCHED_BATCH, BATCHED = f"unpatched, batch {BATCH}", f"3, batch {BATCH}"
+
+
+@dataclass(eq=False)
+class Times:
+    """Seconds of one evaluation of one way to sample, by stage and round."""
+
+    by_stage: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
+
+    def add(self, found: Evaluations) -> None:
+        """Take in one round."""
+        for stage, seconds in found.seconds.items():
+            self.by_stage[stage].append(median(seconds))
+
+    def over(self, other: Times, stage: str) -> list[float]:
+        """The ratio to another way's, round by round."""
+        return [a / b for a, b in zip(self.by_stage[stage], other.by_stage[stage], strict=True)]
+
+
+@dataclass(eq=False)
+class Measured:
+    """All figures of one shape.
+
+    Attributes:
+        times: by way to sample.
+        peak_bytes: the most memory of an evaluation, by way to sample.
+        parts: seconds of one evaluation with three references, by part and round.
+        difference: to the authors' way.
+        host_waits: waits for the GPU in an evaluation, beyond those of the unpatched sampler; None without one.
+        curves: by what is varied, (its value, the cost): seconds beyond the unpatched sampler's, if its name says no
+            more.
+    """
+
+    times: dict[str, Times] = field(default_factory=dict)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
+    parts: dict[str, list[float]] = field(default_factory=dict)
+    difference: Difference | None = None
+    host_waits: int | None = None
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+
+
+def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
+    """Measure a shape.
+
+    Args:
+        scene: of the shape.
+        rounds: how often each way to sample is run.
+        say: called with what is done next.
+    """
+    found = Measured()
+    ways = ways_of(scene)
+    say("exactness")
+    found.difference = difference(scene, 3)
+    for name in ways:
+        found.times[name] = Times()
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        for name, run in ways.items():
+            found.times[name].add(run(number))
+        for part, seconds in parts_of(scene).items():
+            found.parts.setdefault(part, []).append(seconds)
+    scene.pack.sampling.references.cache.KEPT.clear()
+    say("curves")
+    found.curves = curves(scene, found.times)
+    say("memory")  # last, for the profiler slows down what comes after it
+    found.peak_bytes = peaks(scene)
+    found.curves[MEMORY] = memory_curve(scene)
+    if torch.cuda.is_available():
+        found.host_waits = most(scene, scene.patched(3), host_waits) - most(scene, scene.model, host_waits)
+    return found
+
+
+def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
+    """The ways to sample that are compared, called with a seed; what they reuse is ready."""
+
+    def sampling(model: Any, batch: int = 1) -> Callable[[int], Evaluations]:
+        return lambda seed: scene.run(model, batch, seed)
+
+    ways = {UNPATCHED: sampling(scene.model)}
+    for count in COUNTS:
+        ways[str(count)] = sampling(scene.patched(count))
+    # What was kept in the round before may have been dropped: the others' room is 0.
+    ways[KEPT] = partial(_second_run, scene)
+    ways[UNSEGMENTED] = sampling(scene.patched(3, segmented=False))
+    ways[UNPATCHED_BATCH] = sampling(scene.model, BATCH)
+    ways[BATCHED] = sampling(scene.patched(3), BATCH)
+    ways[AUTHORS] = Authors(scene, 3).run
+    return ways
+
+
+def _second_run(scene: Scene, seed: int) -> Evaluations:
+    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    scene.run(keeping, seed=seed + 1)
+    return scene.run(keeping, seed=seed)
+
+
+def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], batch: int = 1) -> int:
+    """The highest reading of a meter at any evaluation of a run."""
+    readings = []
+
+    def around(evaluate: Callable[[], Any]) -> Any:
+        results: list[Any] = []
+        readings.append(meter(lambda: results.append(evaluate())))
+        return results[0]
+
+    scene.run(model, batch, around=around)
+    return max(readings)
+
+
+def peaks(scene: Scene) -> dict[str, int]:
+    """The most memory of an evaluation in either stage."""
+    authors, latent = Authors(scene, 3), scene.start().to(scene.device)
+    of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
+    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    scene.run(keeping)
+    kept = most(scene, keeping, peak_bytes)
+    scene.pack.sampling.references.cache.KEPT.clear()
+    return {
+        UNPATCHED: most(scene, scene.model, peak_bytes),
+        **{str(count): most(scene, scene.patched(count), peak_bytes) for count in COUNTS},
+        KEPT: kept,
+        UNSEGMENTED: most(scene, scene.patched(3, segmented=False), peak_bytes),
+        UNPATCHED_BATCH: most(scene, scene.model, peak_bytes, BATCH),
+        BATCHED: most(scene, scene.patched(3), peak_bytes, BATCH),
+        AUTHORS: max(map(peak_bytes, of_authors)),
+    }
+
+
+def memory_curve(scene: Scene) -> list[tuple[float, float]]:
+    """Megabytes beyond the unpatched sampler's, by size."""
+    sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 4)]
+    extra = [most(size, size.patched(3), peak_bytes) - most(size, size.model, peak_bytes) for size in sizes]
+    return [(size.side_lat**2, its / MB) for size, its in zip(sizes, extra, strict=True)]
+
+
+def parts_of(scene: Scene) -> dict[str, float]:
+    """Seconds of the parts of an evaluation with three references, the mean over those of a run."""
+    parts, model = Parts(scene.pack), scene.patched(3)
+    with parts.watched():
+        found = scene.run(model, around=parts.whole)
+    evaluations = len(found.predictions)
+    return {part: parts.seconds[part] / evaluations for part in PARTS}
+
+
+def curves(scene: Scene, times: dict[str, Times]) -> dict[str, list[tuple[float, float]]]:
+    """How the cost grows with references, coverage of their masks, size and batch."""
+
+    def extra(scene: Scene, coverage: float = 0.5) -> float:
+        patched = scene.patched(3, coverage)
+        return _least_of_two(partial(scene.run, patched)) - _least_of_two(partial(scene.run, scene.model))
+
+    least = {name: _least(its) for name, its in times.items()}
+    usual = least["3"] - least[UNPATCHED]
+    sizes = [Scene(scene.shape, side) for side in scene.shape.other_sides_lat]
+    return {
+        "references": [(count, least[str(count)] - least[UNPATCHED]) for count in COUNTS],
+        "mask coverage": sorted([(0.5, usual), *((part, extra(scene, part)) for part in (0.125, 0.25, 1.0))]),
+        "latent cells": sorted([(scene.side_lat**2, usual), *((size.side_lat**2, extra(size)) for size in sizes)]),
+        AGAINST: sorted([(scene.side_lat**2, least[AUTHORS] / least["3"]), *map(_against, sizes)]),
+        "batch": [
+            (1, least["3"]),
+            (2, _least_of_two(partial(scene.run, scene.patched(3), 2))),
+            (BATCH, least[BATCHED]),
+        ],
+    }
+
+
+def _against(scene: Scene) -> tuple[float, float]:
+    ours = partial(scene.run, scene.patched(3))
+    return scene.side_lat**2, _least_of_two(Authors(scene, 3).run) / _least_of_two(ours)
+
+
+def _least_of_two(run: Callable[[], Evaluations]) -> float:
+    """Seconds of an evaluation in the quicker of two runs: whatever else the machine does only adds to it."""
+    times = Times()
+    for _ in range(2):
+        times.add(run())
+    return _least(times)
+
+
+def _least(times: Times) -> float:
+    return sum(min(seconds) for seconds in times.by_stage.values()) / len(STAGES)
+
+
+def exponent(points: Sequence[tuple[float, float]]) -> float:
+    """The slope of a line through the logarithms; nan where a cost is lost in the noise."""
+    x, y = torch.tensor(points, dtype=torch.float64).log().unbind(dim=1)
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / (x * x).sum())
+
+
+def ratios(found: Measured) -> dict[str, float]:
+    """The figures that the targets are about; of both stages the worse."""
+    plain = found.times[UNPATCHED]
+
+    def worse(name: str, over: Times = plain) -> float:
+        return max(median(found.times[name].over(over, stage)) for stage in STAGES)
+
+    def gain(name: str) -> float:
+        return min(median(found.times[AUTHORS].over(found.times[name], stage)) for stage in STAGES)
+
+    peak, whole = found.peak_bytes, _one(plain)
+    references = median(found.parts["reference pass"]) / _one(found.times[UNPATCHED_BATCH])
+    assert found.difference is not None
+    return {
+        **{f"cold_n{count}": worse(str(count)) for count in COUNTS},
+        "warm_n3": worse(KEPT),
+        "authors_over_ours_n3": gain("3"),
+        "authors_over_warm_n3": gain(KEPT),
+        "memory_ours_over_authors": (peak["3"] - peak[UNPATCHED]) / (peak[AUTHORS] - peak[UNPATCHED]),
+        "segmentation": median(found.parts["segmentation"]) / whole,
+        "guidance": median(found.parts["guidance"]) / whole,
+        "batch_beside_references": worse(BATCHED, found.times[UNPATCHED_BATCH]) - references,
+        **({} if found.host_waits is None else {"host_waits": found.host_waits}),
+        "max_error": found.difference.max_error,
+        "equal_regions": found.difference.equal_regions,
+    }
+
+
+def _one(times: Times) -> float:
+    """Seconds of one evaluation."""
+    return median(seconds for stage in STAGES for seconds in times.by_stage[stage])

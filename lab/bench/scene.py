@@ -1,0 +1,187 @@
+"""What is measured: a model of some shape, references with masks of some coverage, and single evaluations in a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache, partial
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+from torch.utils.benchmark import timer
+
+from devtools.incore import load_pack
+from devtools.tiny_pack import tiny_model
+
+CONCEPTS = ("hat", "scarf", "coat", "shirt", "face")
+PROMPT = "a person with a face and a shirt, wearing a hat and a scarf and a coat, in a park"
+NEGATIVE = "blurry picture"
+CFG = 5.0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model and how it is run.
+
+    Attributes:
+        family: of the small models.
+        side_lat: of the latent, which is square.
+        other_sides_lat: of latents by which it is seen how the cost grows; the authors' way must find room for them.
+        dtype: of the weights.
+    """
+
+    family: str
+    side_lat: int
+    other_sides_lat: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+
+
+SHAPES = {
+    "tiny": Shape("sdxl", 32, (16, 24, 48)),
+    "narrow": Shape("narrow", 64, (32, 48, 96)),
+    "full": Shape("full", 128, (64, 96), torch.float16),
+}
+
+
+@dataclass(eq=False)
+class Evaluations:
+    """What single evaluations of one run took and gave, the first one, in which everything is made ready, left out.
+
+    Attributes:
+        seconds: by stage, "layout" and "injection".
+        predictions: (b, 4, H, W) the guided predictions, in order.
+        latents: (b, 4, H, W) what they are predictions of.
+        regions: what was found, where the method acts.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"layout": [], "injection": []})
+    predictions: list[Tensor] = field(default_factory=list)
+    latents: list[Tensor] = field(default_factory=list)
+    regions: list[Any] = field(default_factory=list)
+
+    def add(self, stage: str, seconds: float, latent: Tensor, prediction: Tensor) -> None:
+        """Take in an evaluation, unless it is the first."""
+        if stage != "first":
+            self.seconds[stage].append(seconds)
+            self.latents.append(latent)
+            self.predictions.append(prediction.float().cpu())
+
+
+class Scene:
+    """One model, and runs of it.
+
+    Args:
+        shape: which.
+        side_lat: of the latent, where it shall be another.
+    """
+
+    def __init__(self, shape: Shape, side_lat: int | None = None) -> None:
+        self.pack = load_pack()
+        self.side_lat = side_lat or shape.side_lat
+        self.shape = shape
+        self.model, self.clip = _models(shape.family, shape.dtype)
+        self._regions: list[Any] = []
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        device: torch.device = self.model.load_device
+        return device
+
+    @cached_property
+    def positive(self) -> Any:
+        """The prompt."""
+        return self.pack.nodes.prompt.MagicFacePrompt.execute(self.clip, PROMPT).result[0]
+
+    @cached_property
+    def negative(self) -> Any:
+        """The negative prompt."""
+        return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(NEGATIVE))
+
+    @lru_cache  # noqa: B019 - scenes live as long as the process
+    def references(self, count: int, coverage: float = 0.5) -> tuple[Any, ...]:
+        """So many references, their masks covering this part of their pictures, of the target's own size."""
+        return tuple(self._reference(number, coverage) for number in range(count))
+
+    def _reference(self, number: int, coverage: float) -> Any:
+        concept, side = CONCEPTS[number], self.side_lat
+        mask = torch.zeros(1, 8 * side, 8 * side)
+        mask[:, : round(8 * side * coverage)] = 1.0
+        caption = f"a person with a {concept}"
+        latent = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(number))
+        return self.pack.sampling.method.Reference(
+            concept=concept,
+            concept_tokens=self.pack.sampling.conditioning.prompt.read_tokens(self.clip, concept).content,
+            caption=caption,
+            conditioning=self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption)),
+            latents=self.model.model.process_latent_out(latent),
+            masks=mask,
+        )
+
+    def patched(self, count: int, coverage: float = 0.5, segmented: bool = True, **schedule: Any) -> Any:
+        """The model with so many references; without segmentation there are no regions, and stage 2 is as stage 1."""
+        sampling = self.pack.sampling
+        method = sampling.patch.bind(self.model, self.references(count, coverage), sampling.method.Schedule(**schedule))
+        if not segmented:
+            method = replace(method, segmentation=())
+        return sampling.patch.patched(self.model, method, lambda model: self._watch)
+
+    def _watch(self, run: Any, *_: Any) -> None:
+        self._regions.append(run.regions.regions)
+
+    @cached_property
+    def levels(self) -> dict[str, list[float]]:
+        """Noise levels of the evaluations, by stage; those of "first" are not measured."""
+        sampling = self.model.get_model_object("model_sampling")
+        percents = {"first": (0.1,), "layout": (0.3,), "injection": (0.5, 0.7)}
+        return {stage: [float(sampling.percent_to_sigma(p)) for p in these] for stage, these in percents.items()}
+
+    def start(self, batch: int = 1, seed: int = 0) -> Tensor:
+        """(b, 4, H, W) standard normal noise."""
+        shape = (batch, 4, self.side_lat, self.side_lat)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+    @torch.inference_mode()
+    def run(
+        self, model: Any, batch: int = 1, seed: int = 0, around: Callable[[Callable[[], Tensor]], Tensor] | None = None
+    ) -> Evaluations:
+        """Euler's method over the noise levels, every evaluation timed.
+
+        Args:
+            model: patched or not.
+            batch: images.
+            seed: of the noise.
+            around: called with each evaluation instead of it, to look at it from outside.
+        """
+        found = Evaluations()
+        self._regions = []
+        stages = [stage for stage, levels in self.levels.items() for _ in levels]
+
+        def sampler(model_k: Any, x: Tensor, sigmas: Tensor, extra_args: Any, callback: Any, **_: Any) -> Tensor:
+            ones = x.new_ones([len(x)])
+            for step, stage in enumerate(stages):
+                evaluate = partial(model_k, x, sigmas[step] * ones, **extra_args)
+                before = timer()
+                denoised = around(evaluate) if around and stage != "first" else evaluate()
+                found.add(stage, timer() - before, x, denoised)
+                if callback is not None:
+                    callback({"i": step, "denoised": denoised, "x": x})
+                x = x + (x - denoised) / sigmas[step] * (sigmas[step + 1] - sigmas[step])
+            return x
+
+        sigmas = torch.tensor([level for levels in self.levels.values() for level in levels] + [0.0])
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(self.positive, self.negative)
+        guider.set_cfg(CFG)
+        start = self.start(batch, seed)
+        guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(sampler), sigmas, seed=seed)
+        found.regions, self._regions = self._regions, []
+        return found
+
+
+@lru_cache(maxsize=1)
+def _models(family: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    return tiny_model.load_unet(family, 0, dtype), tiny_model.load_clip(family, 0)

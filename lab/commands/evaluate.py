@@ -1,0 +1,33 @@
+"""`dev.py evaluate`: the paper's claims, measured on the small model."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import FULL_CPU
+
+VARIABLES = FULL_CPU
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--pairs", type=int, default=64, help="number of combinations of prompt and references")
+    parser.add_argument("--first", type=int, default=0, help="number of the first combination")
+    parser.add_argument(
+        "--rows", default="", help='such as "none; rsa; rba; both" (default: all rows of docs/evaluation.md)'
+    )
+    parser.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from ..evaluation import agreement, evaluate
+
+    numbers = range(arguments.first, arguments.first + arguments.pairs)
+    if arguments.agreement:
+        return agreement.main(numbers)
+    names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
+    return evaluate.main(numbers, names, arguments.json, arguments.pictures)

@@ -1,0 +1,27 @@
+"""`dev.py train`: train the small model and the judge."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from . import FULL_CPU
+
+VARIABLES = FULL_CPU
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--minutes", type=float, help="stop after this time, with a checkpoint")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    parser.add_argument("--output", type=Path, default=Path("trained"), help="folder for the weights")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from devtools import incore
+
+    incore.prepare()
+    from ..training import train
+
+    return train.main(arguments.minutes, arguments.resume, arguments.output)

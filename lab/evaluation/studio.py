@@ -1,0 +1,99 @@
+"""Where the pictures are made: the pack's own nodes and the trained model, in this process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.sample
+import comfy.samplers
+import numpy as np
+import torch
+from torch import Tensor
+
+from devtools.incore import load_pack
+from devtools.model import INPUTS
+from devtools.tiny_pack import tiny_model
+
+from .combinations import Combination, Concept
+from .rows import Row
+
+SIZE_PX = INPUTS["MagicFaceReference"]["size"]
+_SEEDS = 1 << 20  # from one row's seeds to the next's
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A picture and what the method recorded on the way.
+
+    Attributes:
+        picture: (h, w, 3) float32 in 0..1.
+        concepts: phrase of each concept index.
+        regions: for each step with regions (H2, W2) int64, concept index or -1; empty without the method.
+    """
+
+    picture: Tensor
+    concepts: tuple[str, ...]
+    regions: list[Tensor]
+
+
+class Studio:
+    """The trained model and the pack; each reference is encoded once."""
+
+    def __init__(self) -> None:
+        self.pack = load_pack()
+        self._model, self._clip, self._vae = tiny_model.load("portraits")
+        self.layout = self.pack.sampling.families.unet.layout_of(self._model.model.diffusion_model)
+        self._encoded: dict[tuple[int, str, int], Any] = {}
+
+    @torch.inference_mode()
+    def make(self, wanted: Combination, row: Row) -> Made:
+        """Sample the picture of a combination in a row's way."""
+        sampling = self.pack.sampling
+        model = self._model
+        if row.uses:
+            references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
+            blocks = {} if row.segmentation is None else {"segmentation": row.segmentation}
+            method = sampling.patch.bind(model, references, sampling.method.Schedule(**blocks, **row.schedule))
+            model = sampling.patch.patched(model, method)
+        positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
+        negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
+        settings, side = INPUTS["KSampler"], SIZE_PX // 8
+        seed = wanted.number + _SEEDS * row.seed
+        noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed))
+        samples = comfy.sample.sample(
+            model,
+            noise,
+            settings["steps"],
+            settings["cfg"],
+            settings["sampler_name"],
+            settings["scheduler"],
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=seed,
+        )
+        picture = self._vae.decode(samples)[0].float().cpu()
+        if not row.uses or row.weight == 0:
+            return Made(picture, (), [])
+        ((recording, place),) = sampling.recording.STORE.find(samples)
+        return Made(picture, recording.concepts, [step.concepts[place].long() for step in recording.steps])
+
+    def _reference(self, wanted: Combination, concept: Concept, row: Row) -> Any:
+        key = wanted.number, concept.part, row.views
+        if key not in self._encoded:
+            views = [view.portrait for view in concept.views[: row.views]]
+            self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(
+                torch.stack([torch.from_numpy(view.picture.astype(np.float32) / 255) for view in views]),
+                torch.stack([torch.from_numpy(view.masks[concept.part].astype(np.float32)) for view in views]),
+                self._vae,
+                self._clip,
+                concept.views[0].caption,
+                concept.part,
+                SIZE_PX,
+            )
+        changed: dict[str, Any] = {} if row.resize is None else {"resize": row.resize}
+        if row.weight is not None:
+            changed |= {"weight": row.weight, "weight_injection": row.weight}
+        return replace(self._encoded[key], **changed)

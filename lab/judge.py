@@ -1,0 +1,104 @@
+"""The judge: a small network that finds the parts of a drawn portrait, and the patterns on them, from pixels alone.
+
+It was trained on the generator's exact masks, and knows nothing of prompts, attention or the method it measures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from devtools.pins import ROOT
+
+from .portraits import LOOKS, PATTERNS
+
+WEIGHTS = ROOT / "tests" / "judge.safetensors"
+PARTS = tuple(LOOKS)
+SIDE_PX = 128  # what the judge looks at
+_WIDTHS = (16, 32, 64)
+
+
+class Judge(nn.Module):
+    """Pixels to parts and patterns: a U-Net of three levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second, third = _WIDTHS
+        self.down_1, self.down_2 = _layers(3, first), _layers(first, second)
+        self.middle = _layers(second, third, dilation=2)
+        self.up_2, self.up_1 = _layers(third + second, second), _layers(second + first, first)
+        self.out = nn.Conv2d(first, 1 + len(PARTS) + len(PATTERNS), 1)
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """Look.
+
+        Args:
+            pictures: (b, 3, h, w) float32 in 0..1, h and w multiples of 16.
+
+        Returns:
+            (b, 1 + parts, h, w) logits of background and parts, (b, patterns, h, w) logits of patterns.
+        """
+        fine = self.down_1(pictures * 2 - 1)
+        coarse = self.down_2(F.avg_pool2d(fine, 2))
+        x = self.middle(F.avg_pool2d(coarse, 4))
+        x = self.up_2(torch.cat([_larger(x, 4), coarse], dim=1))
+        x = self.up_1(torch.cat([_larger(x, 2), fine], dim=1))
+        parts, patterns = self.out(x).split([1 + len(PARTS), len(PATTERNS)], dim=1)
+        return parts, patterns
+
+
+def _layers(inside: int, outside: int, dilation: int = 1) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for width, apart in ((inside, 1), (outside, dilation)):
+        layers += [nn.Conv2d(width, outside, 3, padding=apart, dilation=apart, bias=False), nn.BatchNorm2d(outside)]
+        layers.append(nn.ReLU())
+    return nn.Sequential(*layers)
+
+
+def _larger(x: Tensor, factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=factor, mode="bilinear")
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What the judge sees in pictures.
+
+    Attributes:
+        pictures: (b, 3, 128, 128) float32 in 0..1: what it looked at.
+        labels: (b, 128, 128) int64: 0 is background, l > 0 is part l - 1.
+        patterns: (b, patterns, 128, 128) float32 probabilities.
+    """
+
+    pictures: Tensor
+    labels: Tensor
+    patterns: Tensor
+
+    def pixels_of(self, part: str) -> Tensor:
+        """(b, 128, 128) bool: where a part is."""
+        return self.labels == PARTS.index(part) + 1
+
+
+def load_judge(path: Path = WEIGHTS) -> Judge:
+    """The trained judge, ready to look."""
+    judge = Judge()
+    judge.load_state_dict({name: weight.float() for name, weight in safetensors.torch.load_file(path).items()})
+    return judge.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def look(judge: Judge, pictures: Tensor) -> Verdict:
+    """What the judge sees in ComfyUI's IMAGE.
+
+    Args:
+        judge: the judge.
+        pictures: (b, h, w, 3) float32 in 0..1, square.
+    """
+    small = F.interpolate(rearrange(pictures, "b h w c -> b c h w"), (SIDE_PX, SIDE_PX), mode="area")
+    parts, patterns = judge(small)
+    return Verdict(small, parts.argmax(1), patterns.softmax(1))

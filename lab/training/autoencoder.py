@@ -1,0 +1,104 @@
+"""The autoencoder: drawings to latents of 4 channels at an eighth of their size, and back."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from comfy.ldm.cascade.stage_a import StageA
+from einops import rearrange
+from torch import Tensor
+
+from devtools.tiny_pack.families import PORTRAITS
+
+from .drawn_set import Drawings
+from .initial import initial_weights
+from .loop import Phase, generator_at
+
+STEPS, RATE = 1400, 3e-3
+COUNT, SIDE_PX = 12, 128  # crops in a batch
+LATENT_NOISE = 0.08  # of a latent of variance 1: what the denoiser leaves must not show
+EDGES = 0.5  # weight of the differences between neighbouring pixels
+_BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: shifts of its norms 0, both branches whole
+_LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # the layers about the latent
+
+
+def make() -> StageA:
+    """The untrained autoencoder; its batch norm gives latents of mean 0 and variance 1."""
+    model = StageA(**PORTRAITS.vae)
+    # The last layer of each residual branch starts small.
+    weights = initial_weights(model, "autoencoder", {"channelwise.2": 0.2, "depthwise.1": 0.5})
+    model.load_state_dict({**model.state_dict(), **weights})
+    for name, weight in model.named_parameters():
+        if name.endswith(".gammas"):
+            weight.data = torch.tensor(_BRANCHES)
+        weight.requires_grad_(not name.startswith(_NORM) and not name.endswith((".gammas", "codebook.weight")))
+    return model.to(memory_format=torch.channels_last)
+
+
+def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
+    """Training on random crops."""
+    model.train()
+
+    def losses(step: int) -> dict[str, Tensor]:
+        generator = generator_at(step)
+        pictures = crops(drawings, generator).to(device, memory_format=torch.channels_last)
+        latents = model.encode(pictures)
+        noise = LATENT_NOISE * torch.randn(latents.shape, generator=generator)
+        return distance(model.decode(latents + noise.to(device)), pictures)
+
+    trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    return Phase("autoencoder", STEPS, RATE, trained, losses)
+
+
+def crops(drawings: Drawings, generator: torch.Generator) -> Tensor:
+    """(COUNT, 3, SIDE_PX, SIDE_PX) float32 in -1..1, mirrored by chance."""
+
+    def chosen(high: int) -> list[int]:
+        return torch.randint(high, (COUNT,), generator=generator).tolist()
+
+    span = drawings.pictures.shape[1] - SIDE_PX + 1
+    places = zip(chosen(len(drawings.pictures)), chosen(span), chosen(span), chosen(2), strict=True)
+    taken = []
+    for number, top, left, mirrored in places:
+        crop = torch.from_numpy(drawings.pictures[number, top : top + SIDE_PX, left : left + SIDE_PX])
+        taken.append(crop.flip(1) if mirrored else crop)
+    return pixels(torch.stack(taken))
+
+
+def pixels(pictures: Tensor) -> Tensor:
+    """(n, h, w, 3) uint8 -> (n, 3, h, w) float32 in -1..1."""
+    return rearrange(pictures, "n h w c -> n c h w").float() / 127.5 - 1
+
+
+def distance(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Mean absolute error of pixels, and of the differences between neighbours."""
+    error = made - wanted
+    edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+    return {"pixels": F.l1_loss(made, wanted), "edges": EDGES * edges}
+
+
+@torch.no_grad()
+def finish(model: StageA, average: dict[str, Tensor], pictures: Tensor, scale: float) -> None:
+    """Take the averaged weights, measure the latents anew, and scale them as the family wants it.
+
+    Args:
+        model: the trained autoencoder, changed in place and set to evaluation.
+        average: averaged weights, by name.
+        pictures: (n, 3, h, w) of which mean and variance are taken.
+        scale: what a latent is multiplied by to be of variance 1: the family's `latent_format.scale_factor`.
+    """
+    model.load_state_dict({**model.state_dict(), **average})
+    last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
+    norm.reset_running_stats()
+    norm.momentum = None  # a plain mean over all batches
+    model.train()
+    for batch in pictures.split(16):
+        model.encode(batch)
+    model.eval()
+    # What the norm divides by belongs in the layer before it: it may be larger than float16 can tell.
+    std = norm.running_var.sqrt()
+    last.weight.div_(std.view(-1, 1, 1, 1))
+    norm.running_mean.div_(std)
+    norm.running_var.fill_(1)
+    norm.weight.fill_(1 / scale)
+    first.weight.mul_(scale)

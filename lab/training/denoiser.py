@@ -1,0 +1,173 @@
+"""The UNet and its text encoders, trained together on the latents of drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from devtools.incore import load_pack
+from devtools.tiny_pack import tiny_model
+from devtools.tiny_pack.families import PORTRAITS
+
+from ..judge import PARTS
+from .autoencoder import pixels
+from .drawn_set import CAPTIONS, Drawings
+from .grounding import Block, KeptAttention, noun_loss, thing_loss
+from .initial import initial_weights
+from .loop import Phase, generator_at
+from .text import Tokens, encode
+
+RATE, BATCH = 1.4e-3, 16
+NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses beside the noise loss
+THING_BLOCKS = 5  # of the 17, others at each step, in which self-attention is looked at
+NO_CAPTION = 0.1  # share of the rows, for classifier-free guidance
+SIZE_PX, GRID = 256, 16
+USUAL_SIZES = 0.5  # share of the rows that are told their true sizes
+
+
+@dataclass(frozen=True, eq=False)
+class LatentSet:
+    """What the denoiser learns from.
+
+    Attributes:
+        latents: (n, 4, 32, 32) float16, in the UNet's space.
+        shares: (n, 1 + parts, 16, 16) float16, share of each cell that is background and each part.
+        captions: `CAPTIONS` of each.
+    """
+
+    latents: Tensor
+    shares: Tensor
+    captions: list[list[str]]
+
+
+class Denoiser(nn.Module):
+    """ComfyUI's SDXL-shaped model and text encoders in small, with weights to start from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = tiny_model.make_unet(PORTRAITS, torch.float32)
+        # The last layers of residual branches start small, and the prediction with nothing.
+        gains = {"out_layers.3": 0.2, "proj_out": 0.2, "out.2": 0.0}
+        self.model.diffusion_model.load_state_dict(initial_weights(self.unet, "denoiser", gains))
+        self.encoders = tiny_model.make_encoders(PORTRAITS)
+        self.encoders.load_state_dict(
+            initial_weights(self.encoders, "text", {"token_embedding": 0.3, "position_embedding": 0.1}), strict=False
+        )
+        self.requires_grad_(True)
+        self.unet.to(memory_format=torch.channels_last)
+        self.tokens = Tokens()
+        self.blocks: list[Block] = [block.key for block in load_pack().sampling.unet.layout_of(self.unet)]
+
+    @property
+    def unet(self) -> nn.Module:
+        """The UNet itself."""
+        return self.model.diffusion_model
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What training changes, by name in the file."""
+        named = {f"unet.{name}": weight for name, weight in self.unet.named_parameters()}
+        named |= {f"text.{name}": weight for name, weight in self.encoders.named_parameters()}
+        return {name: weight for name, weight in named.items() if not name.endswith("logit_scale")}
+
+    def adm(self, pooled: Tensor, sizes: Tensor) -> Tensor:
+        """(b, c) pooled text and (b, 6) height, width, crop, target height and width -> the UNet's y."""
+        embedded = self.model.embedder(sizes.flatten()).view(len(sizes), -1)
+        return torch.cat([pooled, embedded.to(pooled)], dim=1)
+
+
+@torch.no_grad()
+def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, device: torch.device) -> LatentSet:
+    """Drawings as the denoiser sees them."""
+    latents, shares, captions = [], [], []
+    for drawings in parts:
+        for pictures in torch.from_numpy(drawings.pictures).split(8):
+            batch = pixels(pictures).to(device, memory_format=torch.channels_last)
+            latents.append((autoencoder.encode(batch) * scale).half().cpu())
+        shares.append(cell_shares(torch.from_numpy(drawings.labels)))
+        captions += drawings.captions
+    return LatentSet(torch.cat(latents), torch.cat(shares), captions)
+
+
+def cell_shares(labels: Tensor) -> Tensor:
+    """(n, 256, 256) labels -> (n, 1 + parts, 16, 16) float16, the share of each cell that has each label."""
+    cells = rearrange(labels, "n (y i) (x j) -> n y x (i j)", y=GRID, x=GRID)
+    return torch.stack([(cells == label).float().mean(-1) for label in range(1 + len(PARTS))], dim=1).half()
+
+
+def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device) -> Phase:
+    """Training on noised latents: the error of the noise, and the grounding losses."""
+    sigmas = denoiser.model.model_sampling.sigmas.to(device)
+    words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
+
+    def losses(step: int) -> dict[str, Tensor]:
+        generator = generator_at(step)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator).to(device)
+
+        chosen = torch.randint(len(data.latents), (BATCH,), generator=generator)
+        ids = denoiser.tokens(_captions(data, chosen, generator))
+        nouns = _nouns(ids["l"], words, data.shares[chosen])
+        context, pooled = encode(denoiser.encoders, {key: rows.to(device) for key, rows in ids.items()})
+        y = denoiser.adm(pooled, _sizes(generator).to(device))
+
+        clean = data.latents[chosen].float().to(device)
+        noise = normal(*clean.shape)
+        times = torch.randint(len(sigmas), (BATCH,), generator=generator).to(device)
+        sigma = sigmas[times].view(-1, 1, 1, 1)
+        noisy = (clean + sigma * noise) / (1 + sigma**2).sqrt()
+        own, cross = KeptAttention(), KeptAttention()
+        some = torch.randperm(len(denoiser.blocks), generator=generator)[:THING_BLOCKS].tolist()
+        entries = {"attn1": own.entries(denoiser.blocks[i] for i in some), "attn2": cross.entries(denoiser.blocks)}
+        options = {"patches_replace": entries}
+        noisy = noisy.to(memory_format=torch.channels_last)
+        predicted = denoiser.unet(noisy, timesteps=times.float(), context=context, y=y, transformer_options=options)
+        shares = data.shares[chosen].float().to(device)
+        return {
+            "noise": F.mse_loss(predicted, noise),
+            "nouns": NOUNS * noun_loss(cross.maps, shares, nouns),
+            "things": THINGS * thing_loss(own.maps, shares, 1 / (1 + sigma.flatten() ** 2)),
+        }
+
+    return Phase("denoiser", steps, RATE, denoiser.trained(), losses)
+
+
+def _captions(data: LatentSet, chosen: Tensor, generator: torch.Generator) -> list[str]:
+    """One of each drawing's captions, or none."""
+    which = torch.randint(CAPTIONS, (BATCH,), generator=generator).tolist()
+    dropped = (torch.rand(BATCH, generator=generator) < NO_CAPTION).tolist()
+    return [
+        "" if drop else data.captions[number][index]
+        for number, index, drop in zip(chosen.tolist(), which, dropped, strict=True)
+    ]
+
+
+def _nouns(ids: Tensor, words: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, positions and labels of the nouns that name something visible."""
+    visible = shares.amax((2, 3))[:, 1:] > 0  # (b, parts)
+    named = (ids[:, :, None] == words) & visible[:, None]
+    rows, positions, parts = named.nonzero(as_tuple=True)
+    return rows, positions, parts + 1
+
+
+def _sizes(generator: torch.Generator) -> Tensor:
+    """(BATCH, 6) the true sizes, or any: a user's picture may have other ones."""
+    true = torch.tensor([SIZE_PX, SIZE_PX, 0, 0, SIZE_PX, SIZE_PX])
+    high = torch.tensor([1024, 1024, 64, 64, 1024, 1024])
+    low = torch.tensor([128, 128, 0, 0, 128, 128])
+    other = low + torch.rand((BATCH, 6), generator=generator) * (high - low)
+    told = torch.rand((BATCH, 1), generator=generator) < USUAL_SIZES
+    return torch.where(told, true, other)
+
+
+def state_of(denoiser: Denoiser, average: dict[str, Tensor]) -> dict[str, Any]:
+    """The averaged weights, completed by what training leaves alone."""
+    whole = {f"unet.{name}": value for name, value in denoiser.unet.state_dict().items()}
+    whole |= {f"text.{name}": value for name, value in denoiser.encoders.state_dict().items()}
+    return whole | average

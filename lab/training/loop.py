@@ -1,0 +1,172 @@
+"""The training loop: Adam with warm-up and decay, an average of the weights, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+SEED = 0
+WARM_UP = 100  # steps
+AVERAGE = 0.999
+CHECKPOINT_SECONDS = 240.0
+BAR_SECONDS = 2.0
+_CURVE_POINTS = 200
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+@dataclass
+class Phase:
+    """One thing to train.
+
+    Attributes:
+        name: of its checkpoint.
+        steps: how many there are; the learning rate has fallen to nothing after the last.
+        rate: the largest learning rate.
+        weights: what is trained, by name; float32.
+        losses: step number, from 0 -> losses by name, each a scalar; their sum is minimised.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    weights: Mapping[str, nn.Parameter]
+    losses: Callable[[int], dict[str, Tensor]]
+
+
+@dataclass
+class Progress:
+    """How far a phase is: what its checkpoint holds beside the optimizer.
+
+    Attributes:
+        step: how many steps were made.
+        average: running average of the weights, by name.
+        curve: (step, mean of each loss since the last point).
+    """
+
+    step: int = 0
+    average: dict[str, Tensor] = field(default_factory=dict)
+    curve: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+
+
+def generator_at(step: int) -> torch.Generator:
+    """A step's own random numbers, on the CPU: the same however often training was stopped and resumed."""
+    return torch.Generator().manual_seed((SEED << 32) + step)
+
+
+def rate_at(step: int, phase: Phase) -> float:
+    """The learning rate: up in a line, then down in half a cosine."""
+    if step < WARM_UP:
+        return phase.rate * (step + 1) / WARM_UP
+    return phase.rate * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(phase.steps - WARM_UP, 1)))
+
+
+def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
+    """Train a phase, going on from its checkpoint where there is one.
+
+    Args:
+        phase: what to train; its weights are changed in place.
+        folder: for the checkpoint.
+        deadline: `time.monotonic()` at which to stop, done or not.
+
+    Returns:
+        How far it is; `step == phase.steps` once it is done.
+    """
+    path = folder / f"{phase.name}.pt"
+    optimizer = torch.optim.AdamW(phase.weights.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    weights = nn.ParameterList(phase.weights.values())
+    average = AveragedModel(weights, multi_avg_fn=_average)
+    progress = _resumed(path, phase, optimizer, average)
+    since: list[dict[str, float]] = []
+    saved = time.monotonic()
+    first = progress.step
+    bar = tqdm(desc=phase.name, total=phase.steps, initial=first, mininterval=BAR_SECONDS, file=sys.stdout)
+    try:
+        while progress.step < phase.steps and time.monotonic() < deadline:
+            for group in optimizer.param_groups:
+                group["lr"] = rate_at(progress.step, phase)
+            since.append(_step(phase, progress, optimizer, weights, average))
+            if progress.step % max(phase.steps // _CURVE_POINTS, 1) == 0:
+                point = {name: sum(entry[name] for entry in since) / len(since) for name in since[0]}
+                since = []
+                progress.curve.append((progress.step, point))
+                bar.set_postfix({name: f"{value:.4f}" for name, value in point.items()}, refresh=False)
+            bar.update()
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                _save(path, phase, progress, optimizer)
+                saved = time.monotonic()
+    finally:
+        bar.close()
+        if progress.step > first:
+            _save(path, phase, progress, optimizer)
+    return progress
+
+
+def _average(average: Tensors, weights: Tensors, steps: Tensor | int) -> None:
+    """Update an exponential moving average in place. It forgets the first steps sooner: they began with random weights.
+
+    Args:
+        average, weights: float32, one tensor for each weight.
+        steps: how many were made.
+    """
+    decay = min(AVERAGE, (1 + int(steps)) / (10 + int(steps)))
+    torch._foreach_lerp_(average, weights, 1 - decay)
+
+
+def _step(
+    phase: Phase,
+    progress: Progress,
+    optimizer: torch.optim.Optimizer,
+    weights: nn.ParameterList,
+    average: AveragedModel,
+) -> dict[str, float]:
+    """Make one step and update the average; returns the losses before the step."""
+    losses = phase.losses(progress.step)
+    optimizer.zero_grad()
+    torch.stack(list(losses.values())).sum().backward()
+    nn.utils.clip_grad_norm_(weights, 1.0)
+    optimizer.step()
+    progress.step += 1
+    average.update_parameters(weights)
+    return {name: loss.item() for name, loss in losses.items()}
+
+
+def _resumed(path: Path, phase: Phase, optimizer: torch.optim.Optimizer, average: AveragedModel) -> Progress:
+    """The progress that a checkpoint holds, or none; weights, optimizer and average are set to match."""
+    averaged = {name: weight.detach() for name, weight in zip(phase.weights, average.parameters(), strict=True)}
+    progress = Progress(average=averaged)
+    if path.is_file():
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.no_grad():
+            for name, weight in phase.weights.items():
+                weight.copy_(saved["weights"][name])
+                averaged[name].copy_(saved["average"][name])
+        optimizer.load_state_dict(saved["optimizer"])
+        progress.step, progress.curve = saved["step"], [(step, point) for step, point in saved["curve"]]
+    # The weights before the first step are the average's first model: so n steps make n + 1 models.
+    average.n_averaged.fill_(progress.step + 1)
+    return progress
+
+
+def _save(path: Path, phase: Phase, progress: Progress, optimizer: torch.optim.Optimizer) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    saved = {
+        "step": progress.step,
+        "curve": progress.curve,
+        "average": progress.average,
+        "weights": {name: weight.detach() for name, weight in phase.weights.items()},
+        "optimizer": optimizer.state_dict(),
+    }
+    unfinished = path.with_suffix(".half")
+    torch.save(saved, unfinished)
+    unfinished.replace(path)
