@@ -12,42 +12,62 @@ import torch
 
 # Modules of which no object outlives a run.
 RUN_STATE = (
-    ".sampling.run",
-    ".sampling.unet_call",
-    ".sampling.reference_pass",
-    ".sampling.keeping",
-    ".sampling.view",
-    ".sampling.roles",
-    ".sampling.segmenter",
-    ".attention.references",
+    ".sampling.run.run",
+    ".sampling.run.evaluation",
+    ".sampling.run.unet_call",
+    ".sampling.references.reference_pass",
+    ".sampling.references.cache_session",
+    ".sampling.references.view",
+    ".sampling.conditioning.roles",
+    ".sampling.regions.segmenter",
+    ".sampling.regions.index",
+    ".attention.injection",
+    ".attention.kv",
+    ".attention.masks",
     ".attention.segmentation",
     ".attention.regions",
 )
-KEEPERS = (".sampling.recording", ".sampling.gazes", ".attention.looking")
+# Modules of which the bounded stores hold objects. The injection rule of the layout stage is one for all runs.
+STORED = (
+    ".sampling.latent_store",
+    ".sampling.regions.history",
+    ".sampling.snapshots",
+    ".sampling.references.cache",
+    ".attention.snapshot",
+)
+STORES = (
+    (".sampling.regions.history", "REGION_STORE"),
+    (".sampling.snapshots", "ATTENTION_STORE"),
+    (".sampling.references.cache", "REFERENCE_CACHE"),
+)
 
 
 def left_over() -> dict[str, int]:
-    """Objects of a run's state that are still alive, by class, but for what the bounded stores keep to be shown."""
+    """Objects of a run's state that are still alive, by class, but for what the bounded stores hold."""
     gc.collect()
     is_state = _is_of(RUN_STATE)
     alive = [thing for thing in gc.get_objects() if is_state(thing)]
-    kept = _kept() if alive else set()
-    return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in kept))
+    stored = _stored() if alive else set()
+    return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in stored))
 
 
 def _stores() -> list[Any]:
     return [
         getattr(module, name)
-        for end, name in ((".sampling.recording", "STORE"), (".sampling.gazes", "GAZES"), (".sampling.kept", "KEPT"))
+        for end, name in STORES
         for path, module in list(sys.modules.items())
         if path.endswith(end)
     ]
 
 
-def _kept() -> set[int]:
-    """The ids of all that the stores hold."""
+def _constants() -> list[Any]:
+    return [module.RSA for path, module in list(sys.modules.items()) if path.endswith(".attention.injection")]
+
+
+def _stored() -> set[int]:
+    """The ids of all that the stores hold, and of the constants of modules."""
     found: set[int] = set()
-    ahead, is_ours = _stores(), _is_of((*RUN_STATE, *KEEPERS))
+    ahead, is_ours = [*_stores(), *_constants()], _is_of((*RUN_STATE, *STORED))
     while ahead:
         thing = ahead.pop()
         if id(thing) not in found and (isinstance(thing, dict | list | tuple) or is_ours(thing)):
@@ -57,7 +77,7 @@ def _kept() -> set[int]:
 
 
 def _is_of(modules: tuple[str, ...]) -> Callable[[Any], bool]:
-    """Whether an object's class is of one of these modules; quick, for it is asked of every object that there is."""
+    """Whether an object's class is of one of these modules; quick, since every object that there is is tested."""
     known: dict[type, bool] = {}
 
     def is_of(thing: Any) -> bool:
@@ -76,7 +96,7 @@ def report() -> dict[str, Any]:
         left_over: see there.
         tensors: how many there are.
         tensor_bytes: the memory behind them, shared memory once.
-        kept_bytes: what the pack keeps of past runs, for its preview nodes and for later runs.
+        kept_bytes: what the stores hold of past runs, for the nodes that show it and for later runs.
     """
     left = left_over()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]

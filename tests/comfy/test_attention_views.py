@@ -17,13 +17,13 @@ pytestmark = pytest.mark.usefixtures("as_node")
 def nothing_left(graph):
     """What the store keeps on purpose must not look like a leak to the tests that follow."""
     yield
-    store = graph.pack.sampling.snapshots.GAZES
+    store = graph.pack.sampling.snapshots.ATTENTION_STORE
     store._entries.clear()
 
 
 def recorded(graph, samples):
     """What the store has for a latent: by (step, block name) the stage's name and the gaze."""
-    found = graph.pack.sampling.snapshots.GAZES.find(samples)
+    found = graph.pack.sampling.snapshots.ATTENTION_STORE.find(samples)
     if found is None:
         return None
     record = found[0][0]
@@ -116,10 +116,10 @@ def test_steps_that_a_run_lacks_are_left_out(graph):
 def test_memory_is_bounded(graph, monkeypatch, caplog):
     gazes = graph.pack.sampling.snapshots
     record = graph.record(steps="0, 1, 2", blocks="decoder", most_mb=1)
-    whole = gazes.GAZES.find(sampled(graph, record=record, seed=45))[0][0]
+    whole = gazes.ATTENTION_STORE.find(sampled(graph, record=record, seed=45))[0][0]
     assert len(whole.gazes) == 3 * 9
     monkeypatch.setattr(gazes, "_MEGABYTE", whole.nbytes // 2)
-    part = gazes.GAZES.find(sampled(graph, record=record, seed=46))[0][0]
+    part = gazes.ATTENTION_STORE.find(sampled(graph, record=record, seed=46))[0][0]
     assert 0 < part.nbytes <= whole.nbytes // 2 and len(part.gazes) < len(whole.gazes)
     assert caplog.text.count("raise most_mb in MagicFaceAttentionRecord") == 1
 

@@ -43,7 +43,7 @@ def test_a_bias_is_computed_as_precisely_as_asked(graph: Graph, pack, monkeypatc
         lambda attend, q, *args: types.append(q.dtype) or computed(attend, q, *args),
     )
     for precision in (None, torch.float32):
-        attend = pack.sampling.run.host_attention.HostAttend({"n_heads": 2, "attn_precision": precision})
+        attend = pack.sampling.run.host_attention.HostAttention({"n_heads": 2, "attn_precision": precision})
         assert attend(q, k, v, bias.half()).dtype == torch.float16
     assert types == [torch.float16, torch.float32]
 

@@ -23,7 +23,7 @@ PLENTY = {"keep_mb": 1024}
 @pytest.fixture
 def kept(pack):
     """The kept references, none at first and none at last."""
-    store = pack.sampling.references.cache.KEPT
+    store = pack.sampling.references.cache.REFERENCE_CACHE
     store.clear()
     yield store
     store.clear()
