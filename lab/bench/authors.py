@@ -47,7 +47,8 @@ class Authors:
         self.regions: Any = None  # by which stage 2 goes in the next evaluation
         self._stage = "layout"
         self._injected, self._segmented = (
-            {block.key for block in blocks} for blocks in (self._method.injection_blocks, self._method.segmentation_blocks)
+            {block.key for block in blocks}
+            for blocks in (self._method.injection_blocks, self._method.segmentation_blocks)
         )
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._maps: dict[str, Any] = {}

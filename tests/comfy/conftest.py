@@ -37,6 +37,8 @@ def start_comfyui() -> str:
 
 
 THREADS = "MAGICFACE_TEST_THREADS"
+
+
 def load_oracle() -> None:
     """The oracle of the method as package `oracle`, as the unit tests load it."""
     if "oracle" not in sys.modules:

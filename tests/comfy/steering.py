@@ -21,7 +21,6 @@ from comfy.patcher_extension import WrappersMP
 from oracle.regions import margin_of
 from torch import Tensor
 
-
 NEAR_TIE = 2e-5  # relative; rounding to float32 was seen to move margins by up to 1.4e-6
 KEY = "steering"
 

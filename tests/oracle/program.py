@@ -207,9 +207,7 @@ class PlainProgram:
         """The regions by the positive prompt's maps; the foreground by the maps of a prompt with these start tokens."""
         tokens, background = regions.token_maps(maps), regions.background_maps(background_maps, starts)
         foreground = background[0] <= background[1]
-        labels, concepts = regions.segment(
-            tokens, foreground, self.positions, self.suppression, self.suppression < 0.9
-        )
+        labels, concepts = regions.segment(tokens, foreground, self.positions, self.suppression, self.suppression < 0.9)
         strengths = regions.strengths(tokens, self.positions, self.suppression)
         margin = torch.minimum(regions.margin_of(strengths, dim=0), regions.margin_of(background, dim=0))
         return Found(labels, concepts, foreground, margin)

@@ -77,7 +77,9 @@ def test_keeps_the_dtype_and_agrees_within_its_precision(dtype: torch.dtype) -> 
     assert found.dtype is dtype
     maps = oracle.attention_maps(q[0], torch.cat((k[0], ref_k[0])), 2, torch.cat((torch.zeros(6), bias.double())))
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-12)
-    assert_close(found[0].double(), oracle.apply_maps(maps, torch.cat((v[0], ref_v[0]))), rtol=tolerance, atol=tolerance)
+    assert_close(
+        found[0].double(), oracle.apply_maps(maps, torch.cat((v[0], ref_v[0]))), rtol=tolerance, atol=tolerance
+    )
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 40), step=st.integers(1, 9))

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from magicface.attention.snapshot import NOWHERE, Gaze, correspondence, heat, shares
 from magicface.attention.kv import ConceptTokens
+from magicface.attention.snapshot import NOWHERE, Gaze, correspondence, heat, shares
 from scenes import generator_of, normal, some_mask
 from torch import Tensor
 from torch.testing import assert_close
