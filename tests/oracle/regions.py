@@ -113,7 +113,7 @@ def margin_of(scores: Tensor, dim: int) -> Tensor:
 
 
 def guidance_rate(delta: Tensor, labels: Tensor, foreground: Tensor, count: int, cfg: float) -> Tensor:
-    """The factor on guidance (H, W) of one image: delta (ch, H, W), labels -1..count-1 and foreground on their own grid.
+    """The factor on guidance (H, W) of one image: delta (ch, H, W), labels and foreground on their grid.
 
     Source: docs/method.md#semantic-guidance.
     """

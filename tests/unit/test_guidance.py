@@ -44,7 +44,7 @@ def test_equals_the_loops(
     cfg: float,
     spread: float,
 ) -> None:
-    """Sizes that fit and sizes that do not, labels with no pixel, pixels with no label; a wide spread hits the clamps."""
+    """Sizes that fit and sizes that do not, labels with no pixel, pixels with no label; a wide spread is clamped."""
     g = generator_of(seed)
     delta = normal(g, images, 4, *size_lat) * torch.exp(spread * normal(g, images, 1, *size_lat))
     regions = some_regions(g, images, size, count)

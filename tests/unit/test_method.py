@@ -7,6 +7,7 @@ import torch
 from magicface.attention.schedule import Stage
 from magicface.sampling.method import Method, Reference, Schedule
 from magicface.sampling.references.noise import SeededNoise
+from magicface.sampling.regions.source import NoRegions
 
 
 def reference_of(*tokens: int, weight: float = 2.0, blend_weight: float = 2.0, concept: str = "") -> Reference:
@@ -17,7 +18,7 @@ def reference_of(*tokens: int, weight: float = 2.0, blend_weight: float = 2.0, c
 
 def method_of(*references: Reference, schedule: Schedule | None = None) -> Method:
     """A method on no blocks."""
-    return Method(references, schedule or Schedule(), (), (), SeededNoise(0))
+    return Method(references, schedule or Schedule(), (), (), SeededNoise(0), NoRegions)
 
 
 def test_references_of_one_phrase_are_one_concept() -> None:
@@ -35,7 +36,7 @@ def test_references_of_one_phrase_are_one_concept() -> None:
 def test_a_reference_is_off_where_both_weights_are_zero(weight: float, blend_weight: float, active: bool) -> None:
     reference = reference_of(1, weight=weight, blend_weight=blend_weight)
     assert reference.active is active
-    assert [reference.weight_at(stage) for stage in (Stage.OFF, Stage.LAYOUT, Stage.INJECTION)] == [
+    assert [reference.weight_at(stage) for stage in (Stage.OFF, Stage.LAYOUT, Stage.BLEND)] == [
         0.0,
         weight,
         blend_weight,
@@ -70,7 +71,7 @@ def test_the_authors_suppression_by_number_of_concepts(count: int, suppression: 
         (0.3, "never", False),
     ],
 )
-def test_settings_go_before_the_rule(suppression: float, foreground: str, cut: bool) -> None:
+def test_settings_override_the_rule(suppression: float, foreground: str, cut: bool) -> None:
     schedule = Schedule(suppression=suppression, foreground=foreground)
     method = method_of(reference_of(1), reference_of(2), schedule=schedule)
     assert (method.suppression, method.cut_to_foreground) == (suppression, cut)
@@ -78,6 +79,11 @@ def test_settings_go_before_the_rule(suppression: float, foreground: str, cut: b
 
 def test_defaults_are_the_authors() -> None:
     schedule = Schedule()
-    assert (schedule.start, schedule.end, schedule.injection, schedule.segmentation) == (0.0, 1.0, "auto", "auto")
+    assert (schedule.start, schedule.end, schedule.injection_blocks, schedule.segmentation_blocks) == (
+        0.0,
+        1.0,
+        "auto",
+        "auto",
+    )
     assert 0.4195 < schedule.switch < 0.4394
     assert schedule.suppression is None and schedule.foreground == "auto" and schedule.guidance
