@@ -113,7 +113,7 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
 
 
 def _second_run(scene: Scene, seed: int) -> Evaluations:
-    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    keeping = scene.patched(3, cache_mb=PLENTY_MB)
     scene.run(keeping, seed=seed + 1)
     return scene.run(keeping, seed=seed)
 
@@ -135,7 +135,7 @@ def peaks(scene: Scene) -> dict[str, int]:
     """The most memory of an evaluation in either stage."""
     authors, latent = Authors(scene, 3), scene.start().to(scene.device)
     of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
-    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    keeping = scene.patched(3, cache_mb=PLENTY_MB)
     scene.run(keeping)
     kept = most(scene, keeping, peak_bytes)
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
