@@ -1,4 +1,4 @@
-"""What of the pack is alive in this process: for tests, and for a server under load."""
+"""Which of the pack's objects are alive in this process: for tests, and for a server under load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# Modules of which no object outlives a run.
+# Modules whose objects must not outlive a run.
 RUN_STATE = (
     ".sampling.run.run",
     ".sampling.run.evaluation",
@@ -43,12 +43,12 @@ STORES = (
 
 
 def left_over() -> dict[str, int]:
-    """Objects of a run's state that are still alive, by class, but for what the bounded stores hold."""
+    """How many objects of a run's state are still alive, by class, without those that the bounded stores hold."""
     gc.collect()
     is_state = _is_of(RUN_STATE)
     alive = [thing for thing in gc.get_objects() if is_state(thing)]
-    stored = _stored() if alive else set()
-    return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in stored))
+    held = _held() if alive else set()
+    return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in held))
 
 
 def _stores() -> list[Any]:
@@ -64,8 +64,8 @@ def _constants() -> list[Any]:
     return [module.RSA for path, module in list(sys.modules.items()) if path.endswith(".attention.injection")]
 
 
-def _stored() -> set[int]:
-    """The ids of all that the stores hold, and of the constants of modules."""
+def _held() -> set[int]:
+    """The ids of all objects that the stores hold, and of the constants of modules."""
     found: set[int] = set()
     ahead, is_ours = [*_stores(), *_constants()], _is_of((*RUN_STATE, *STORED))
     while ahead:
@@ -77,7 +77,7 @@ def _stored() -> set[int]:
 
 
 def _is_of(modules: tuple[str, ...]) -> Callable[[Any], bool]:
-    """Whether an object's class is of one of these modules; quick, since every object that there is is tested."""
+    """A test whether an object's class is of one of these modules. It must be fast: it runs for every object."""
     known: dict[type, bool] = {}
 
     def is_of(thing: Any) -> bool:
@@ -90,13 +90,13 @@ def _is_of(modules: tuple[str, ...]) -> Callable[[Any], bool]:
 
 
 def report() -> dict[str, Any]:
-    """Figures of this process.
+    """Figures about this process.
 
     Returns:
-        left_over: see there.
-        tensors: how many there are.
-        tensor_bytes: the memory behind them, shared memory once.
-        kept_bytes: what the stores hold of past runs, for the nodes that show it and for later runs.
+        left_over: see `left_over`.
+        tensors: number of tensors.
+        tensor_bytes: their memory; shared memory counts once.
+        kept_bytes: memory of the pack's stores, for its preview nodes and for later runs.
     """
     left = left_over()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
