@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -56,7 +56,9 @@ class AttentionSnapshot:
             return ConceptKV(k, k[:, :0], masks, concept.weights)
 
         kv = tuple(concept and without_values(concept) for concept in self.kv)
-        return AttentionSnapshot(small(self.q), small(self.k), kv, self.rule.compact(), self.grid, self.heads)
+        labels = None if self.rule.labels is None else self.rule.labels.to(torch.int8)
+        rule = replace(self.rule, labels=labels, groups=())
+        return AttentionSnapshot(small(self.q), small(self.k), kv, rule, self.grid, self.heads)
 
 
 def attention_to_references(

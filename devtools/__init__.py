@@ -1,1 +1,1 @@
-"""What `dev.py` is made of: set-up, a real ComfyUI server, its client, the demo and the checks."""
+"""The development tools behind dev.py: set-up, a real ComfyUI server and its client, the demo, the checks."""

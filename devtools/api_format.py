@@ -1,4 +1,4 @@
-"""API-format twins of the shipped workflows, made from what the graph editor saves."""
+"""The shipped workflows in API format, made from the files that the graph editor saves."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from .client import Prompt
 from .pins import ROOT
 
 WORKFLOWS = ROOT / "workflows"
-TWINS = WORKFLOWS / "api"
+API_WORKFLOWS = WORKFLOWS / "api"
 
-# Nodes that only the editor knows.
-_ON_CANVAS_ONLY = {"Note", "MarkdownNote"}
+# Nodes that exist in the editor only.
+_NOTES = {"Note", "MarkdownNote"}
 _WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
 def api_format(workflow: dict[str, Any], object_info: dict[str, Any]) -> Prompt:
-    """A workflow as the editor saves it, in the form that is queued.
+    """Convert a workflow that the editor saved into the format that is queued.
 
     Args:
         workflow: the parsed JSON; plain nodes only, no subgraphs or reroutes.
-        object_info: the server's answer to /object_info, which tells the order of the widgets.
+        object_info: the server's answer to /object_info, which has the order of the widgets.
 
     Raises:
-        ValueError: a node that the server does not know, or widgets that do not fit it.
+        ValueError: the server does not know a node, or a node's widgets do not match its inputs.
     """
     sources = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt: Prompt = {}
     for node in workflow["nodes"]:
         kind = node["type"]
-        if kind in _ON_CANVAS_ONLY:
+        if kind in _NOTES:
             continue
         if kind not in object_info:
-            raise ValueError(f"node {node['id']}: the server knows no {kind}")
+            raise ValueError(f"node {node['id']}: the server does not know {kind}")
         inputs = _widgets(node, object_info[kind])
         inputs |= {i["name"]: sources[i["link"]] for i in node["inputs"] if i.get("link") is not None}
         prompt[str(node["id"])] = {
@@ -54,7 +54,7 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
             kind, options = (*info["input"][group][name], {})[:2]
             if (isinstance(kind, list) or kind in _WIDGET_TYPES) and not options.get("forceInput"):
                 names.append(name)
-                # The editor keeps a value of its own behind each seed, and one for each upload button at the end.
+                # The editor saves another value after each seed, and one for each upload button at the end.
                 if options.get("control_after_generate"):
                     names.append(None)
                 uploads += bool(options.get("image_upload"))
@@ -65,13 +65,13 @@ def _widgets(node: dict[str, Any], info: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=True) if name is not None}
 
 
-def write_twins(object_info: dict[str, Any]) -> list[Path]:
-    """Write the twin of every shipped workflow; returns the files."""
+def write_api_workflows(object_info: dict[str, Any]) -> list[Path]:
+    """Write every shipped workflow in API format; returns the files."""
     written = []
     for file in sorted(WORKFLOWS.glob("*.json")):
         prompt = api_format(json.loads(file.read_text(encoding="utf-8")), object_info)
-        twin = TWINS / file.name
-        twin.parent.mkdir(exist_ok=True)
-        twin.write_text(json.dumps(prompt, indent=1) + "\n", encoding="utf-8")
-        written.append(twin)
+        target = API_WORKFLOWS / file.name
+        target.parent.mkdir(exist_ok=True)
+        target.write_text(json.dumps(prompt, indent=1) + "\n", encoding="utf-8")
+        written.append(target)
     return written

@@ -1,4 +1,4 @@
-"""A browser for the tests: Chromium or one of its kind, installed where it is missing and that can be done."""
+"""A browser for the tests: Chromium or a relative of it, installed if it is missing and can be installed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable
 
 
 class NoBrowser(Exception):
-    """There is none and none could be installed; the message says what was tried."""
+    """No browser was found or could be installed; the message says what was tried."""
 
 
 def executable() -> str | None:
-    """The browser that MAGICFACE_BROWSER names, or the system's own, installed first where it is missing.
+    """The browser that MAGICFACE_BROWSER names, or the system's, which is installed first if it is missing.
 
     Returns:
-        Its path; None for the one that playwright keeps for itself.
+        Its path; None for the one that playwright installs for itself.
 
     Raises:
-        NoBrowser: see there.
+        NoBrowser: there is none.
     """
     found = os.environ.get(CHOICE) or _installed()
     if found:
@@ -40,8 +40,8 @@ def executable() -> str | None:
     if _run([sys.executable, "-m", "playwright", "install", "chromium"], dict(os.environ)):
         return None
     raise NoBrowser(
-        f"no browser ({', '.join(_NAMES)}), and none came of: {'; '.join(tried)}. {CHOICE} can name one; with"
-        f" {CHOICE}=none the browser's tests are skipped"
+        f"found no browser ({', '.join(_NAMES)}), and these commands installed none: {'; '.join(tried)}. {CHOICE} can"
+        f" name one; {CHOICE}=none skips the browser tests"
     )
 
 
@@ -50,7 +50,7 @@ def _installed() -> str | None:
 
 
 def _run(command: list[str], environment: dict[str, str]) -> bool:
-    """Run a command quietly; whether it went well."""
+    """Run a command without output; returns whether it succeeded."""
     try:
         return subprocess.run(command, env=environment, capture_output=True, check=False, timeout=900).returncode == 0
     except (OSError, subprocess.TimeoutExpired):

@@ -20,9 +20,9 @@ from .links import link
 from .pins import CORES, ROOT
 
 TESTS = ROOT / "tests"
-# Typed as strictly as ComfyUI, which has no types, allows.
+# The packages that mypy checks.
 TYPED = (f"{PACK}.attention", f"{PACK}.sampling", f"{PACK}.nodes", "devtools", "lab")
-# The parts that run in process are run on both ends of the supported range.
+# These tests run ComfyUI in their own process; they run with the oldest and with the newest supported version.
 ON_BOTH_CORES = ("comfy",)
 FIRST = ("unit", "comfy")
 NO_TESTS_COLLECTED = 5
@@ -33,9 +33,9 @@ class Part:
     """Test files that run in one pytest process.
 
     Attributes:
-        name: as the summary calls it.
-        folder: below tests/.
-        core: "newest" or "oldest", the ComfyUI that its tests find.
+        name: in the summary.
+        folder: in tests/.
+        core: "newest" or "oldest", the ComfyUI that its tests use.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Part:
     core: str = "newest"
 
 
-# Test files whose number of passed tests is told for itself.
+# Test files whose passed tests are counted in a line of their own, and what they count.
 COUNTED = {
     "test_neighbours": "tests of neighbours",
     "test_every_sampler": "samplers and schedulers",
@@ -55,24 +55,24 @@ COUNTED = {
 
 @dataclass(frozen=True)
 class Result:
-    """How many checks or tests of a part went which way; and how many passed of those that are told for themselves."""
+    """How many tests of a part passed, failed or were skipped, and how many passed of those in COUNTED."""
 
     name: str
     passed: int = 0
     failed: int = 0
     skipped: int = 0
-    told: dict[str, int] = field(default_factory=dict)
+    counted: dict[str, int] = field(default_factory=dict)
 
 
 def main(pytest_arguments: list[str]) -> int:
-    """Run everything, or what the arguments for pytest choose.
+    """Run everything, or the tests that the arguments for pytest choose.
 
     Args:
-        pytest_arguments: passed on. With paths among them only the parts they lie in run, and without
-            the static checks, as with any other choice of tests.
+        pytest_arguments: passed on. With any of them the static checks do not run; with paths among them only the parts
+            run that contain these paths.
 
     Returns:
-        0 if nothing failed.
+        0 if nothing failed, or 1.
     """
     paths = [str(Path(argument).absolute()) for argument in pytest_arguments if _is_test_path(argument)]
     others = [argument for argument in pytest_arguments if not _is_test_path(argument)]
@@ -82,7 +82,7 @@ def main(pytest_arguments: list[str]) -> int:
     for _, group in groupby(chosen, key=lambda entry: entry[0].folder):
         tested += _side_by_side(list(group), others)
     if pytest_arguments and any(result.passed + result.failed + result.skipped for result in tested):
-        # A choice by name (-k) may well leave some parts empty; all of them empty is a mistake.
+        # A choice by name (-k) may leave some parts empty. If all are empty, it was a mistake.
         results += [result for result in tested if result.passed + result.failed + result.skipped]
     else:
         results += [_empty_is_failure(result) for result in tested]
@@ -90,7 +90,7 @@ def main(pytest_arguments: list[str]) -> int:
 
 
 def parts() -> list[Part]:
-    """The parts there are: the folders of tests/, quick ones first."""
+    """All parts: the folders of tests/, fast ones first."""
     folders = sorted(folder.name for folder in TESTS.iterdir() if any(folder.rglob("test_*.py")))
     folders.sort(key=lambda name: FIRST.index(name) if name in FIRST else len(FIRST))
     found = []
@@ -134,7 +134,7 @@ def _is_test_path(argument: str) -> bool:
 
 
 def _paths_in(part: Part, paths: list[str]) -> list[str]:
-    """What of these paths belongs to a part; its whole folder where none are given."""
+    """Those of the paths that belong to a part; the part's whole folder if no paths are given."""
     folder = TESTS / part.folder
     if not paths:
         return [str(folder)]
@@ -142,7 +142,7 @@ def _paths_in(part: Part, paths: list[str]) -> list[str]:
 
 
 def _side_by_side(group: list[tuple[Part, list[str]]], others: list[str]) -> list[Result]:
-    """The parts of one folder at the same time, for each uses one core; what all but the first say comes after it."""
+    """Run the parts of one folder at the same time: each uses one core. The first prints at once, the others after it."""
     with (
         ThreadPoolExecutor(len(group)) as pool,
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as later,
@@ -170,7 +170,7 @@ def _test(part: Part, targets: list[str], others: list[str], output: TextIO | No
 
 
 def _read(name: str, report: Path) -> Result:
-    """The counts of a JUnit report; nothing where pytest died before it wrote one."""
+    """The counts in a JUnit report; none if pytest ended before it wrote one."""
     if not report.is_file():
         return Result(name)
     root = ET.parse(report).getroot()
@@ -179,9 +179,9 @@ def _read(name: str, report: Path) -> Result:
         sum(int(suite.get(count, 0)) for suite in suites) for count in ("tests", "failures", "errors", "skipped")
     )
     passed = [case.get("classname", "").split(".") for case in root.iter("testcase") if len(case) == 0]
-    told = {words: sum(file in names for names in passed) for file, words in COUNTED.items()}
+    counted = {text: sum(file in names for names in passed) for file, text in COUNTED.items()}
     return Result(
-        name, total - failed - errors - skipped, failed + errors, skipped, {k: n for k, n in told.items() if n}
+        name, total - failed - errors - skipped, failed + errors, skipped, {k: n for k, n in counted.items() if n}
     )
 
 
@@ -194,8 +194,8 @@ def _summary(results: list[Result]) -> int:
     print("\n=== summary")
     for result in results:
         print(f"  {result.name:28} {result.passed} passed, {result.failed} failed, {result.skipped} skipped")
-        for words, count in result.told.items():
-            print(f"    {count} {words}")
+        for text, count in result.counted.items():
+            print(f"    {count} {text}")
     passed = sum(result.passed for result in results)
     failed = sum(result.failed for result in results)
     skipped = sum(result.skipped for result in results)

@@ -1,4 +1,4 @@
-"""One picture of all that a run read and made: its references above, its pictures below."""
+"""A contact sheet: one picture of a run's references and, below them, the pictures that it made."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from PIL import Image, ImageDraw, ImageFont
 
 HEIGHT_PX, GAP_PX, LINE_PX = 320, 16, 28
 _PAPER, _INK = "white", "black"
-_DIMMED = 0.25  # what is left of a reference outside its mask
+_DIMMED = 0.25  # opacity of a reference outside its mask
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """A picture on the sheet and the words beneath it."""
+    """A picture on the sheet and the text below it."""
 
     picture: Image.Image
-    words: str
+    text: str
 
 
 def dimmed(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
-    """A reference with what lies outside its mask faded to the paper's colour."""
+    """A reference that fades to the paper's colour outside its mask."""
     picture = picture.convert("RGB")
     if mask is None:
         return picture
@@ -31,10 +31,10 @@ def dimmed(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
 
 
 def contact_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
-    """Rows of pictures of one height, each row in the middle.
+    """Rows of pictures of equal height, each row centred.
 
     Args:
-        rows: the entries from top to bottom, from left to right; empty rows are left out.
+        rows: the entries, from top to bottom and from left to right; empty rows are skipped.
     """
     font = ImageFont.load_default(size=18)
     strips = [_strip(row, font) for row in rows if row]
@@ -47,9 +47,9 @@ def contact_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
     return sheet
 
 
-def save_small(picture: Image.Image, file: Path, widest_px: int) -> None:
-    """Save a picture as JPEG, no side longer than so many pixels."""
-    picture.thumbnail((widest_px, widest_px))
+def save_small(picture: Image.Image, file: Path, max_side_px: int) -> None:
+    """Save a picture as JPEG, scaled down if a side is longer than the given number of pixels."""
+    picture.thumbnail((max_side_px, max_side_px))
     picture.convert("RGB").save(file, quality=85)
 
 
@@ -61,7 +61,7 @@ def _strip(row: Sequence[Entry], font: ImageFont.ImageFont | ImageFont.FreeTypeF
     for entry, picture in zip(row, scaled, strict=True):
         strip.paste(picture.convert("RGB"), (left, GAP_PX))
         middle = left + picture.width / 2
-        draw.text((middle, GAP_PX + HEIGHT_PX + 6), entry.words, fill=_INK, font=font, anchor="ma")
+        draw.text((middle, GAP_PX + HEIGHT_PX + 6), entry.text, fill=_INK, font=font, anchor="ma")
         left += picture.width + GAP_PX
     return strip
 

@@ -21,8 +21,8 @@ from .server import Server, ServerError
 
 WORKFLOW = ROOT / "workflows" / "api" / "magicface_with_and_without.json"
 PICTURES = ROOT / "workflows" / "inputs"
-_IN_A_ROW = 4
-# What is saved, by the class of the node that shows it.
+_PER_ROW = 4
+# The nodes whose pictures are saved, and the file name for each class.
 SAVED = {
     "SaveImage": "picture",
     "MagicFaceSegmentationPreview": "segmentation",
@@ -32,7 +32,7 @@ SAVED = {
 
 
 class DemoError(Exception):
-    """The demo could not be run to its end; the message says why."""
+    """The demo failed; the message says why."""
 
 
 def main(output: Path, workflow: Path | None = None) -> int:
@@ -40,7 +40,7 @@ def main(output: Path, workflow: Path | None = None) -> int:
 
     Args:
         output: folder for the pictures.
-        workflow: another workflow than the shipped one; its pictures may lie beside it.
+        workflow: another workflow than the shipped one; its pictures may be in the same folder.
     """
     workflow = workflow or WORKFLOW
     install = chosen()
@@ -63,12 +63,12 @@ def main(output: Path, workflow: Path | None = None) -> int:
 
 
 def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: Path) -> list[Path]:
-    """Upload what a prompt reads, run it, save what it shows.
+    """Upload the pictures that a prompt reads, run it, and save the pictures that it shows.
 
     Args:
         client: the server.
         prompt: nodes by id, in API format.
-        sources: folders to look for the pictures in.
+        sources: folders in which the pictures are searched.
         output: folder to save to.
 
     Returns:
@@ -81,7 +81,7 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
     known = client.get_json("/object_info")
     missing = sorted({node["class_type"] for node in prompt.values()} - set(known))
     if missing:
-        raise DemoError(f"ComfyUI knows no node {', '.join(missing)}: did the pack fail to load?")
+        raise DemoError(f"ComfyUI does not know the node {', '.join(missing)}: did the pack fail to load?")
     files = {name: _find(name, sources) for name in pictures_read(prompt)}
     for file in files.values():
         client.upload(file)
@@ -90,17 +90,17 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
     saved = _save(client, prompt, outputs, output)
     sheet = output / "sheet.png"
     made = [Entry(Image.open(path), path.stem.replace("_", " ")) for path in saved]
-    rows = [made[first : first + _IN_A_ROW] for first in range(0, len(made), _IN_A_ROW)]
+    rows = [made[first : first + _PER_ROW] for first in range(0, len(made), _PER_ROW)]
     contact_sheet([references(prompt, files), *rows]).save(sheet)
     return [*saved, sheet]
 
 
 def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:
-    """The pictures of a prompt's references that come straight from files, faded outside their masks.
+    """The pictures of a prompt's references that are loaded from files, faded outside their masks.
 
     Args:
         prompt: nodes by id, in API format.
-        files: where the pictures that it loads are.
+        files: the paths of the pictures that it loads, by name.
     """
 
     def loaded(node: dict[str, Any], name: str, loader: str) -> Image.Image | None:
@@ -125,7 +125,7 @@ def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:
 
 
 def pictures_read(prompt: Prompt) -> list[str]:
-    """Names of the pictures that a prompt loads from the input folder."""
+    """The names of the pictures that a prompt loads from the input folder."""
     loaders = (node for node in prompt.values() if node["class_type"] in ("LoadImage", "LoadImageMask"))
     return sorted({node["inputs"]["image"] for node in loaders})
 
@@ -134,7 +134,7 @@ def _find(name: str, sources: list[Path]) -> Path:
     for folder in sources:
         if (folder / name).is_file():
             return folder / name
-    raise DemoError(f"the workflow reads {name}, which is in none of: {', '.join(map(str, sources))}")
+    raise DemoError(f"the workflow reads {name}, which is in none of these folders: {', '.join(map(str, sources))}")
 
 
 def _save(client: Client, prompt: Prompt, outputs: dict[str, Any], folder: Path) -> list[Path]:
@@ -147,7 +147,7 @@ def _save(client: Client, prompt: Prompt, outputs: dict[str, Any], folder: Path)
             if node["class_type"] == class_type
             for picture in outputs.get(node_id, {}).get("images", [])
         ]
-        # One picture has its kind's name; several have those that the workflow gives them.
+        # A single picture gets the name in SAVED, several get the names in the workflow.
         stems = [stem for stem, _ in shown]
         for number, (stem, picture) in enumerate(shown):
             numbered = f"{stem}_{number}" if stems.count(stem) > 1 else stem
@@ -155,5 +155,5 @@ def _save(client: Client, prompt: Prompt, outputs: dict[str, Any], folder: Path)
             path.write_bytes(client.view(picture))
             saved.append(path)
     if not saved:
-        raise DemoError("the workflow ended without showing a picture")
+        raise DemoError("the workflow ended without a picture")
     return saved

@@ -1,4 +1,4 @@
-"""The managed set-up: a virtual environment with pinned packages, and unpacked ComfyUI trees."""
+"""The managed set-up: a virtual environment with pinned packages, and unmodified ComfyUI folders."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from . import cache, pins
 from .archive import unpack
 
 NO_PIP = """\
-{python} can make no virtual environment with pip: it has neither `ensurepip` nor `pip`.
+{python} cannot make a virtual environment with pip: it has neither `ensurepip` nor `pip`.
 Install one of them and try again. On Debian and Ubuntu:
     sudo apt install python3-venv
 or run dev.py with another Python, version 3.10 to 3.14."""
 
 
 class SetupError(Exception):
-    """The set-up could not be made; the message says what to do."""
+    """The set-up failed; the message says what to do."""
 
 
 def python() -> Path:
-    """Interpreter of the managed environment, which is set up first where it is missing."""
+    """The interpreter of the managed environment, which is set up first if it is missing."""
     folder = cache.root() / f"environment-{pins.environment_key()}"
     interpreter = _interpreter(folder)
-    # The Python that the environment was made from may have been removed since.
+    # The Python that the environment was made with may have been removed since.
     cache.build_once(folder, _build_environment, works=interpreter.exists)
     return interpreter
 
 
 def comfyui(which: str = "newest") -> Path:
-    """Folder of an unmodified ComfyUI, unpacked first where it is missing.
+    """The folder of an unmodified ComfyUI, which is fetched first if it is missing.
 
     Args:
         which: "newest" or "oldest" of the supported range.
@@ -49,12 +49,12 @@ def _interpreter(folder: Path) -> Path:
 
 
 def _build_environment(folder: Path) -> None:
-    print(f"Setting up Python packages in {folder}: up to 7 GB and some minutes, once", flush=True)
+    print(f"Setting up Python packages in {folder}: once; up to 7 GB and a few minutes", flush=True)
     interpreter = _interpreter(folder)
-    # Without pip at first: where ensurepip is missing, `venv` fails as a whole otherwise.
+    # Without pip at first: `venv` fails if it is to install pip and ensurepip is missing.
     _run([sys.executable, "-m", "venv", "--without-pip", str(folder)])
     _install_pip(interpreter, folder)
-    # The lock is complete, so there is nothing to resolve; wheels only, so nothing is built.
+    # The lock is complete, so no dependencies are resolved. Only wheels are allowed, so nothing is built.
     _pip(
         interpreter,
         "install",
@@ -68,7 +68,7 @@ def _build_environment(folder: Path) -> None:
 
 
 def _install_pip(interpreter: Path, folder: Path) -> None:
-    """Put pip into a fresh environment: Python's own copy, or one fetched with the running pip."""
+    """Install pip into a new environment: the copy that Python has, or one fetched with the running pip."""
     bundled = subprocess.run(
         [interpreter, "-m", "ensurepip"], env=_environment(), cwd=folder, capture_output=True, check=False
     )
@@ -79,7 +79,7 @@ def _install_pip(interpreter: Path, folder: Path) -> None:
     wanted = folder / "pip.txt"
     wanted.write_text(pins.locked("pip", pins.LOCK.read_text(encoding="utf-8")), encoding="utf-8")
     try:
-        # `--target`, as `--python` is unknown to older pips and `--prefix` is rewritten by Debian's.
+        # `--target`: older pips do not know `--python`, and Debian's changes `--prefix`.
         _pip(sys.executable, "install", "--no-deps", "--require-hashes", "--target", site.strip(), "-r", str(wanted))
     except SetupError as error:
         raise SetupError(NO_PIP.format(python=sys.executable)) from error
@@ -91,22 +91,22 @@ def _build_comfyui(core: pins.Core, interpreter: Path, folder: Path) -> None:
     download.mkdir(parents=True)
     wanted = download / "wanted.txt"
     wanted.write_text(f"{core.package}=={core.release} --hash=sha256:{core.sha256}\n", encoding="utf-8")
-    # pip reads the archive's metadata with its build backend: ours, without isolation, so that nothing
-    # unpinned is fetched. The package itself is neither built nor installed; only its ComfyUI is used.
+    # pip reads the archive's metadata with a build backend: that of the environment, without isolation, so that nothing
+    # unpinned is fetched. The package itself is neither built nor installed; only the ComfyUI in it is used.
     _pip(
         interpreter, "download", "--no-deps", "--no-build-isolation", "--ignore-requires-python",
         "--require-hashes", "--no-binary", core.package, "--dest", str(download), "-r", str(wanted),
     )  # fmt: skip
     archives = list(download.glob("*.tar.gz"))
     if len(archives) != 1:
-        raise SetupError(f"pip was asked for the source archive of {core.package} {core.release}, got {archives}")
+        raise SetupError(f"pip was asked for the source archive of {core.package} {core.release}, and got {archives}")
     found = hashlib.sha256(archives[0].read_bytes()).hexdigest()
     if found != core.sha256:
-        raise SetupError(f"{archives[0].name} has sha256 {found}, expected {core.sha256}: not used")
+        raise SetupError(f"{archives[0].name} has sha256 {found}, expected {core.sha256}: it is not used")
     unpack(archives[0], core.folder, folder)
     shutil.rmtree(download)
     if not (folder / "main.py").is_file():
-        raise SetupError(f"{core.package} {core.release} holds no ComfyUI under {core.folder}")
+        raise SetupError(f"{core.package} {core.release} has no ComfyUI in {core.folder}")
 
 
 def _pip(interpreter: Path | str, command: str, *arguments: str) -> None:
@@ -114,9 +114,9 @@ def _pip(interpreter: Path | str, command: str, *arguments: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    """Run a step of the set-up; the child inherits the set-up's lock, see `cache.lock`.
+    """Run a step of the set-up. The child inherits the set-up's lock; see `cache.lock`.
 
-    Not in the user's folder: `python -m pip` would take a pip.py in it for pip.
+    It does not run in the user's folder: `python -m pip` would import a pip.py there.
     """
     try:
         subprocess.run(command, env=_environment(), cwd=cache.root(), close_fds=False, check=True)
@@ -125,6 +125,6 @@ def _run(command: list[str]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """The user's environment, pip settings included, without what would install elsewhere."""
+    """The user's environment variables, pip settings included, without those that would make pip install elsewhere."""
     elsewhere = ("PYTHONHOME", "PYTHONPATH", "PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT")
     return {name: value for name, value in os.environ.items() if name not in elsewhere}

@@ -1,4 +1,4 @@
-"""The pictures of the help pages, made by the small model out of the shipped workflows."""
+"""The pictures of the help pages, made by running shipped workflows on the small model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from PIL import Image
 
-from .api_format import TWINS
+from .api_format import API_WORKFLOWS
 from .client import Client, Prompt
 from .contact_sheet import Entry, contact_sheet, save_small
 from .demo import PICTURES, pictures_read, references
@@ -20,18 +20,18 @@ from .model import with_model
 from .pins import ROOT
 
 FOLDER = ROOT / "web" / "docs" / "images"
-_WIDEST_PX = 900
+_MAX_SIDE_PX = 900
 
 
 @dataclass(frozen=True)
 class HelpPicture:
-    """One picture.
+    """How a picture is made.
 
     Attributes:
-        workflow: that it is made of.
-        shows: class of the node whose picture is taken; nothing but the references are shown if empty.
-        variants: words under a picture -> inputs that it changes, by class; one as shipped by default.
-        with_references: whether they stand above.
+        workflow: name of the workflow that is run.
+        shows: class of the node whose picture is taken; if empty, only the references are shown.
+        variants: text below a picture -> changed inputs, by node class; by default one picture without changes.
+        with_references: whether the references are shown above.
     """
 
     workflow: str
@@ -40,8 +40,8 @@ class HelpPicture:
     with_references: bool = True
 
 
-def _each(word: str, class_type: str, name: str, *values: float) -> dict[str, dict[str, dict[str, float]]]:
-    return {f"{word} {value:g}": {class_type: {name: value}} for value in values}
+def _each(label: str, class_type: str, name: str, *values: float) -> dict[str, dict[str, dict[str, float]]]:
+    return {f"{label} {value:g}": {class_type: {name: value}} for value in values}
 
 
 HELP_PICTURES = {
@@ -68,21 +68,21 @@ HELP_PICTURES = {
 
 
 def write(client: Client, name: str) -> Path:
-    """Make one of them; returns its file."""
+    """Make a picture, given its name in HELP_PICTURES; returns its file."""
     wanted = HELP_PICTURES[name]
-    prompt = with_model(json.loads((TWINS / f"{wanted.workflow}.json").read_text(encoding="utf-8")))
+    prompt = with_model(json.loads((API_WORKFLOWS / f"{wanted.workflow}.json").read_text(encoding="utf-8")))
     files = {file: PICTURES / file for file in pictures_read(prompt)}
     above = references(prompt, files) if wanted.with_references else []
     variants = wanted.variants if wanted.shows else {}
-    made = [Entry(shown(client, changed(prompt, inputs), wanted.shows), words) for words, inputs in variants.items()]
+    made = [Entry(shown(client, changed(prompt, inputs), wanted.shows), text) for text, inputs in variants.items()]
     picture = made[0].picture if len(made) == 1 else contact_sheet([above, made])
     FOLDER.mkdir(parents=True, exist_ok=True)
-    save_small(picture, FOLDER / f"{name}.jpg", _WIDEST_PX)
+    save_small(picture, FOLDER / f"{name}.jpg", _MAX_SIDE_PX)
     return FOLDER / f"{name}.jpg"
 
 
 def changed(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:
-    """A prompt with other inputs, by class."""
+    """A copy of a prompt with changed inputs, which are given by node class."""
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
         node["inputs"].update(inputs.get(node["class_type"], {}))
@@ -90,7 +90,7 @@ def changed(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:
 
 
 def shown(client: Client, prompt: Prompt, class_type: str) -> Image.Image:
-    """What the only node of a class shows."""
+    """Run a prompt and return the picture that the only node of a class shows."""
     outputs = client.run(prompt)["outputs"]
     (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == class_type)
     with Image.open(io.BytesIO(client.view(outputs[node_id]["images"][0]))) as image:

@@ -1,4 +1,4 @@
-"""Which ComfyUI to use: the managed one, or a person's own, which is only ever read."""
+"""Which ComfyUI to use: the managed one, or the user's own, which is never written to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 from . import environment, pins
 
 NO_PYTHON = """\
-COMFYUI_PATH is {path}, but none of the usual places beside it holds its Python
+COMFYUI_PATH is {path}, but its Python is not in one of the usual folders beside it
 (venv, .venv, python_embeded). Name it with COMFYUI_PYTHON, for example
     COMFYUI_PYTHON={example}"""
 
 
 class InstallError(Exception):
-    """The ComfyUI that was asked for cannot be used; the message says what to do."""
+    """The chosen ComfyUI cannot be used; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Install:
     Attributes:
         comfyui: folder with main.py.
         python: interpreter with ComfyUI's requirements.
-        own: it belongs to a person, and nothing may be written there.
+        own: it is the user's, and nothing may be written there.
     """
 
     comfyui: Path
@@ -36,10 +36,10 @@ class Install:
 
 
 def chosen() -> Install:
-    """The install that COMFYUI_PATH and COMFYUI_PYTHON name, else the managed one.
+    """The install that COMFYUI_PATH and COMFYUI_PYTHON name, or the managed one.
 
     Raises:
-        InstallError: they name no ComfyUI or no Python.
+        InstallError: there is no ComfyUI or no Python where they say.
     """
     path = os.environ.get("COMFYUI_PATH")
     if not path:
@@ -48,15 +48,15 @@ def chosen() -> Install:
 
 
 def own(path: Path, python: str | None) -> Install:
-    """A person's own install.
+    """The user's own install.
 
     Args:
-        path: ComfyUI's folder, or the folder of a portable one, which has ComfyUI inside.
-        python: its interpreter; looked for in the usual places if None.
+        path: ComfyUI's folder, or the folder of a portable install, which contains it.
+        python: its interpreter; None to search the usual folders.
     """
     comfyui = next((folder for folder in (path, path / "ComfyUI") if (folder / "main.py").is_file()), None)
     if comfyui is None:
-        raise InstallError(f"COMFYUI_PATH is {path}, but there is no main.py of a ComfyUI in that folder")
+        raise InstallError(f"COMFYUI_PATH is {path}, but that folder has no main.py of a ComfyUI")
     _warn_about_version(comfyui)
     if python:
         interpreter = Path(python).expanduser().absolute()
@@ -73,7 +73,7 @@ def own(path: Path, python: str | None) -> Install:
 
 
 def _warn_about_version(comfyui: Path) -> None:
-    """Say so where a ComfyUI is older than what the pack is tested with."""
+    """Print a note if a ComfyUI is older than those that the pack is tested with."""
     file = comfyui / "comfyui_version.py"
     text = file.read_text(encoding="utf-8") if file.is_file() else ""
     found = re.search(r"__version__\s*=\s*[\"'](\d+(?:\.\d+)*)", text)

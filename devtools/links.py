@@ -1,4 +1,4 @@
-"""Links to folders: symbolic links, or junctions on Windows, where those need special rights."""
+"""Links to folders: symbolic links, or on Windows junctions, since symbolic links need special rights there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def link(source: Path, place: Path) -> None:
-    """Let `place` lead to the folder `source`; a link that leads elsewhere is replaced.
+    """Make `place` a link to the folder `source`; a link to another folder is replaced.
 
     Raises:
         FileExistsError: `place` is a real folder or file.
@@ -30,7 +30,7 @@ def link(source: Path, place: Path) -> None:
 def _is_link(place: Path) -> bool:
     if place.is_symlink():
         return True
-    # A junction is no symbolic link, but reading it as a link works for nothing else.
+    # A junction is not a symbolic link, but readlink works for it, and for nothing else.
     try:
         place.readlink()
     except OSError:
@@ -40,6 +40,6 @@ def _is_link(place: Path) -> bool:
 
 def _remove(place: Path) -> None:
     if sys.platform == "win32":
-        place.rmdir()  # the junction only, never what it leads to
+        place.rmdir()  # the junction only, never the folder behind it
     else:
         place.unlink()

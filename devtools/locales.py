@@ -1,4 +1,4 @@
-"""`dev.py locales`: the nodes' English texts, as the editor's translations have them, out of the nodes themselves."""
+"""`dev.py locales`: the English texts of the nodes, in the format of the editor's translations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ENGLISH = LOCALES / "en" / "nodeDefs.json"
 
 
 def main() -> int:
-    """Write them; the other languages' files are translated by hand, with the same keys."""
+    """Write them. The files of other languages have the same keys and are translated by hand."""
     from . import incore
 
     incore.prepare()
@@ -24,7 +24,7 @@ def main() -> int:
 
 
 def english() -> dict[str, Any]:
-    """Names and tooltips of all nodes, inputs and outputs; a ComfyUI must have been prepared."""
+    """Names and tooltips of all nodes, inputs and outputs. A ComfyUI must be prepared; see incore.py."""
     from . import incore
 
     async def listed() -> list[Any]:
@@ -35,12 +35,12 @@ def english() -> dict[str, Any]:
 
 def _texts(schema: Any) -> dict[str, Any]:
     outputs = {
-        # An output without a name has one of underscores from ComfyUI, and its type in the editor.
-        str(place): {
+        # ComfyUI names an unnamed output with underscores; the editor shows its type.
+        str(index): {
             "name": output.io_type if output.id.startswith("_") else output.id,
             "tooltip": output.tooltip,
         }
-        for place, output in enumerate(schema.outputs)
+        for index, output in enumerate(schema.outputs)
     }
     return {
         "display_name": schema.display_name,

@@ -1,4 +1,4 @@
-"""Everything the set-up downloads, pinned by version and hash, and the keys made from the pins."""
+"""What the set-up downloads, pinned by version and hash, and keys made of the pins."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOCK = Path(__file__).with_name("environment.lock")
 
 @dataclass(frozen=True)
 class Core:
-    """One ComfyUI, as carried whole and unmodified inside the source archive of a package."""
+    """A ComfyUI that is contained, whole and unmodified, in the source archive of a package."""
 
     version: str
     package: str
@@ -45,7 +45,7 @@ CORES = {
 
 
 def digest(*parts: str) -> str:
-    """Short name for a set of pins: equal pins meet again, any change leads elsewhere."""
+    """A short name for a set of pins: equal for equal pins, different after any change."""
     whole = hashlib.sha256()
     for part in parts:
         whole.update(f"{len(part)}:{part}".encode())
@@ -53,11 +53,11 @@ def digest(*parts: str) -> str:
 
 
 def environment_key(lock: str | None = None, abi: str | None = None) -> str:
-    """Key of the virtual environment: the lock file and the kind of Python it is built for.
+    """The key of the virtual environment, made of the lock file and the kind of Python.
 
     Args:
-        lock: text of the lock file (the one in the checkout by default).
-        abi: file ending of Python's extension modules, which names version, platform and build.
+        lock: text of the lock file; that of the checkout by default.
+        abi: file suffix of Python's extension modules, which names version, platform and build.
     """
     lock = LOCK.read_text(encoding="utf-8") if lock is None else lock
     abi = str(sysconfig.get_config_var("EXT_SUFFIX")) if abi is None else abi
@@ -65,7 +65,7 @@ def environment_key(lock: str | None = None, abi: str | None = None) -> str:
 
 
 def locked(package: str, lock: str) -> str:
-    """Entry of one package in the text of a lock file, hashes included.
+    """The entry of a package in the text of a lock file, with its hashes.
 
     Raises:
         KeyError: the lock file does not name the package.

@@ -1,4 +1,4 @@
-"""`dev.py serve`: ComfyUI with the pack and its example pictures, for a browser."""
+"""`dev.py serve`: ComfyUI with the pack and its example pictures, for use in a browser."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Start and stop a real ComfyUI server with this pack, in a base folder of its own."""
+"""Starts and stops a real ComfyUI server with this pack, in a base folder of its own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START_LIMIT_S = 300
 STOP_LIMIT_S = 10
 PORT_TRIES = 5
 
-# Ends with 0 where torch can really compute on a device that ComfyUI takes without further flags.
+# Exits with 0 if torch can compute on a device that ComfyUI uses without further flags.
 HAS_GPU = """
 import sys, torch
 for name in ("cuda", "xpu", "mps"):
@@ -37,22 +37,22 @@ sys.exit(1)
 
 
 class ServerError(Exception):
-    """The server did not start, or ended; the message shows the end of its log."""
+    """The server did not start, or it ended; the message shows the end of its log."""
 
 
 class Server:
     """A ComfyUI server on a loopback port, as a context manager.
 
-    Everything it writes lies in its base folder: input, output, temp, user, custom_nodes, its log.
-    The install itself, and the checkout, are only read.
+    Everything that it writes is in its base folder: input, output, temp, user, custom_nodes and its log. The install
+    and the checkout are only read.
     """
 
     def __init__(self, install: Install, base: Path, port: int | None = None, flags: tuple[str, ...] = ()) -> None:
         """
         Args:
             install: the ComfyUI to run.
-            base: folder for `--base-directory`; made if missing.
-            port: a port that must be free, or None for any.
+            base: folder for `--base-directory`; it is created if missing.
+            port: a port that must be free, or None for any free one.
             flags: further arguments of ComfyUI's main.py.
         """
         self.install = install
@@ -81,10 +81,10 @@ class Server:
         self.stop()
 
     def start(self) -> None:
-        """Start it and return once it answers.
+        """Start the server and return as soon as it answers.
 
         Raises:
-            ServerError: it ended before it answered, or the given port is taken.
+            ServerError: it ended before it answered, or the given port is in use.
         """
         prepare_base(self.base)
         command = [*self._command(), *([] if has_gpu(self.install.python, self.base) else ["--cpu"])]
@@ -92,41 +92,41 @@ class Server:
             if not self._fixed_port:
                 self.port = free_port()
             elif not is_free(self.port):
-                raise ServerError(f"port {self.port} is taken by another program: choose another with --port")
+                raise ServerError(f"port {self.port} is in use by another program: choose another with --port")
             self._launch([*command, "--port", str(self.port)])
             try:
                 self._wait_until_ready()
                 return
             except BaseException as error:
                 self.stop()
-                # Between finding a free port and opening it, another program may have taken it.
+                # Another program may have opened the port since it was found free.
                 lost_port = isinstance(error, ServerError) and not self._fixed_port and not is_free(self.port)
                 if not lost_port or attempt == PORT_TRIES:
                     raise
 
     def stop(self) -> None:
-        """End the server and whatever it started. Harmless where nothing runs."""
+        """End the server and the processes that it started. Does nothing if none runs."""
         process, self._process = self._process, None
         if process is None:
             return
-        with _deaf_to_ctrl_c():
+        with _ctrl_c_ignored():
             for ending in ("SIGTERM", "SIGKILL"):
                 _signal_group(process, ending)
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(STOP_LIMIT_S)
 
     def wait(self) -> int:
-        """Wait until the server ends by itself."""
+        """Wait until the server ends by itself; returns its exit code."""
         assert self._process is not None, "the server was not started"
         return self._process.wait()
 
     @property
     def process_id(self) -> int | None:
-        """Of the server's process, and of its group; None where none was started."""
+        """The id of the server's process and of its process group; None if none was started."""
         return None if self._process is None else self._process.pid
 
     def resident_bytes(self) -> int:
-        """Memory that the server's process holds; where the system has /proc."""
+        """Resident memory of the server's process. It needs a system with /proc."""
         assert self._process is not None, "the server was not started"
         pages = Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
@@ -141,7 +141,7 @@ class Server:
             str(self.install.python), str(self.install.comfyui / "main.py"),
             "--listen", "127.0.0.1", "--disable-auto-launch", "--use-pytorch-cross-attention",
             "--base-directory", str(self.base),
-            # By default the database lies in ComfyUI's folder, and one server locks out the next.
+            # By default the database is in ComfyUI's folder, where only one server can use it.
             "--database-url", "sqlite:///:memory:",
         ]  # fmt: skip
         if self.install.own:
@@ -154,7 +154,7 @@ class Server:
         environment["PYTHONIOENCODING"] = "utf-8"
         if self.install.own:
             environment["PYTHONDONTWRITEBYTECODE"] = "1"
-        # A group of its own, so that Ctrl-C reaches only us and all of it can be ended.
+        # A process group of its own: Ctrl-C does not reach it, and all of it can be ended.
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, cwd=self.base, env=environment, stdin=subprocess.DEVNULL, stdout=log,
@@ -177,7 +177,7 @@ class Server:
         raise ServerError(f"ComfyUI {reason}. The end of its log, {self.log}:\n{self.log_tail()}")
 
     def _is_ours(self) -> bool:
-        """Whether what answers on the port is this server, and not another that took the port."""
+        """Whether this server answers on the port, and not another program."""
         try:
             stats = self.client.get_json("/system_stats", timeout=5)
             return str(self.base) in stats["system"]["argv"]
@@ -186,9 +186,9 @@ class Server:
 
 
 def prepare_base(base: Path) -> None:
-    """Make a base folder whose only packs are this checkout and its development pack, as links.
+    """Create a base folder whose only packs are links to this checkout and its development pack.
 
-    The checkout's parent is never listed as a folder of packs: other checkouts may lie there.
+    The checkout's parent is not used as a folder of packs: other checkouts may be there.
     """
     for folder in ("custom_nodes", "input", "models", "output", "temp", "user"):
         (base / folder).mkdir(parents=True, exist_ok=True)
@@ -197,13 +197,13 @@ def prepare_base(base: Path) -> None:
 
 
 def has_gpu(python: Path, folder: Path) -> bool:
-    """Whether this Python's torch can compute on a GPU. The folder must hold no modules, as Python looks there."""
+    """Whether this Python's torch can compute on a GPU. The folder must not contain modules: Python imports from it."""
     probe = subprocess.run([python, "-c", HAS_GPU], cwd=folder, capture_output=True, check=False)
     return probe.returncode == 0
 
 
 def free_port() -> int:
-    """A loopback port that was free a moment ago."""
+    """A loopback port that is free at this moment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -214,7 +214,7 @@ def is_free(port: int) -> bool:
     """Whether a server could listen on this loopback port now."""
     with socket.socket() as listener:
         if os.name != "nt":
-            # As servers do, or a port whose connections just closed would look taken.
+            # As servers do. Without it a port looks used for a while after its connections are closed.
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
@@ -224,7 +224,7 @@ def is_free(port: int) -> bool:
 
 
 def _model_paths(install: Install, base: Path) -> Path:
-    """A file that lets the server read the models of a person's own install."""
+    """Write a file that lets the server read the models of the user's own install."""
     models = install.comfyui / "models"
     folders = sorted(folder.name for folder in models.iterdir() if folder.is_dir()) if models.is_dir() else []
     file = base / "models_of_the_install.yaml"
@@ -243,14 +243,14 @@ def _signal_group(process: subprocess.Popen[bytes], name: str) -> None:
 
 
 @contextlib.contextmanager
-def _deaf_to_ctrl_c() -> Iterator[None]:
-    """An impatient second Ctrl-C must not leave the server running."""
+def _ctrl_c_ignored() -> Iterator[None]:
+    """Ignore Ctrl-C for a while: a second one must not leave the server running."""
     try:
-        kept = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # not the main thread: no Ctrl-C arrives here
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # only the main thread gets Ctrl-C, and may change how it is handled
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, kept)
+        signal.signal(signal.SIGINT, handler)

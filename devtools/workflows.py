@@ -1,4 +1,4 @@
-"""`dev.py workflows`: what is made from the shipped workflows: API twins, thumbnails, pictures of the help pages."""
+"""`dev.py workflows`: the files made from the shipped workflows: API format, thumbnails, pictures of the help pages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from . import help_pictures
-from .api_format import TWINS, WORKFLOWS, write_twins
+from .api_format import API_WORKFLOWS, WORKFLOWS, write_api_workflows
 from .client import PromptError
 from .contact_sheet import save_small
 from .demo import PICTURES, DemoError, make_pictures
@@ -19,31 +19,31 @@ from .model import with_model
 from .pins import ROOT
 from .server import Server
 
-_WIDEST_PX = 760
+_MAX_SIDE_PX = 760
 
 
 def main(pictures: bool) -> int:
-    """Write the twins, asking a real server for the order of the widgets; and the pictures, if they are wanted.
+    """Write the workflows in API format, with a real server for the order of the widgets, and the pictures if asked.
 
     Args:
-        pictures: run every workflow on the small model, for thumbnails and help pages.
+        pictures: run every workflow on the small model for thumbnails and the pictures of the help pages.
     """
     with (
         tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as folder,
         Server(chosen(), Path(folder, "base")) as server,
     ):
-        for twin in write_twins(server.client.get_json("/object_info")):
-            print(twin.relative_to(ROOT), flush=True)
-        for twin in sorted(TWINS.glob("*.json")) if pictures else ():
-            prompt = with_model(json.loads(twin.read_text(encoding="utf-8")))
+        for file in write_api_workflows(server.client.get_json("/object_info")):
+            print(file.relative_to(ROOT), flush=True)
+        for file in sorted(API_WORKFLOWS.glob("*.json")) if pictures else ():
+            prompt = with_model(json.loads(file.read_text(encoding="utf-8")))
             try:
-                *_, sheet = make_pictures(server.client, prompt, [PICTURES], Path(folder, twin.stem))
+                *_, sheet = make_pictures(server.client, prompt, [PICTURES], Path(folder, file.stem))
             except (DemoError, PromptError) as error:
-                print(f"dev.py workflows: {twin.name}: {error}", file=sys.stderr)
+                print(f"dev.py workflows: {file.name}: {error}", file=sys.stderr)
                 return 1
-            thumbnail = WORKFLOWS / f"{twin.stem}.jpg"
+            thumbnail = WORKFLOWS / f"{file.stem}.jpg"
             with Image.open(sheet) as picture:
-                save_small(picture, thumbnail, _WIDEST_PX)
+                save_small(picture, thumbnail, _MAX_SIDE_PX)
             print(thumbnail.relative_to(ROOT), flush=True)
         for name in help_pictures.HELP_PICTURES if pictures else ():
             print(help_pictures.write(server.client, name).relative_to(ROOT), flush=True)

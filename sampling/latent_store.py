@@ -56,16 +56,17 @@ class LatentStore(Generic[Result]):
         return [entry for entry in found if entry] if all(found) else None
 
     def _find_image(self, image: Tensor) -> tuple[Result, int] | None:
-        nearest: tuple[float, int, int] | None = None
-        for key in sorted(self._entries, reverse=True):
-            for known in self._entries[key][0]:
-                for index, distance in _matches(image, known):
-                    if nearest is None or distance < nearest[0]:
-                        nearest = distance, key, index
-        if nearest is None:
+        found = [
+            (distance, -key, index)  # of equal distances the newest
+            for key, (fingerprints, _) in self._entries.items()
+            for known in fingerprints
+            for index, distance in _matches(image, known)
+        ]
+        if not found:
             return None
-        self._entries.move_to_end(nearest[1])
-        return self._entries[nearest[1]][1], nearest[2]
+        _, negative_key, index = min(found)
+        self._entries.move_to_end(-negative_key)
+        return self._entries[-negative_key][1], index
 
     @property
     def nbytes(self) -> int:

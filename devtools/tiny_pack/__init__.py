@@ -1,4 +1,4 @@
-"""A development pack for ComfyUI: one loader of the small models in `tiny_model`."""
+"""A development pack for ComfyUI: a node that loads the small models of `tiny_model`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 
 
 async def comfy_entrypoint() -> Any:
-    """Name the pack's only node, and answer what is alive; ComfyUI calls this once at start."""
+    """Register the pack's node and a route that reports what is alive; ComfyUI calls this once when it starts."""
     import folder_paths
     from aiohttp import web
     from comfy_api.latest import ComfyExtension, io
@@ -19,7 +19,7 @@ async def comfy_entrypoint() -> Any:
     from . import alive, families, tiny_model
 
     @PromptServer.instance.routes.get("/magicface_dev/alive")
-    async def tell(_: Any) -> web.Response:
+    async def report(_: Any) -> web.Response:
         return web.json_response(alive.report())
 
     class TinyModel(io.ComfyNode):

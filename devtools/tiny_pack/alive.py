@@ -1,4 +1,4 @@
-"""What of the pack is alive in this process: for tests, and for a server under load."""
+"""Which of the pack's objects are alive in this process: for tests, and for a server under load."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-# Modules of which no object outlives a run.
+# Modules whose objects must not outlive a run.
 RUN_STATE = (
     ".sampling.run",
     ".sampling.unet_call",
@@ -27,12 +27,12 @@ KEEPERS = (".sampling.recording", ".sampling.gazes", ".attention.looking")
 
 
 def left_over() -> dict[str, int]:
-    """Objects of a run's state that are still alive, by class, but for what the bounded stores keep to be shown."""
+    """How many objects of a run's state are still alive, by class, without those that the bounded stores hold."""
     gc.collect()
     is_state = _is_of(RUN_STATE)
     alive = [thing for thing in gc.get_objects() if is_state(thing)]
-    kept = _kept() if alive else set()
-    return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in kept))
+    held = _held() if alive else set()
+    return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in held))
 
 
 def _stores() -> list[Any]:
@@ -44,8 +44,8 @@ def _stores() -> list[Any]:
     ]
 
 
-def _kept() -> set[int]:
-    """The ids of all that the stores hold."""
+def _held() -> set[int]:
+    """The ids of all objects that the stores hold."""
     found: set[int] = set()
     ahead, is_ours = _stores(), _is_of((*RUN_STATE, *KEEPERS))
     while ahead:
@@ -57,7 +57,7 @@ def _kept() -> set[int]:
 
 
 def _is_of(modules: tuple[str, ...]) -> Callable[[Any], bool]:
-    """Whether an object's class is of one of these modules; quick, for it is asked of every object that there is."""
+    """A test whether an object's class is of one of these modules. It must be fast: it runs for every object."""
     known: dict[type, bool] = {}
 
     def is_of(thing: Any) -> bool:
@@ -70,13 +70,13 @@ def _is_of(modules: tuple[str, ...]) -> Callable[[Any], bool]:
 
 
 def report() -> dict[str, Any]:
-    """Figures of this process.
+    """Figures about this process.
 
     Returns:
-        left_over: see there.
-        tensors: how many there are.
-        tensor_bytes: the memory behind them, shared memory once.
-        kept_bytes: what the pack keeps of past runs, for its preview nodes and for later runs.
+        left_over: see `left_over`.
+        tensors: number of tensors.
+        tensor_bytes: their memory; shared memory counts once.
+        kept_bytes: memory of the pack's stores, for its preview nodes and for later runs.
     """
     left = left_over()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]

@@ -1,7 +1,9 @@
-"""The authors' way, as METHOD describes their program, on the same weights: what the product's cost is held against.
+"""The authors' way: the method computed as their program does it, on the same weights, to compare the product with.
 
 References go through both halves of guidance and to the UNet's end, attention is dense with additive masks, maps are
-n x n, and S S is a product of matrices. What is not at issue (noise, masks on grids, arg-max, rates) is the product's.
+n x n, and S S is a product of matrices. This is written anew; but the parts in `SHARED` are called from the product or
+from ComfyUI, so that an error in one of them is in both and no comparison with this module can find it. Recorded runs
+of the authors' program (`dev.py parity`) and the tests' own plain program check these parts.
 """
 
 from __future__ import annotations
@@ -19,6 +21,15 @@ from torch.utils.benchmark import timer
 from .scene import CFG, Evaluations, Scene
 
 COND, UNCOND = 0, 1
+SHARED = (
+    "the small UNet and its weights",
+    "noising of references to a noise level, and their noise",
+    "masks and regions on the token grids",
+    "up-sampling and normalisation of attention maps",
+    "token positions, token suppression, the foreground cut and the arg-max over words",
+    "the guidance rate",
+    "the choice of blocks",
+)
 
 
 class Authors:

@@ -15,8 +15,8 @@ from .authors import Authors
 from .exactness import Difference, difference
 from .meters import PARTS, Parts, host_waits, peak_bytes
 from .scene import Evaluations, Scene
+from .tables import STAGES
 
-STAGES = ("layout", "injection")
 COUNTS = (1, 2, 3, 5)
 BATCH = 4
 PLENTY_MB = 1 << 20

@@ -1,4 +1,4 @@
-"""The figures as tables, as JSON and as a plot."""
+"""The figures of a shape as JSON and as a plot."""
 
 from __future__ import annotations
 
@@ -12,71 +12,47 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import MB
-from .measure import AGAINST, MEMORY, STAGES, UNPATCHED, UNPATCHED_BATCH, Measured, exponent, ratios
+from .measure import AGAINST, MEMORY, UNPATCHED, UNPATCHED_BATCH, Measured, exponent, ratios
+from .tables import STAGES, Summary
 
-MEANT = {
-    "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
-    "cold_n2": "with 2",
-    "cold_n3": "with 3",
-    "cold_n5": "with 5",
-    "warm_n3": "with 3 kept references / unpatched",
-    "authors_over_ours_n3": "the authors' way / ours, references computed",
-    "authors_over_warm_n3": "the authors' way / ours, references kept",
-    "memory_ours_over_authors": "memory beyond the unpatched sampler's: ours / the authors' way",
-    "segmentation": "finding regions / an unpatched evaluation",
-    "guidance": "semantic guidance / an unpatched evaluation",
-    "batch_beside_references": "a batch of 4 but for its one reference pass / unpatched",
-    "max_error": "largest difference to the authors' way / the largest prediction",
-    "equal_regions": "least share of pixels with the same concept",
-    "host_waits": "waits for the device in an evaluation beyond the unpatched sampler's",
-}
 _LEAST = 1e-6  # a logarithmic axis has no 0
 INK, LINE = "#1e1e1e", "#285ac8"
 
 
 def as_json(found: Measured) -> dict[str, Any]:
-    """All figures, the ratios first."""
+    """All figures: the summary that the tables show, and what was measured."""
     return {
-        "ratios": ratios(found),
+        "summary": summary(found),
         "seconds": {name: times.by_stage for name, times in found.times.items()},
         "peak_bytes": found.peak_bytes,
         "parts_seconds": found.parts,
-        "curves": {
-            name: {"exponent": exponent(points), "points": [list(point) for point in points]}
-            for name, points in found.curves.items()
-        },
+        "curves": {name: [list(point) for point in points] for name, points in found.curves.items()},
     }
 
 
-def in_markdown(found: Measured) -> list[str]:
-    """Tables of ratios, ways to sample, parts and exponents."""
-    lines = ["| ratio | value | what |", "|---|---|---|"]
-    lines += [f"| {name} | {short(value)} | {MEANT[name]} |" for name, value in ratios(found).items()]
-    lines += ["", f"| references | {' | '.join(STAGES)} | seconds | most memory, MB |", "|---|---|---|---|---|"]
+def summary(found: Measured) -> Summary:
+    """The figures that the tables show.
+
+    Returns:
+        ratios: see `ratios`.
+        ways: for each way of sampling the ratio to the unpatched sampler by stage (median, least, most of the rounds),
+            the median seconds of an evaluation, and the peak memory in MB.
+        parts: median seconds of each part of an evaluation.
+        exponents: by what is varied, the power that the cost grows with.
+    """
+    ways: dict[str, dict[str, Any]] = {}
     for name, times in found.times.items():
         plain = found.times[UNPATCHED_BATCH if "batch" in name else UNPATCHED]
-        cells = [spread(times.over(plain, stage)) for stage in STAGES]
-        seconds = median(second for stage in STAGES for second in times.by_stage[stage])
-        lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.3f} | {found.peak_bytes[name] / MB:.0f} |")
-    parts = {part: median(seconds) for part, seconds in found.parts.items()}
-    whole = sum(parts.values())
-    lines += ["", "| part | seconds | of the whole |", "|---|---|---|"]
-    lines += [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in parts.items()]
-    lines += [f"| together | {whole:.4f} | |", "", "| cost grows with | as its power |", "|---|---|"]
-    lines += [f"| {name} | {exponent(points):.2f} |" for name, points in found.curves.items()]
-    return lines
-
-
-def spread(values: Sequence[float]) -> str:
-    """The median, and the least and the most of the rounds."""
-    if len(values) == 1:
-        return f"{values[0]:.2f}"
-    return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
-
-
-def short(value: float) -> str:
-    """Three digits that matter."""
-    return f"{value:.3g}"
+        over = {stage: times.over(plain, stage) for stage in STAGES}
+        ways[name] = {stage: [median(its), min(its), max(its)] for stage, its in over.items()}
+        ways[name]["seconds"] = median(second for stage in STAGES for second in times.by_stage[stage])
+        ways[name]["peak_mb"] = found.peak_bytes[name] / MB
+    return {
+        "ratios": ratios(found),
+        "ways": ways,
+        "parts": {part: median(seconds) for part, seconds in found.parts.items()},
+        "exponents": {name: exponent(points) for name, points in found.curves.items()},
+    }
 
 
 def plot(found: Measured, file: Path) -> None:

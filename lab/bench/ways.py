@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import median
 from types import ModuleType
 from typing import Any
@@ -18,11 +20,13 @@ from torch.utils.benchmark import Timer
 from devtools.incore import load_pack
 
 from .scene import SHAPES, Scene
+from .tables import ways_table
 
 # n tokens, heads of 64: SDXL's two resolutions in the narrow shape.
 GRIDS = {"r = 2": (1024, 2), "r = 4": (256, 4)}
 HEAD, REFERENCES, TOKENS = 64, 3, 77
 TRIES = 15
+MAX_ERROR = 1e-4  # of the largest value
 
 Way = Callable[[], Tensor]
 Row = tuple[str, float, float, float]
@@ -183,20 +187,23 @@ def timed(ways: dict[str, Way], tries: int = TRIES) -> list[Row]:
     ]
 
 
-def main() -> int:
-    """Print the table; 1 if two ways do not agree."""
+def main(file: Path | None) -> int:
+    """Print the table; 1 if two ways do not agree.
+
+    Args:
+        file: for the figures as JSON.
+    """
     pack = load_pack()
     chosen: Sequence[tuple[str, Callable[[int, int], dict[str, Way]]]] = (
         ("RSA", ways_of_rsa),
         ("RBA", ways_of_rba),
         ("smoothing", partial(ways_of_smoothing, pack=pack)),
     )
-    differ = False
-    print("| what | way (the first is in use) | ms | ratio | largest difference |\n|---|---|---|---|---|")
     with torch.inference_mode():
-        tables = [(f"{what}, {grid}", timed(make(*size))) for what, make in chosen for grid, size in GRIDS.items()]
-    for what, rows in [*tables, ("three references", passing(pack))]:
-        for name, seconds, ratio, error in rows:
-            print(f"| {what} | {name} | {1000 * seconds:.2f} | {ratio:.2f} | {error:.0e} |", flush=True)
-            differ |= error > 1e-4
-    return int(differ)
+        found = [(f"{what}, {grid}", timed(make(*size))) for what, make in chosen for grid, size in GRIDS.items()]
+    found.append(("three references", passing(pack)))
+    rows = [(what, *row) for what, its in found for row in its]
+    if file:
+        file.write_text(json.dumps({"ways": rows}, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(ways_table(rows)))
+    return int(any(error > MAX_ERROR for *_, error in rows))

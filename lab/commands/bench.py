@@ -28,6 +28,6 @@ def run(arguments: argparse.Namespace) -> int:
     from ..bench import bench, ways
 
     if arguments.ways:
-        return ways.main()
+        return ways.main(arguments.json)
     names = [name.strip() for name in arguments.shapes.split(",") if name.strip()]
     return bench.main(names, arguments.rounds, arguments.json, arguments.plot)

@@ -28,6 +28,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     numbers = range(arguments.first, arguments.first + arguments.pairs)
     if arguments.agreement:
-        return agreement.main(numbers)
+        return agreement.main(numbers, arguments.json)
     names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
     return evaluate.main(numbers, names, arguments.json, arguments.pictures)

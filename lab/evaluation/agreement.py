@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
 from os import cpu_count
+from pathlib import Path
 from statistics import mean
 from types import SimpleNamespace
 from typing import Any
@@ -34,16 +37,19 @@ SPECS = (
     "encoder",
     "decoder",
 )
-BEFORE = "all, of the evaluation before"
+BEFORE = "all, but of the evaluation before"
+# What the table calls the blocks that "auto" chooses on this model.
+LABELS = {"auto": "**auto**: input.7-8.1, middle.0.1, output.0-1.1, output.3"}
 Agreement = dict[str, list[tuple[float, float]]]
 """By blocks, for each evaluation: overlap (IoU) of the concepts' regions, and share of pixels with the same concept."""
 
 
-def main(numbers: range) -> int:
+def main(numbers: range, file: Path | None) -> int:
     """Print the table.
 
     Args:
         numbers: of the combinations.
+        file: for the figures as JSON.
     """
     from .evaluate import _start
 
@@ -53,10 +59,27 @@ def main(numbers: range) -> int:
             print(f"combination {number}", flush=True)
             for spec, values in its.items():
                 found[spec] += values
-    print("| blocks | overlap of concepts' regions | pixels with the same concept |\n|---|---|---|")
-    for spec, values in sorted(found.items(), key=lambda item: -mean(overlap for overlap, _ in item[1])):
-        print(f"| {spec} | {mean(overlap for overlap, _ in values):.3f} | {mean(same for _, same in values):.3f} |")
+    figures = {
+        spec: (mean(overlap for overlap, _ in values), mean(same for _, same in values))
+        for spec, values in found.items()
+    }
+    if file:
+        file.write_text(json.dumps({"agreement": figures}, indent=1) + "\n", encoding="utf-8")
+    print("\n".join(table(figures)))
     return 0
+
+
+def table(figures: Mapping[str, Sequence[float]]) -> list[str]:
+    """Lines of the table.
+
+    Args:
+        figures: by blocks, the mean overlap of the concepts' regions and the mean share of equal pixels.
+    """
+    lines = ["| blocks | overlap (IoU) of concepts' regions with those of all | pixels with the same concept |"]
+    lines.append("|---|---|---|")
+    for spec, (overlap, same) in sorted(figures.items(), key=lambda item: -item[1][0]):
+        lines.append(f"| {LABELS.get(spec, re.sub(', *', ', ', spec))} | {overlap:.3f} | {same:.3f} |")
+    return lines
 
 
 def of_combination(number: int) -> Agreement:

@@ -44,7 +44,7 @@ def encode_reference(
     if not concept.strip() or not concept_tokens:
         raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
     _check_image(image)
-    masks = _full_mask(image) if mask is None else _fitting_mask(mask, image)
+    masks = torch.ones(image.shape[:3]) if mask is None else _fitting_mask(mask, image)
 
     tokens = clip.tokenize(caption)
     height, width = encoded_size(image.shape[1], image.shape[2], size_px or default_side_px(tokens))
@@ -92,10 +92,6 @@ def _check_image(image: Tensor) -> None:
         raise ValueError(f"image: expected pictures of shape (views, height, width, 3), got {tuple(image.shape)}")
     if not torch.isfinite(image).all():
         raise ValueError("image: has values that are not finite (NaN or infinite); check the node it comes from")
-
-
-def _full_mask(image: Tensor) -> Tensor:
-    return torch.ones(image.shape[:3])
 
 
 def _fitting_mask(mask: Tensor, image: Tensor) -> Tensor:

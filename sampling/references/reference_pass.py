@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...attention.blocks import Block
 from ...attention.device import to_device
-from ...attention.kv import BlockKV, ViewKV, pool
+from ...attention.kv import BlockKV, ConceptKV, ViewKV, pool
 from ..families.unet import Patch, token_grid, with_attention
 from ..method import Method, Reference
 from ..run.evaluation import Evaluation
@@ -85,7 +85,7 @@ class ReferencePass:
             patcher.prepare_hook_patches_current_keyframe(evaluation.sigma, hooks, evaluation.model_options)
         patcher.apply_hooks(hooks=hooks)
 
-        views = [view for view in self._views if view.weight_at(evaluation.stage) != 0]
+        views = [view for view in self._views if view.reference.weight_at(evaluation.stage) != 0]
         kv: dict[Block, dict[ReferenceView, ViewKV]] = {block: {} for block in self._method.injection_blocks}
         for group in _by_shape(views, evaluation.level):
             for part in _split(group, self._max_group):
@@ -94,14 +94,12 @@ class ReferencePass:
         concepts: list[list[ReferenceView]] = [[] for _ in self._method.concepts]
         for view in views:
             concepts[self._method.concept_of(view.reference)].append(view)
-        stage = evaluation.stage
-        return {
-            block: tuple(
-                pool([(found[view], view.mask_on(found[view].grid), view.weight_at(stage)) for view in alike])
-                for alike in concepts
-            )
-            for block, found in kv.items()
-        }
+
+        def concept_kv(found: dict[ReferenceView, ViewKV], alike: list[ReferenceView]) -> ConceptKV | None:
+            stage = evaluation.stage
+            return pool([(found[v], v.mask_on(found[v].grid), v.reference.weight_at(stage)) for v in alike])
+
+        return {block: tuple(concept_kv(found, alike) for alike in concepts) for block, found in kv.items()}
 
     def end(self) -> None:
         """End the run."""

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from ...attention.masks import TokenMask, token_mask
-from ...attention.schedule import Stage
 from ..method import Reference
 from .identity import content
 
@@ -33,10 +32,6 @@ class ReferenceView:
     conds: list[dict[str, Any]]
     _masks: dict[tuple[int, int], TokenMask] = field(default_factory=dict)
     _digests: dict[int, bytes | None] = field(default_factory=dict)
-
-    def weight_at(self, stage: Stage) -> float:
-        """w at a stage; 0 where it takes no part."""
-        return self.reference.weight_at(stage)
 
     def mask_on(self, grid: tuple[int, int]) -> TokenMask:
         """The mask on a token grid, on the view's device."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ...attention.rba import RegionGroupedBlendAttention
+from ...attention.injection import InjectionRule, rba
 from ...attention.regions import Regions, resize_nearest
 from ..conditioning.roles import Area, half_grid_span
 
@@ -18,7 +18,7 @@ class RegionIndex:
     def __init__(self, on_device: Regions) -> None:
         self.on_device = on_device
         self._in_main_memory: tuple[Tensor, Tensor] | None = None
-        self._rules: dict[tuple[Area | None, tuple[int, int], torch.device], RegionGroupedBlendAttention] = {}
+        self._rules: dict[tuple[Area | None, tuple[int, int], torch.device], InjectionRule] = {}
 
     def read_with(self, number: Tensor) -> float:
         """Read a number (1,) from the device, and the regions with it, so that the host waits once."""
@@ -46,7 +46,7 @@ class RegionIndex:
         assert self._in_main_memory is not None
         return self._in_main_memory
 
-    def rule(self, area: Area | None, grid: tuple[int, int], device: torch.device) -> RegionGroupedBlendAttention:
+    def rule(self, area: Area | None, grid: tuple[int, int], device: torch.device) -> InjectionRule:
         """How the queries of a block attend.
 
         Args:
@@ -60,5 +60,5 @@ class RegionIndex:
         if key not in self._rules:
             rows, columns = half_grid_span(area)
             labels = resize_nearest(self.concepts[:, rows, columns], grid).flatten(1)
-            self._rules[key] = RegionGroupedBlendAttention.by_region(labels, device)
+            self._rules[key] = rba(labels, device)
         return self._rules[key]

@@ -210,19 +210,14 @@ class Run:
         if args["uncond"] is None or math.isclose(cfg, 1.0):
             return denoised
         if not evaluation.rate_pending:
-            self._log_guidance_off()
+            if not self._guidance_off_logged:
+                self._guidance_off_logged = True
+                log.info("MagicFace: semantic guidance is off: it needs exactly one positive and one negative prompt.")
             return denoised
         evaluation.rate_pending = False
         delta = args["cond_denoised"] - args["uncond_denoised"]
         rate = guidance_rate(delta, self.latest_regions.on_device, cfg)
         return denoised + cfg * (rate - 1.0) * delta
-
-    def _log_guidance_off(self) -> None:
-        if not self._guidance_off_logged:
-            self._guidance_off_logged = True
-            log.info(
-                "MagicFace: semantic guidance is off: this guider does not use exactly one positive and one negative."
-            )
 
     @contextmanager
     def _in_batch(self, batch: CondBatch | None) -> Iterator[None]:

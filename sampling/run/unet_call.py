@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from ...attention.blocks import Block
-from ...attention.injection import InjectionRule
-from ...attention.rsa import ReferenceAwareSelfAttention
+from ...attention.injection import RSA, InjectionRule
 from ...attention.schedule import Stage
 from ...attention.segmentation import cross_attention_map
 from ...attention.snapshot import AttentionSnapshot
@@ -128,9 +127,9 @@ class UNetCall:
         evaluation = self._batch.evaluation
         if evaluation.stage is Stage.BLEND and evaluation.steering is not None:
             rule = evaluation.steering.rule(row.area, grid, q.device)
-            if len(rule.labels) == q.shape[0]:
+            if len(rule.groups) == q.shape[0]:
                 return rule
-        return ReferenceAwareSelfAttention()
+        return RSA
 
     def _cross_attention(
         self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]

@@ -67,6 +67,11 @@ class Neighbour:
     note: str = ""
     missing: str = ""
 
+    @property
+    def patches_model(self) -> bool:
+        """Whether it patches the model; otherwise it changes the prompts."""
+        return self.model is not unchanged
+
 
 def core(file: str, node: str, name: str, **row: Any) -> Neighbour:
     """A node of ComfyUI's that takes a model and gives one; `inputs` are its own."""

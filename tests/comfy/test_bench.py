@@ -8,12 +8,13 @@ import pytest
 import torch
 from PIL import Image, ImageColor
 
-from lab.bench import bench, measure, report
+from lab.bench import bench, measure, report, tables
 from lab.bench.authors import Authors
 from lab.bench.exactness import difference
-from lab.bench.measure import AUTHORS, KEPT, STAGES, UNPATCHED
+from lab.bench.measure import AUTHORS, KEPT, UNPATCHED
 from lab.bench.meters import PARTS, Parts, peak_bytes
 from lab.bench.scene import SHAPES, Scene
+from lab.bench.tables import STAGES
 
 MB = 2**20
 
@@ -58,7 +59,7 @@ def test_the_authors_way_by_itself_goes_the_same_way(scene):
 
 
 def test_all_is_measured(found):
-    assert set(measure.ratios(found)) == set(report.MEANT) - ({"host_waits"} if found.host_waits is None else set())
+    assert set(measure.ratios(found)) == set(tables.MEANT) - ({"host_waits"} if found.host_waits is None else set())
     for name, times in found.times.items():
         assert all(len(times.by_stage[stage]) == 1 and times.by_stage[stage][0] > 0 for stage in STAGES), name
     assert set(found.peak_bytes) == set(found.times)
@@ -115,9 +116,10 @@ def test_exponents():
 
 
 def test_reports(found, tmp_path):
-    text = "\n".join(report.in_markdown(found))
+    figures = report.as_json(found)["summary"]
+    text = "\n".join(line for lines in tables.tables(figures).values() for line in lines)
     assert all(f"| {name} |" in text for name in (*measure.ratios(found), *PARTS, KEPT, *found.curves))
-    assert json.loads(json.dumps(report.as_json(found)))["ratios"]["max_error"] < bench.MOST_ERROR
+    assert json.loads(json.dumps(figures))["ratios"]["max_error"] < bench.MOST_ERROR
     report.plot(found, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size == (800, 900)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 
 from devtools.pins import CORES, ROOT
+from lab import docs_tables
 
 from .graph import Graph
 from .neighbours import NEIGHBOURS, Neighbour, unchanged
@@ -104,25 +104,11 @@ def check_together(graph: Graph, neighbour: Neighbour, ours: torch.Tensor, alone
         assert torch.isfinite(around).all() and torch.equal(around, behind), "the neighbour twice"
 
 
-TABLE = ROOT / "docs" / "neighbours.md"
-WRITE = "MAGICFACE_WRITE_TABLE"
-BEGIN, END = "<!-- table: neighbours -->\n", "<!-- end of table -->\n"
-HEAD = "| neighbour | patches the | outcome | |\n|---|---|---|---|\n"
-
-
 def test_the_table_in_the_docs():
-    """Between its markers; written anew where MAGICFACE_WRITE_TABLE is set. The newest core has all neighbours."""
+    """`dev.py docs` writes it. The newest core has all neighbours."""
     if comfyui_version.__version__ != CORES["newest"].version:
         pytest.skip("the table is that of the newest ComfyUI")
     assert not [neighbour.missing for neighbour in NEIGHBOURS if neighbour.missing]
-    text = HEAD + "".join(
-        f"| {n.name} | {'prompt' if n.model is unchanged else 'model'} | {'refused' if n.refused else 'together'}"
-        f" | {n.note} |\n"
-        for n in NEIGHBOURS
-    )
-    before, _, rest = TABLE.read_text(encoding="utf-8").partition(BEGIN)
-    present, _, after = rest.partition(END)
-    if os.environ.get(WRITE):
-        TABLE.write_text(f"{before}{BEGIN}{text}{END}{after}", encoding="utf-8")
-        present = text
-    assert present == text, f"set {WRITE}=1 and run this test to write it anew"
+    text = (ROOT / "docs" / "neighbours.md").read_text(encoding="utf-8")
+    known = {"neighbours": lambda: docs_tables.neighbour_table(NEIGHBOURS)}
+    assert docs_tables.rendered(text, known) == text, "old: python dev.py docs"

@@ -10,10 +10,10 @@ import torch
 
 from lab.evaluation import agreement
 from lab.evaluation.combinations import combination
-from lab.evaluation.evaluate import Scores, gain, values_of
 from lab.evaluation.measures import measure
 from lab.evaluation.rows import ROWS, Row
 from lab.evaluation.studio import Studio
+from lab.evaluation.tables import Scores, gain, values_of
 from lab.judge import PARTS, Judge, load_judge, look
 from lab.portraits import draw_portrait
 from lab.training.drawn_set import labels_of

@@ -33,7 +33,7 @@ NODES = set(json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(enc
 @pytest.fixture
 def prompt(client: Client) -> dict[str, dict[str, Any]]:
     """A shipped workflow with the demo's model, so small that it runs in seconds."""
-    workflow = api_format.TWINS / "magicface_two_concepts.json"
+    workflow = api_format.API_WORKFLOWS / "magicface_two_concepts.json"
     prompt = model.with_model(json.loads(workflow.read_text(encoding="utf-8")))
     small = {
         "EmptyLatentImage": {"width": 128, "height": 128},
@@ -72,7 +72,7 @@ def test_their_pictures_are_found_by_a_fresh_install(install: Install, tmp_path:
     """Nobody has uploaded anything here; a person's own file of the same name is left alone."""
     read = {
         name
-        for twin in api_format.TWINS.glob("*.json")
+        for twin in api_format.API_WORKFLOWS.glob("*.json")
         for name in demo.pictures_read(json.loads(twin.read_text(encoding="utf-8")))
     }
     own = min(read)
@@ -190,7 +190,7 @@ def test_the_twins_are_what_the_editor_would_queue(client: Client) -> None:
     assert workflows
     for file in workflows:
         made = api_format.api_format(json.loads(file.read_text(encoding="utf-8")), known)
-        assert made == json.loads((api_format.TWINS / file.name).read_text(encoding="utf-8")), file.name
+        assert made == json.loads((api_format.API_WORKFLOWS / file.name).read_text(encoding="utf-8")), file.name
         for node_id, node in made.items():
             info = known[node["class_type"]]
             names = {name for group in ("required", "optional") for name in info["input"].get(group, {})}

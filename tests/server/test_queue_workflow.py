@@ -14,13 +14,13 @@ from PIL import Image
 from devtools import api_format, demo, model
 from devtools.client import Client
 
-SCRIPT = api_format.TWINS / "queue_workflow.py"
+SCRIPT = api_format.API_WORKFLOWS / "queue_workflow.py"
 
 
 @pytest.fixture
 def workflow(tmp_path: Path) -> Path:
     """A shipped workflow with the small model."""
-    prompt = json.loads((api_format.TWINS / "magicface_one_concept.json").read_text(encoding="utf-8"))
+    prompt = json.loads((api_format.API_WORKFLOWS / "magicface_one_concept.json").read_text(encoding="utf-8"))
     file = tmp_path / "workflow.json"
     file.write_text(json.dumps(model.with_model(prompt)))
     return file

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dev
-from lab.evaluation import evaluate, measures, world
+from lab.evaluation import evaluate, measures, tables, world
 from lab.evaluation.combinations import Combination, Concept, combination, named_in
 from lab.judge import PARTS, SIDE_PX, Judge, Verdict, look
 from lab.portraits import COLOURS, PATTERNS, SKIN, WORN, Portrait, draw_portrait
@@ -168,11 +168,11 @@ def test_the_judge_takes_any_square_picture() -> None:
 
 def test_intervals_hold_the_mean_and_narrow_with_more() -> None:
     values = np.random.default_rng(1).normal(0.5, 0.2, 200)
-    low, high = evaluate.interval(values)
+    low, high = tables.interval(values)
     assert low < values.mean() < high and high - low < 0.08
-    few_low, few_high = evaluate.interval(values[:20])
+    few_low, few_high = tables.interval(values[:20])
     assert few_high - few_low > high - low
-    assert all(map(math.isnan, evaluate.interval(values[:0])))
+    assert all(map(math.isnan, tables.interval(values[:0])))
 
 
 def test_figures_for_machines_hold_every_row() -> None:
@@ -182,13 +182,14 @@ def test_figures_for_machines_hold_every_row() -> None:
     assert figures["fidelity"] == {"none": 0.1, "both": 0.5}
     assert figures["miou"] == 0.7 and figures["combinations"] == [4, 5] and figures["pictures"] == table
     assert json.loads(json.dumps(figures)) is not None
-    assert evaluate.gain(table, "fidelity", "both", "none")[0] == pytest.approx(0.4)
-    assert math.isnan(evaluate.gain(table, "iou", "both", "none")[0])
+    assert tables.gain(table, "fidelity", "both", "none")[0] == pytest.approx(0.4)
+    assert math.isnan(tables.gain(table, "iou", "both", "none")[0])
 
 
 def test_tables_have_a_line_for_each_row() -> None:
     table = {"none": [{"fidelity": 0.1}], "both": [{"fidelity": 0.5, "fidelity hat": 0.4}]}
-    lines = [evaluate.in_markdown(table), evaluate.compared(table), evaluate.by_part(table)]
+    figures = tables.figures_of(table)
+    lines = [tables.main_table(figures), tables.difference_table(figures), tables.part_table(figures)]
     assert [len(part) for part in lines] == [4, 3, 4]
     for part in lines:
         assert len({line.count("|") for line in part}) == 1

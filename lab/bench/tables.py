@@ -1,0 +1,60 @@
+"""The benchmark's tables, made of its figures alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+Summary = dict[str, dict[str, Any]]
+STAGES = ("layout", "injection")
+# What each ratio means.
+MEANT = {
+    "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
+    "cold_n2": "with 2",
+    "cold_n3": "with 3",
+    "cold_n5": "with 5",
+    "warm_n3": "with 3 kept references / unpatched",
+    "authors_over_ours_n3": "the authors' way / ours, references computed",
+    "authors_over_warm_n3": "the authors' way / ours, references kept",
+    "memory_ours_over_authors": "memory beyond the unpatched sampler's: ours / the authors' way",
+    "segmentation": "finding regions / an unpatched evaluation",
+    "guidance": "semantic guidance / an unpatched evaluation",
+    "batch_beside_references": "a batch of 4 but for its one reference pass / unpatched",
+    "max_error": "largest difference to the authors' way / the largest prediction",
+    "equal_regions": "least share of pixels with the same concept",
+    "host_waits": "waits for the device in an evaluation beyond the unpatched sampler's",
+}
+
+
+def tables(figures: Summary) -> dict[str, list[str]]:
+    """Lines of the tables of a summary: "ratios", "ways", "parts" and "exponents"."""
+    ratios_of = [f"| {name} | {value:.3g} | {MEANT[name]} |" for name, value in figures["ratios"].items()]
+    ways = []
+    for name, its in figures["ways"].items():
+        cells = " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*its[stage]) for stage in STAGES)
+        ways.append(f"| {name} | {cells} | {its['seconds']:.3f} | {its['peak_mb']:.0f} |")
+    whole = sum(figures["parts"].values())
+    parts = [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in figures["parts"].items()]
+    return {
+        "ratios": ["| ratio | value | what |", "|---|---|---|", *ratios_of],
+        "ways": [
+            f"| references | {' | '.join(STAGES)} | seconds | most memory, MB |", "|---|---|---|---|---|", *ways
+        ],
+        "parts": ["| part | seconds | of the whole |", "|---|---|---|", *parts, f"| together | {whole:.4f} | |"],
+        "exponents": [
+            "| cost grows with | as its power |", "|---|---|",
+            *(f"| {name} | {power:.2f} |" for name, power in figures["exponents"].items()),
+        ],
+    }  # fmt: skip
+
+
+def ways_table(rows: Iterable[Sequence[Any]]) -> list[str]:
+    """Lines of the table.
+
+    Args:
+        rows: what is computed, the way, its seconds, the ratio to the first way's, and the largest difference to it.
+    """
+    lines = ["| what | way (the first is in use) | ms | ratio | largest difference |", "|---|---|---|---|---|"]
+    for what, name, seconds, ratio, error in rows:
+        lines.append(f"| {what} | {name} | {1000 * seconds:.2f} | {ratio:.2f} | {error:.0e} |")
+    return lines

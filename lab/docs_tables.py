@@ -1,0 +1,109 @@
+"""The tables of docs/, made of figures that are in the repository; `dev.py docs` writes them.
+
+A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
+the format of the commands' option --json: evaluation.json joins those of `evaluate` and `evaluate --agreement`,
+performance.json those of `bench` and `bench --ways`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from safetensors import safe_open
+
+from devtools.pins import ROOT
+
+from .bench.tables import tables, ways_table
+from .evaluation import agreement
+from .evaluation.rows import ABLATIONS, MAIN
+from .evaluation.tables import BASE, difference_table, main_table, part_table
+from .judge import WEIGHTS
+
+DOCS = ROOT / "docs"
+FIGURES = DOCS / "figures"
+SHAPE = "narrow"  # of the tables in docs/performance.md
+# The columns of the table of all rows, which has less room than that of the main rows.
+FEW_MEASURES = ("prompt", "fidelity", "leakage", "layout", "iou", "colour", "pattern")
+_TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
+
+Tables = dict[str, Callable[[], list[str]]]
+
+
+def written_tables() -> Tables:
+    """The tables whose figures are in files, by name."""
+    evaluated, measured = (json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in PAGES)
+    main, others = ([row.name for row in rows] for rows in (MAIN, ABLATIONS))
+    shape = tables(measured["shapes"][SHAPE]["summary"])
+    return {
+        "judge": judge_table,
+        "main-rows": partial(main_table, evaluated, main),
+        "main-differences": partial(difference_table, evaluated, [row for row in main if row != BASE]),
+        "parts": partial(part_table, evaluated, main),
+        "segmentation-blocks": partial(agreement.table, evaluated["agreement"]),
+        "other-rows": partial(main_table, evaluated, [BASE, *others], FEW_MEASURES),
+        "other-differences": partial(difference_table, evaluated, others),
+        **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
+        "ways": partial(ways_table, measured["ways"]),
+    }
+
+
+PAGES = ("evaluation", "performance")
+
+
+def judge_table() -> list[str]:
+    """How well the judge sees held-out drawings, from the metadata of its weights."""
+    with safe_open(WEIGHTS, "pt") as file:
+        scores: dict[str, float] = json.loads(file.metadata()["training"])["on held-out drawings"]
+    return [
+        f"| {' | '.join(scores)} |",
+        "|---" * len(scores) + "|",
+        f"| {' | '.join(f'{score:.3f}' for score in scores.values())} |",
+    ]
+
+
+def neighbour_table(neighbours: Iterable[Any]) -> list[str]:
+    """What MagicFace was tested beside: the rows of tests/comfy/neighbours.py."""
+    lines = ["| neighbour | patches the | outcome | |", "|---|---|---|---|"]
+    for row in neighbours:
+        outcome = "refused" if row.refused else "together"
+        lines.append(f"| {row.name} | {'model' if row.patches_model else 'prompt'} | {outcome} | {row.note} |")
+    return lines
+
+
+def neighbours() -> Any:
+    """The rows of tests/comfy/neighbours.py. A ComfyUI must be prepared; see devtools/incore.py."""
+    name = "magicface_test_rows"  # not `tests`: ComfyUI may have a folder of that name
+    package = sys.modules.setdefault(name, ModuleType(name))
+    package.__path__ = [str(ROOT / "tests" / "comfy")]
+    return importlib.import_module(f"{name}.neighbours").NEIGHBOURS
+
+
+def rendered(text: str, known: Tables) -> str:
+    """A page with its tables written anew.
+
+    Raises:
+        KeyError: a table of unknown name.
+    """
+    return _TABLE.sub(lambda found: f"{found[1]}{chr(10).join(known[found['name']]())}\n{found[3]}", text)
+
+
+def main() -> int:
+    """Write the tables of all pages."""
+    from devtools import incore
+
+    incore.prepare()
+    known: Tables = {**written_tables(), "neighbours": partial(neighbour_table, neighbours())}
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        new = rendered(text, known)
+        page.write_text(new, encoding="utf-8")
+        if new != text:
+            print(page.relative_to(ROOT))
+    return 0
