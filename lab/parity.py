@@ -78,7 +78,6 @@ def compare(file: Path) -> Iterator[Step]:
     """Repeat a recorded run and compare it step by step."""
     import comfy.k_diffusion.sampling
     import comfy.samplers
-    from comfy.patcher_extension import WrappersMP
 
     from devtools.incore import load_pack
 
@@ -94,8 +93,8 @@ def compare(file: Path) -> Iterator[Step]:
     maps: list[tuple[Tensor, Tensor]] = []
 
     def watch(run: Any, *_: Any) -> None:
-        assert run.regions is not None
-        maps.append((run.regions.regions.tokens, run.regions.regions.foreground))
+        found = run.latest_regions.on_device
+        maps.append((found.labels, found.foreground))
 
     latents: list[Tensor] = []
     steps = torch.cat((sigmas, sigmas[-1:]))
@@ -108,13 +107,7 @@ def compare(file: Path) -> Iterator[Step]:
         after = x0 + (x - x0) * steps[step + 1] / steps[step]
         latents.append((after / torch.sqrt(1 + steps[step + 1] ** 2)).cpu())
 
-    patched = model.clone()
-    patched.add_wrapper_with_key(
-        WrappersMP.OUTER_SAMPLE,
-        pack.sampling.method.KEY,
-        pack.sampling.patch.sampling_with(method, lambda model: watch),
-    )
-    guider = comfy.samplers.CFGGuider(patched)
+    guider = comfy.samplers.CFGGuider(pack.sampling.patch.patch_model(model, method, lambda model: watch))
     tag = pack.sampling.conditioning.prompt.PromptTokens("", (None, *range(1, tensors["cond"].shape[1])), (0,))
     guider.set_conds([[tensors["cond"][:1], {pack.sampling.conditioning.prompt.TAG: tag}]], [[tensors["uncond"], {}]])
     guider.set_cfg(float(meta["guidance"]))
@@ -204,7 +197,7 @@ def _references(pack: Any, tensors: dict[str, Tensor], meta: dict[str, str], mod
                 latents=model.model.process_latent_out(tensors["ref_latents"][i : i + 1]),
                 masks=masks[i],
                 weight=weight,
-                weight_injection=weight,
+                blend_weight=weight,
                 resize="nearest",
             )
         )
@@ -224,6 +217,6 @@ def _schedule(pack: Any, model: Any, tensors: dict[str, Tensor], meta: dict[str,
     chosen = [block for span in spans for block in layout[span[0] : span[-1] + 1]]
     return pack.sampling.method.Schedule(
         switch=math.floor(switch * 1e6) / 1e6,
-        injection=",".join(str(block) for block in chosen),
+        injection_blocks=",".join(str(block) for block in chosen),
         suppression=float(meta["ca_scale"]),
     )

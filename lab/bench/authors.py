@@ -9,6 +9,7 @@ of the authors' program (`dev.py parity`) and the tests' own plain program check
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -46,7 +47,7 @@ class Authors:
         pack = scene.pack
         self._scene, self._attention, self._references = scene, pack.attention, scene.references(count, coverage)
         self._method = pack.sampling.patch.bind(
-            scene.model, self._references, pack.sampling.method.Schedule(segmentation=blocks)
+            scene.model, self._references, pack.sampling.method.Schedule(segmentation_blocks=blocks)
         )
         comfy.model_management.load_models_gpu([scene.model])
         self._model = scene.model.model
@@ -56,9 +57,11 @@ class Authors:
         each = [self._conds(text) for text in [scene.positive, *captions, *[scene.negative] * (1 + count)]]
         self._joined = comfy.samplers.cond_cat(each)
         self.regions: Any = None  # by which stage 2 goes in the next evaluation
+        self.margin: Any = None  # (1, H2, W2) of the strongest token over the second, as a part of it
         self._stage = "layout"
         self._injected, self._segmented = (
-            {block.key for block in blocks} for blocks in (self._method.injection, self._method.segmentation)
+            {block.key for block in blocks}
+            for blocks in (self._method.injection_blocks, self._method.segmentation_blocks)
         )
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._maps: dict[str, Any] = {}
@@ -82,17 +85,20 @@ class Authors:
         return {name: cond.process_cond(batch_size=1, area=None) for name, cond in encoded[0]["model_conds"].items()}
 
     @torch.inference_mode()
-    def run(self, seed: int = 0) -> Evaluations:
-        """As `Scene.run`."""
+    def run(self, seed: int = 0, steering: Sequence[Any] | None = None) -> Evaluations:
+        """As `Scene.run`; `steering` are regions for each evaluation that take the place of those found here."""
         found = Evaluations()
         levels = [(stage, level) for stage, levels in self._scene.levels.items() for level in levels]
         x = self._scene.start(seed=seed).to(self._device)
         x = self._model.model_sampling.noise_scaling(torch.tensor(levels[0][1]).to(x), x, torch.zeros_like(x))
-        for (stage, level), following in zip(levels, [level for _, level in levels[1:]] + [0.0], strict=True):
+        following = [level for _, level in levels[1:]] + [0.0]
+        for step, ((stage, level), level_after) in enumerate(zip(levels, following, strict=True)):
+            given = steering and steering[step]
             before = timer()
-            denoised = self.evaluate(x, level, stage)
+            denoised = self.evaluate(x, level, stage, given)
             found.add(stage, timer() - before, x, denoised)
-            x = x + (x - denoised) / level * (following - level)
+            self.regions = given or self.regions
+            x = x + (x - denoised) / level * (level_after - level)
         return found
 
     @torch.inference_mode()
@@ -114,10 +120,9 @@ class Authors:
             noise = self._method.noise(name, float(sigma), tuple(latent.shape)).to(latent)
             noised.append(self._model.model_sampling.noise_scaling(sigma.view(-1, 1, 1, 1), noise, latent))
         rows = torch.cat([x, *noised] * 2)
+        layout = self._scene.pack.sampling.families.unet.layout_of(self._model.diffusion_model)
         replace = {
-            name: {
-                block.key: attention for block in self._scene.pack.sampling.families.unet.layout_of(self._model.diffusion_model)
-            }
+            name: {block.key: attention for block in layout}
             for name, attention in (("attn1", self._self_attention), ("attn2", self._cross_attention))
         }
         out = self._model.apply_model(
@@ -149,16 +154,16 @@ class Authors:
         """(n, (1 + N) n) additive: in RSA the same for each query, in RBA by region. Made once for an evaluation."""
         if grid in self._masks:
             return self._masks[grid]
-        resized = self._attention.masks.mask_to_grid
         own = torch.zeros(grid[0] * grid[1])
         stage_2 = self._stage == "injection"
-        biases = [
-            resized(r.masks[0], grid, r.resize).log() + (r.weight_injection if stage_2 else r.weight)
-            for r in self._references
-        ]
+        biases = []
+        for r in self._references:
+            inside = self._attention.masks.token_mask(r.masks[0], grid, r.resize)
+            biases.append(torch.full_like(own, -torch.inf))
+            biases[-1][inside.indices] = inside.log_mask + (r.blend_weight if stage_2 else r.weight)
         mask = torch.cat([own, *biases]).to(self._device).expand(len(own), -1).clone()
         if stage_2 and self.regions is not None:
-            concepts = self._attention.regions.carry(self.regions.concepts, grid).flatten()
+            concepts = self._attention.regions.resize_nearest(self.regions.concepts, grid).flatten()
             for index in range(len(biases)):
                 part = mask[:, (1 + index) * len(own) : (2 + index) * len(own)]
                 part[concepts != index] = -torch.inf
@@ -181,7 +186,7 @@ class Authors:
         smoothed = (own @ cross + 3 * (own @ own) @ cross) / 4
         maps = rearrange(smoothed, "b (y x) t -> b t y x", y=grid[0])
         size = self._attention.regions.half_grid((self._scene.side_lat, self._scene.side_lat))
-        maps = segmentation.spread(maps, size)
+        maps = segmentation.upsample_and_blur(maps, size)
         pair = torch.stack([maps[UNCOND, 0], maps[UNCOND, 1:].sum(dim=0)])[None]
         for name, found in (("tokens", maps[COND][None]), ("background", pair)):
             self._maps[name] += found / (found.mean(dim=(2, 3), keepdim=True) + segmentation.EPS)
@@ -191,13 +196,15 @@ class Authors:
         background = self._maps["background"] / self._blocks
         tag = self._scene.positive[0][1][self._scene.pack.sampling.conditioning.prompt.TAG]
         phrases = [tag.positions(reference.concept_tokens) for reference in self._references]
+        tokens, suppression = self._maps["tokens"] / self._blocks, self._method.suppression
         self.regions = self._attention.segmentation.segment(
-            self._maps["tokens"] / self._blocks,
-            background[:, 0] <= background[:, 1],
-            phrases,
-            self._method.suppression,
-            self._method.cut_to_foreground,
+            tokens, background[:, 0] <= background[:, 1], phrases, suppression, self._method.cut_to_foreground
         )
+        strengths = tokens * suppression
+        named = [position for positions in phrases for position in positions]
+        strengths[:, named] = tokens[:, named]
+        (first, second), (start, rest) = (each.topk(2, dim=1).values.unbind(dim=1) for each in (strengths, background))
+        self.margin = torch.minimum((first - second) / first, (start - rest) / start)
 
 
 def _block(extra: dict[str, Any]) -> tuple[str, int, int]:

@@ -21,7 +21,7 @@ MEANT = {
     "guidance": "semantic guidance / an unpatched evaluation",
     "batch_beside_references": "a batch of 4 but for its one reference pass / unpatched",
     "max_error": "largest difference to the authors' way / the largest prediction",
-    "equal_regions": "least share of pixels with the same concept",
+    "equal_regions": "least share of pixels with the same concept, near ties left out",
     "host_waits": "waits for the device in an evaluation beyond the unpatched sampler's",
 }
 

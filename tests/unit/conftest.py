@@ -7,6 +7,7 @@ put on sys.path: `import nodes` must never find the pack's own folder of that na
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -21,8 +22,8 @@ def load(name: str, file: Path, folder: Path | None = None) -> None:
     """Import a file under a name, once; with `folder`, as a package whose modules lie there."""
     if name in sys.modules:
         return
-    places = None if folder is None else [str(folder)]
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=places)
+    folders = None if folder is None else [str(folder)]
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -32,8 +33,8 @@ def load(name: str, file: Path, folder: Path | None = None) -> None:
 # The same examples on every run and machine, and no time limit on a busy one.
 settings.register_profile("unit", max_examples=80, deadline=None, derandomize=True, database=None)
 settings.load_profile("unit")
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("MAGICFACE_TEST_THREADS", "1")))
 
 load("magicface", ROOT / "__init__.py", ROOT)
-for shared in ("naive_images", "naive", "scenes"):
-    load(shared, HERE / f"{shared}.py")
+load("oracle", HERE.parent / "oracle" / "__init__.py", HERE.parent / "oracle")
+load("scenes", HERE / "scenes.py")
