@@ -41,10 +41,11 @@ class Parts:
                 (attention.segmentation.AttentionMaps, "add", "segmentation"),
                 (regions.segmenter.Segmenter, "regions", "segmentation"),
                 (regions.index.RegionIndex, "read_with", "segmentation"),
-                (sampling.run.run.Run, "_post_cfg", "guidance"),
+                (sampling.run.run.Run, "guide", "guidance"),
             ):
                 stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), part)))
-            stack.enter_context(patch.object(call.UNetCall, "_inject", self._injection(call.UNetCall._inject)))
+            rule = attention.injection.InjectionRule
+            stack.enter_context(patch.object(rule, "__call__", self._injection(rule.__call__)))
             yield
 
     def whole(self, work: Callable[[], Any]) -> Any:
@@ -69,13 +70,13 @@ class Parts:
         return timed
 
     def _injection(self, inject: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(call: Any, block: Any, grid: Any, row: Any, attend: Any, qkv: Any, own: Any) -> Any:
+        def timed(rule: Any, attend: Any, q: Any, k: Any, v: Any, kv: Any, own: Any = None) -> Any:
             if not self._inside:
-                return inject(call, block, grid, row, attend, qkv, own)
+                return inject(rule, attend, q, k, v, kv, own)
             before = timer()
-            result = inject(call, block, grid, row, attend, qkv, own)
+            result = inject(rule, attend, q, k, v, kv, own)
             between = timer()
-            attend(*qkv)
+            attend(q, k, v)
             after = timer()
             self._beside += after - between
             self.seconds["injection"] += (between - before) - (after - between)

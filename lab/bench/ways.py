@@ -137,7 +137,7 @@ def passing(pack: ModuleType) -> list[Row]:
     module = pack.sampling.references.reference_pass
     kind = module.ReferencePass
     rows: list[Row] = []
-    run, reader = kind.run, kind._reader
+    run, reader = kind.run, kind.reader
 
     def first_keys(references: Any, at: Any, hooks: Any) -> Tensor:
         kept = run(references, at, hooks)
@@ -149,15 +149,15 @@ def passing(pack: ModuleType) -> list[Row]:
         def going_on(*given: Any) -> Tensor:
             try:
                 return attn1(*given)
-            except module._LastBlockReached:
+            except module.LastBlockReached:
                 return module.HostAttention(given[-1])(*given[:-1])
 
         return going_on
 
     def compared(*given: Any) -> Any:
         if not rows:
-            each = patch.object(module, "_by_shape", lambda views, level: [[view] for view in views])
-            whole = patch.object(kind, "_reader", without_end)
+            each = patch.object(module, "by_shape", lambda views, level: [[view] for view in views])
+            whole = patch.object(kind, "reader", without_end)
             ways: dict[str, Way] = {
                 "together, to the last injected block": partial(first_keys, *given),
                 "one after another": each(partial(first_keys, *given)),

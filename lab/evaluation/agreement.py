@@ -120,13 +120,13 @@ def watched(pack: Any, layout: Any, found: Agreement) -> Iterator[None]:
     before: list[Tensor] = []
 
     def compared(segmenter: Any, *given: Any) -> Any:
-        of_all, maps = regions(segmenter, *given), segmenter._maps
+        of_all, maps = regions(segmenter, *given), segmenter.maps
         found[BEFORE] += [_agreement(of_all.concepts, concepts) for concepts in before]
         before[:] = [of_all.concepts]
         for spec, blocks in chosen.items():
-            segmenter._maps = {key: (row, _mean(its.singles, blocks)) for key, (row, its) in maps.items()}
+            segmenter.maps = {key: (row, _mean(its.singles, blocks)) for key, (row, its) in maps.items()}
             found[spec].append(_agreement(of_all.concepts, regions(segmenter, *given).concepts))
-        segmenter._maps = maps
+        segmenter.maps = maps
         return of_all
 
     with patch.object(module, "AttentionMaps", Single), patch.object(module.Segmenter, "regions", compared):

@@ -18,7 +18,7 @@ def nothing_left(graph):
     """What the store holds on purpose must not look like a leak to the tests that follow."""
     yield
     store = graph.pack.sampling.snapshots.ATTENTION_STORE
-    store._entries.clear()
+    store.clear()
 
 
 def recorded(graph, samples):
