@@ -1,4 +1,4 @@
-"""MagicFaceAttentionView: to which parts of the references a pixel or a region attends."""
+"""MagicFaceAttentionView: shows which parts of the references a pixel or a region attends to."""
 
 from typing import Any, Literal, get_args
 
@@ -17,7 +17,7 @@ Query = Literal["regions", "pixel"]
 
 
 class MagicFaceAttentionView(io.ComfyNode):
-    """Attention to the references, as heat."""
+    """Shows attention to the references as heat maps."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,8 +25,8 @@ class MagicFaceAttentionView(io.ComfyNode):
             node_id="MagicFaceAttentionView",
             display_name="MagicFace Attention View",
             category=CATEGORY,
-            description="Shows where on the reference pictures each concept's region, or one pixel, looks: the"
-            " brighter, the more of its attention goes there.",
+            description="Shows which parts of the reference pictures each concept's region, or one pixel, attends to:"
+            " the brighter, the more.",
             search_aliases=["attention map", "heat map", "attention visualization", "attention heat"],
             is_output_node=True,
             inputs=[
@@ -35,18 +35,18 @@ class MagicFaceAttentionView(io.ComfyNode):
                     "query",
                     options=list(get_args(Query)),
                     default="regions",
-                    tooltip="regions = one row for each concept: where its region looks on average. pixel = where the"
-                    " pixel x, y looks.",
+                    tooltip="regions = one row for each concept, the average over its region. pixel = the pixel at x,"
+                    " y.",
                 ),
                 io.Int.Input("x", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's left edge."),
-                io.Int.Input("y", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's upper edge."),
+                io.Int.Input("y", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's top edge."),
                 picture_input(),
             ],
             outputs=[
                 io.Image.Output(
                     "view",
-                    tooltip="A sheet for each picture: what looks, and the references under the heat of its attention,"
-                    " with the share that each gets.",
+                    tooltip="One sheet for each picture: the region or pixel, and a heat map of its attention on each"
+                    " reference with the share that the reference gets.",
                 )
             ],
         )

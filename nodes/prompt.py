@@ -1,4 +1,4 @@
-"""MagicFacePrompt: the target prompt, with its words' places remembered."""
+"""MagicFacePrompt: encodes the target prompt and remembers which tokens are which words."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .sockets import CATEGORY
 
 
 class MagicFacePrompt(io.ComfyNode):
-    """The positive prompt."""
+    """Encodes the positive prompt."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,8 +18,8 @@ class MagicFacePrompt(io.ComfyNode):
             node_id="MagicFacePrompt",
             display_name="MagicFace Prompt",
             category=CATEGORY,
-            description="Encodes the positive prompt as CLIP Text Encode does, and remembers where its words stand,"
-            " so that the concepts can be found in it.",
+            description="Encodes the positive prompt as CLIP Text Encode does, and remembers which tokens are which"
+            " words, so that the concepts can be found in the picture.",
             search_aliases=["text encode", "positive prompt", "clip text encode", "target prompt"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the model that will sample."),
@@ -28,19 +28,20 @@ class MagicFacePrompt(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="The target prompt. It must contain the words of every concept. Weights such as"
-                    " (hat:1.2), embeddings and any length are fine.",
+                    tooltip="The target prompt. It must contain the words of every concept. Weights such as (hat:1.2),"
+                    " embeddings and prompts of any length work.",
                 ),
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
-                    tooltip="A conditioning that another node (CLIPTextEncodeSDXL, say) encoded from the same text, to"
-                    " be used instead of encoding it here.",
+                    tooltip="A conditioning that another node (such as CLIPTextEncodeSDXL) encoded from the same text."
+                    " It is used instead of encoding the text here.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    tooltip="For the sampler's positive input; Combine, Set Area, ControlNet and the like may follow."
+                    tooltip="For the sampler's positive input. Combine, Set Area, ControlNet and similar nodes may come"
+                    " in between.",
                 )
             ],
         )

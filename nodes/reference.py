@@ -1,7 +1,7 @@
-"""MagicFaceReference: encode the pictures of one concept."""
+"""MagicFaceReference: encodes the pictures of one concept."""
 
-import torch
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..sampling.errors import error_prefix
 from ..sampling.references.encoding import encode_reference
@@ -11,7 +11,7 @@ MAX_PX = 4096
 
 
 class MagicFaceReference(io.ComfyNode):
-    """Reference encoding."""
+    """Encodes the pictures of one concept."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,8 +34,8 @@ class MagicFaceReference(io.ComfyNode):
                 io.String.Input(
                     "concept",
                     default="",
-                    tooltip="The words that name the concept in the target prompt, e.g. 'hat'. References with the"
-                    " same words are views of one concept.",
+                    tooltip="The words that name the concept in the target prompt, e.g. 'hat'. References with the same"
+                    " words are views of one concept.",
                 ),
                 io.Int.Input(
                     "size",
@@ -43,20 +43,22 @@ class MagicFaceReference(io.ComfyNode):
                     min=0,
                     max=MAX_PX,
                     step=64,
-                    tooltip="Pixels. The picture is encoded with the area of a square of this side, its aspect kept"
-                    " (sides are rounded to multiples of 64; nothing is cropped). 0 = 1024 for SDXL, 512 else.",
+                    tooltip="The picture is scaled to the area of a square of this side (pixels) and encoded. Its"
+                    " aspect ratio is kept, sides are rounded to multiples of 64, nothing is cropped. 0 = 1024 for"
+                    " SDXL, 512 for SD 1.x and 2.x.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the concept is, one mask for each picture. Not connected = the whole picture.",
+                    tooltip="Where the concept is (white), one mask for each picture. Not connected = the whole"
+                    " picture.",
                 ),
             ],
             outputs=[
                 ReferenceSocket.Output(
                     "reference",
-                    tooltip="The encoded concept, with a weight of 1.5. Goes to MagicFace Apply, directly or through"
-                    " MagicFace Mask Weight.",
+                    tooltip="The encoded concept, with a weight of 1.5. Connect it to MagicFace Apply; for another"
+                    " weight, put MagicFace Mask Weight in between.",
                 )
             ],
         )
@@ -64,13 +66,13 @@ class MagicFaceReference(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        image: torch.Tensor,
+        image: Tensor,
         vae: io.Vae.Type,
         clip: io.Clip.Type,
         caption: str,
         concept: str,
         size: int,
-        mask: torch.Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceReference"):
             if size:
