@@ -1,7 +1,7 @@
 """MagicFaceMaskWeight: sets how strongly, and where, a reference counts."""
 
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -59,22 +59,12 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     tooltip="How the mask is resized to the model's coarse token grids. area averages, so that thin"
                     " things (glasses, a tie) do not vanish; nearest is what the paper's authors do.",
                 ),
-                io.Int.Input(
+                _px_input(
                     "grow_px",
-                    default=0,
-                    min=-MAX_PX,
-                    max=MAX_PX,
-                    advanced=True,
-                    tooltip="Grows the mask by this many pixels of the reference picture; negative values shrink it.",
+                    -MAX_PX,
+                    "Grows the mask by this many pixels of the reference picture; negative values shrink it.",
                 ),
-                io.Int.Input(
-                    "feather_px",
-                    default=0,
-                    min=0,
-                    max=MAX_PX,
-                    advanced=True,
-                    tooltip="Softens the mask's edge over this many pixels of the reference picture.",
-                ),
+                _px_input("feather_px", 0, "Softens the mask's edge over this many pixels of the reference picture."),
                 io.Boolean.Input(
                     "invert",
                     default=False,
@@ -116,6 +106,10 @@ class MagicFaceMaskWeight(io.ComfyNode):
         blend_weight = weight if injection_weight == SAME_AS_WEIGHT else injection_weight
         weighted = replace(reference, masks=masks, weight=weight, blend_weight=blend_weight, resize=resize)
         return io.NodeOutput(weighted, masks)
+
+
+def _px_input(name: str, lowest: int, tooltip: str) -> Any:
+    return io.Int.Input(name, default=0, min=lowest, max=MAX_PX, advanced=True, tooltip=tooltip)
 
 
 def _check_not_empty(masks: Tensor, message: str) -> None:

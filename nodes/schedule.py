@@ -1,6 +1,6 @@
 """MagicFaceSchedule: when, where and how MagicFace acts."""
 
-from typing import get_args
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
@@ -10,7 +10,6 @@ from ..sampling.method import Foreground, Schedule
 from ..sampling.references.cache import CacheLocation
 from .sockets import CATEGORY, ScheduleSocket, check_choice, check_range, fraction_input
 
-AUTO_SUPPRESSION = 0.0
 _DEFAULTS = Schedule()
 
 
@@ -19,10 +18,6 @@ class MagicFaceSchedule(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        names = (
-            "Block names such as output.3-5, middle or output.0.2-9 (with depth), separated by commas; or a preset:"
-            f" {', '.join(PRESETS)}."
-        )
         return io.Schema(
             node_id="MagicFaceSchedule",
             display_name="MagicFace Schedule",
@@ -36,34 +31,28 @@ class MagicFaceSchedule(io.ComfyNode):
                     "Part of sampling at which stage 1 (layout: the picture attends to all references) changes to stage"
                     " 2 (blend: each region attends only to its own reference).",
                 ),
-                fraction_input(
-                    "start", _DEFAULTS.start, "Part of sampling at which MagicFace begins. Not later than switch."
-                ),
-                fraction_input(
-                    "end", _DEFAULTS.end, "Part of sampling at which MagicFace ends. Not earlier than switch."
-                ),
+                fraction_input("start", _DEFAULTS.start, "Part of sampling at which MagicFace begins; at most switch."),
+                fraction_input("end", _DEFAULTS.end, "Part of sampling at which MagicFace ends; at least switch."),
                 io.Boolean.Input(
                     "semantic_guidance",
                     default=_DEFAULTS.guidance,
                     tooltip="Strengthen guidance in regions where it is weak, and weaken it in the background.",
                 ),
-                io.String.Input(
+                _blocks_input(
                     "injection_blocks",
-                    default=_DEFAULTS.injection_blocks,
-                    advanced=True,
-                    tooltip="Blocks in which the picture attends to the references. auto = the decoder at its two"
-                    f" finest attention resolutions. {names}",
+                    _DEFAULTS.injection_blocks,
+                    "Blocks in which the picture attends to the references. auto = the decoder at its two finest"
+                    " attention resolutions.",
                 ),
-                io.String.Input(
+                _blocks_input(
                     "segmentation_blocks",
-                    default=_DEFAULTS.segmentation_blocks,
-                    advanced=True,
-                    tooltip="Blocks whose attention the regions are computed from. auto = all at 1/2, 1/4 and 1/8 of"
-                    f" the latent's size; in SDXL six of its seventy, which find nearly the same regions. {names}",
+                    _DEFAULTS.segmentation_blocks,
+                    "Blocks whose attention the regions are computed from. auto = all at 1/2, 1/4 and 1/8 of the"
+                    " latent's size; in SDXL six of its seventy, which find nearly the same regions.",
                 ),
                 fraction_input(
                     "token_suppression",
-                    AUTO_SUPPRESSION,
+                    0.0,
                     "Factor on all words that name no concept, when each pixel is assigned to a word. Lower gives the"
                     " concepts larger regions. 0 = auto: 0.9 for one concept, 0.6 for two, 0.5 for more.",
                     step=0.05,
@@ -103,8 +92,7 @@ class MagicFaceSchedule(io.ComfyNode):
                     default=_DEFAULTS.cache_location,
                     optional=True,
                     advanced=True,
-                    tooltip="Where the cache is: main memory (RAM), or device (VRAM, which avoids copies at each"
-                    " step).",
+                    tooltip="Where the cache is: main memory (RAM), or device (VRAM, avoids copies).",
                 ),
             ],
             outputs=[ScheduleSocket.Output("schedule", tooltip="For MagicFace Apply.")],
@@ -142,14 +130,13 @@ class MagicFaceSchedule(io.ComfyNode):
             for name, blocks in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
                 if not blocks.strip():
                     raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
-        suppression = None if token_suppression == AUTO_SUPPRESSION else token_suppression
         schedule = Schedule(
             start=start,
             switch=switch,
             end=end,
             injection_blocks=injection_blocks,
             segmentation_blocks=segmentation_blocks,
-            suppression=suppression,
+            suppression=token_suppression or None,  # 0 = auto
             foreground=foreground,
             guidance=semantic_guidance,
             noise_seed=noise_seed,
@@ -157,6 +144,11 @@ class MagicFaceSchedule(io.ComfyNode):
             cache_location=keep_on,
         )
         return io.NodeOutput(schedule)
+
+
+def _blocks_input(name: str, default: str, tooltip: str) -> Any:
+    names = "Block names such as output.3-5, middle or output.0.2-9 (with depth), separated by commas; or a preset: "
+    return io.String.Input(name, default=default, advanced=True, tooltip=f"{tooltip} {names}{', '.join(PRESETS)}.")
 
 
 NODES = [MagicFaceSchedule]
