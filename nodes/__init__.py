@@ -27,7 +27,6 @@ class MagicFaceExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes, in the order in which a graph uses them."""
-        encoding = (reference, mask_weight, prompt)
-        patching = (schedule, attention_record, apply)
-        showing = (segmentation_preview, attention_view, correspondence)
-        return [node for module in (*encoding, *patching, *showing) for node in module.NODES]
+        modules = (reference, mask_weight, prompt, schedule, attention_record, apply)
+        views = (segmentation_preview, attention_view, correspondence)
+        return [node for module in (*modules, *views) for node in module.NODES]

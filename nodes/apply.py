@@ -58,8 +58,7 @@ class MagicFaceApply(io.ComfyNode):
                 RecordSocket.Input(
                     "record",
                     optional=True,
-                    tooltip="From MagicFace Attention Record: records attention to be viewed after sampling. Not"
-                    " connected = nothing is recorded.",
+                    tooltip="From MagicFace Attention Record. Not connected = no attention is recorded.",
                 ),
                 io.Boolean.Input(
                     "live_regions",
@@ -94,9 +93,7 @@ class MagicFaceApply(io.ComfyNode):
         with error_prefix("MagicFaceApply"):
             given = _in_order({**references, **{name.rpartition(".")[2]: value for name, value in unnested.items()}})
             if not 1 <= len(given) <= MAX_REFERENCES:
-                raise ValueError(
-                    f"references: {len(given)} connected; connect 1 to {MAX_REFERENCES} outputs of MagicFace Reference"
-                )
+                raise ValueError(f"references: {len(given)} connected; connect 1 to {MAX_REFERENCES} references")
             method = bind(model, given, schedule or Schedule(), record=record, strict=strict)
         return io.NodeOutput(patch_model(model, method, LivePreview if live_regions else None, _sampling_errors))
 

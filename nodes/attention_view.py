@@ -34,8 +34,7 @@ class MagicFaceAttentionView(io.ComfyNode):
                     "query",
                     options=list(get_args(Query)),
                     default="regions",
-                    tooltip="regions = one row for each concept, the average over its region. pixel = the pixel at x,"
-                    " y.",
+                    tooltip="regions = a row for each concept, averaged over its region. pixel = the pixel at x, y.",
                 ),
                 io.Int.Input("x", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's left edge."),
                 io.Int.Input("y", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's top edge."),
@@ -86,8 +85,7 @@ def _row(recorded: RecordedImage, name: str, queries: Tensor) -> list[Cell]:
     for concept, pictures, of_concept in zip(recorded.concept_names, recorded.references, maps, strict=True):
         for number, picture in enumerate(pictures):
             of_view = of_concept[number] if of_concept else torch.zeros(1, 1)
-            label = f"{concept} {float(of_view.sum()):.0%}"
-            cells.append(Cell(heat_over(picture, of_view, highest), label))
+            cells.append(Cell(heat_over(picture, of_view, highest), f"{concept} {float(of_view.sum()):.0%}"))
     return cells
 
 

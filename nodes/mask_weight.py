@@ -36,9 +36,8 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     min=0.0,
                     max=MAX_WEIGHT,
                     step=0.05,
-                    tooltip="Strength: each token of the reference counts e^weight times (3: about twenty times). 0 ="
-                    " off. 1 to 2 is a good range; from 2 up, likeness hardly grows and more things appear that you did"
-                    " not ask for. The paper's authors use 1.2 to 4.",
+                    tooltip="Each token of the reference counts e^weight times (3: about 20 times). 0 = off. 1 to 2 is"
+                    " usually best; above, likeness does not grow and unwanted things appear. The authors use 1.2 to 4.",
                 ),
                 io.Float.Input(
                     "injection_weight",
@@ -66,10 +65,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                 ),
                 _px_input("feather_px", 0, "Softens the mask's edge over this many pixels of the reference picture."),
                 io.Boolean.Input(
-                    "invert",
-                    default=False,
-                    advanced=True,
-                    tooltip="Use what is outside the mask. Applied before grow and feather.",
+                    "invert", default=False, advanced=True, tooltip="Use what is outside the mask. Done before grow_px."
                 ),
             ],
             outputs=[

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from comfy.sd import CLIP
 from comfy_api.latest import io
 
 from ..sampling.conditioning.prompt import read_tokens, tagged
@@ -47,7 +48,7 @@ class MagicFacePrompt(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, clip: io.Clip.Type, text: str, conditioning: list[list[Any]] | None = None) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, text: str, conditioning: list[list[Any]] | None = None) -> io.NodeOutput:
         with error_prefix("MagicFacePrompt"):
             if clip is None:
                 raise ValueError("clip: is empty; the checkpoint holds no text encoder, load one with Load CLIP")

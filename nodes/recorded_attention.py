@@ -47,9 +47,7 @@ def view_inputs(*own: Any) -> list[Any]:
     """The inputs of a node that shows recorded attention, its own ones before the optional picture."""
     return [
         io.Latent.Input(
-            "latent",
-            tooltip="The output of a sampler whose model went through MagicFace Apply with a MagicFace Attention"
-            " Record.",
+            "latent", tooltip="From a sampler whose model went through MagicFace Apply with MagicFace Attention Record."
         ),
         step_input("One of the recorded steps. Negative numbers count from the last recorded one: -1 = the last."),
         io.String.Input(

@@ -1,5 +1,6 @@
 """MagicFaceReference: encodes the pictures of one concept."""
 
+from comfy.sd import CLIP, VAE
 from comfy_api.latest import io
 from torch import Tensor
 
@@ -43,15 +44,13 @@ class MagicFaceReference(io.ComfyNode):
                     min=0,
                     max=MAX_PX,
                     step=64,
-                    tooltip="The picture is scaled to the area of a square of this side (pixels) and encoded. Its"
-                    " aspect ratio is kept, sides are rounded to multiples of 64, nothing is cropped. 0 = 1024 for"
-                    " SDXL, 512 for SD 1.x and 2.x.",
+                    tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is"
+                    " kept, nothing is cropped (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the concept is (white), one mask for each picture. Not connected = the whole"
-                    " picture.",
+                    tooltip="Where the concept is (white), a mask for each picture. Not connected = the whole picture.",
                 ),
             ],
             outputs=[
@@ -65,14 +64,7 @@ class MagicFaceReference(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls,
-        image: Tensor,
-        vae: io.Vae.Type,
-        clip: io.Clip.Type,
-        caption: str,
-        concept: str,
-        size: int,
-        mask: Tensor | None = None,
+        cls, image: Tensor, vae: VAE, clip: CLIP, caption: str, concept: str, size: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceReference"):
             if size:

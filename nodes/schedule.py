@@ -81,9 +81,8 @@ class MagicFaceSchedule(io.ComfyNode):
                     min=0,
                     max=1 << 20,
                     optional=True,
-                    tooltip="Cache budget (MB) for the references' keys and values. Later runs with another seed,"
-                    " prompt or weight reuse them and cost little more than without MagicFace. The log says how much"
-                    " would hold everything. 0 = no cache.",
+                    tooltip="Cache (MB) for the references' keys and values: later runs, also with other seeds, prompts"
+                    " or weights, then cost little extra. The log says how much would hold all. 0 = no cache.",
                 ),
                 io.Combo.Input(
                     "keep_on",
@@ -120,9 +119,7 @@ class MagicFaceSchedule(io.ComfyNode):
             if start > end:
                 raise ValueError(f"start: is {start:g}, later than end ({end:g}); choose a start before the end")
             if not start <= switch <= end:
-                raise ValueError(
-                    f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"
-                )
+                raise ValueError(f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it inside")
             check_choice("foreground", foreground, get_args(Foreground))
             if keep_mb < 0:
                 raise ValueError(f"keep_mb: is {keep_mb}; give the cache budget in MB, or 0 for no cache")

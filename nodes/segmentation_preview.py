@@ -40,10 +40,7 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(
-                    "preview",
-                    tooltip="Coloured regions with a legend: the concepts and their shares of the picture.",
-                ),
+                io.Image.Output("preview", tooltip="Coloured regions, with a legend of the concepts and their shares."),
                 io.Mask.Output(
                     "masks",
                     tooltip="One mask for each concept and picture, at the picture's size. Order: all concepts of the"

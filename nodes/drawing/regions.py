@@ -23,9 +23,8 @@ def resize_regions(at: StepRegions | None, index: int, size_px: tuple[int, int])
     """Concepts (H, W) int64, -1 for none, and foreground (H, W) bool of one image of the batch, at a picture's size."""
     if at is None:
         return torch.full(size_px, -1), torch.zeros(size_px, dtype=torch.bool)
-    maps = at.concepts.long(), at.foreground
-    concepts, foreground = (resize_nearest(m[index : index + 1], size_px)[0] for m in maps)
-    return concepts, foreground
+    one = slice(index, index + 1)
+    return resize_nearest(at.concepts[one].long(), size_px)[0], resize_nearest(at.foreground[one], size_px)[0]
 
 
 def draw_regions(
@@ -45,10 +44,9 @@ def draw_regions(
     """
     concepts, foreground = resize_regions(at, index, picture.shape[:2])
     palette = torch.tensor([COLOURS[i % len(COLOURS)] for i in range(len(names))]).float() / 255
-    inside = (concepts >= 0)[..., None]
-    colour = palette[concepts.clamp(min=0)]
     opacity = _OPACITY if translucent else 1.0
-    drawn = torch.where(inside, picture * (1 - opacity) + colour * opacity, picture)
+    coloured = picture * (1 - opacity) + palette[concepts.clamp(min=0)] * opacity
+    drawn = torch.where((concepts >= 0)[..., None], coloured, picture)
     drawn = torch.where(_outline(foreground)[..., None], torch.ones(3), drawn)
     shares = [float((concepts == index).float().mean()) for index in range(len(names))]
     return torch.cat((drawn, _legend(picture.shape[1], names, shares)))
