@@ -37,7 +37,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     max=MAX_WEIGHT,
                     step=0.05,
                     tooltip="Each token of the reference counts e^weight times (3: about 20 times). 0 = off. 1 to 2 is"
-                    " usually best; above, likeness does not grow and unwanted things appear. The authors use 1.2 to 4.",
+                    " usually best; above, likeness falls and unwanted things appear. The authors use 1.2 to 4.",
                 ),
                 io.Float.Input(
                     "injection_weight",

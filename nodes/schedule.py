@@ -76,7 +76,6 @@ class MagicFaceSchedule(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "keep_mb",
-                    display_name="cache (MB)",
                     default=_DEFAULTS.cache_mb,
                     min=0,
                     max=1 << 20,
@@ -86,7 +85,6 @@ class MagicFaceSchedule(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "keep_on",
-                    display_name="cache location",
                     options=list(get_args(CacheLocation)),
                     default=_DEFAULTS.cache_location,
                     optional=True,

@@ -221,7 +221,8 @@ class Run:
         if not self._guidance_off_logged:
             self._guidance_off_logged = True
             log.info(
-                "MagicFace: semantic guidance is off: this guider does not use exactly one positive and one negative."
+                "MagicFace: semantic guidance is off: this guider does not use exactly one positive and one negative"
+                " prompt."
             )
 
     @contextmanager
