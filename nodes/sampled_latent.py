@@ -40,8 +40,8 @@ def histories_of(samples: Tensor) -> list[tuple[RegionHistory, int]]:
     found = REGION_STORE.find(samples)
     if found is None:
         raise ValueError(
-            "latent: no MagicFace run is known for it (it was changed after sampling, was sampled without MagicFace"
-            " Apply, or is too old); connect the sampler's own output and sample it again"
+            "latent: no run with MagicFace is known for it (it was changed after sampling, was sampled without"
+            " MagicFace Apply, or is too old); connect the sampler's own output and sample it again"
         )
     lists = sorted({history.concept_names for history, _ in found})
     if len(lists) > 1:

@@ -117,7 +117,9 @@ class MagicFaceSchedule(io.ComfyNode):
             if start > end:
                 raise ValueError(f"start: is {start:g}, later than end ({end:g}); choose a start before the end")
             if not start <= switch <= end:
-                raise ValueError(f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it inside")
+                raise ValueError(
+                    f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"
+                )
             check_choice("foreground", foreground, get_args(Foreground))
             if keep_mb < 0:
                 raise ValueError(f"keep_mb: is {keep_mb}; give the cache budget in MB, or 0 for no cache")

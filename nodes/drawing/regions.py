@@ -19,7 +19,7 @@ _OPACITY = 0.55
 _STRIP_PX, _IN_A_ROW = 320, 5
 
 
-def resize_regions(at: StepRegions | None, index: int, size_px: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def resize_regions(at: StepRegions | None, index: int, size_px: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Concepts (H, W) int64, -1 for none, and foreground (H, W) bool of one image of the batch, at a picture's size."""
     if at is None:
         return torch.full(size_px, -1), torch.zeros(size_px, dtype=torch.bool)
