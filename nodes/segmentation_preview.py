@@ -79,7 +79,7 @@ def _at_step(history: RegionHistory, step: int) -> StepRegions | None:
     known = {at.step: at for at in history.steps}
     number = step if step >= 0 else max(known) + 1 + step
     if number not in known:
-        raise ValueError(f"step: {step} has no regions; steps {min(known)} to {max(known)} have")
+        raise ValueError(f"step: {step} has no regions; steps {min(known)} to {max(known)} have some")
     return known[number]
 
 

@@ -1,4 +1,4 @@
-"""The pack's own socket types, its category, and checks of inputs.
+"""The pack's own socket types, its category, an input of fractions, and checks of inputs.
 
 Widgets keep to their range and options; values from a link or the API need not.
 """
