@@ -33,13 +33,13 @@ SHARED = (
 
 
 class Authors:
-    """Their program for one image.
+    """The authors' program for one image.
 
     Args:
         scene: model, prompts and sizes.
-        count: of references.
-        coverage: of their masks.
-        blocks: that find the regions; in their program all.
+        count: number of references.
+        coverage: share of a reference that its mask covers.
+        blocks: the segmentation blocks; all in their program.
     """
 
     def __init__(self, scene: Scene, count: int, coverage: float = 0.5, blocks: str = "all") -> None:
@@ -55,7 +55,7 @@ class Authors:
         captions = [r.conditioning for r in self._references]
         each = [self._conds(text) for text in [scene.positive, *captions, *[scene.negative] * (1 + count)]]
         self._joined = comfy.samplers.cond_cat(each)
-        self.regions: Any = None  # by which stage 2 goes in the next evaluation
+        self.regions: Any = None  # for the blend stage of the next evaluation
         self._stage = "layout"
         self._injected, self._segmented = (
             {block.key for block in blocks} for blocks in (self._method.injection, self._method.segmentation)
@@ -83,7 +83,7 @@ class Authors:
 
     @torch.inference_mode()
     def run(self, seed: int = 0) -> Evaluations:
-        """As `Scene.run`."""
+        """Like `Scene.run`."""
         found = Evaluations()
         levels = [(stage, level) for stage, levels in self._scene.levels.items() for level in levels]
         x = self._scene.start(seed=seed).to(self._device)
@@ -97,13 +97,13 @@ class Authors:
 
     @torch.inference_mode()
     def evaluate(self, x: Tensor, level: float, stage: str, found: Any = None) -> Tensor:
-        """The guided prediction at a noise level; the regions stay for the next one.
+        """The guided prediction at a noise level; the regions are stored for the next evaluation.
 
         Args:
             x: (1, 4, H, W).
             level: the noise level.
-            stage: "first", "layout" or "injection".
-            found: regions by which guidance shall go instead of those found here.
+            stage: "first", "layout" or "blend".
+            found: regions for guidance in place of those found here.
         """
         self._stage, self._masks = stage, {}
         self._maps, self._blocks = {"tokens": 0.0, "background": 0.0}, 0
@@ -146,18 +146,18 @@ class Authors:
         return rearrange(torch.cat((target[None], probabilities[1:] @ v[1:])), "b h n d -> b n (h d)")
 
     def _mask(self, grid: tuple[int, int]) -> Tensor:
-        """(n, (1 + N) n) additive: in RSA the same for each query, in RBA by region. Made once for an evaluation."""
+        """(n, (1 + N) n) additive mask, the same for all queries in RSA, by region in RBA. Made once per evaluation."""
         if grid in self._masks:
             return self._masks[grid]
         resized = self._attention.masks.mask_to_grid
         own = torch.zeros(grid[0] * grid[1])
-        stage_2 = self._stage == "injection"
+        blending = self._stage == "blend"
         biases = [
-            resized(r.masks[0], grid, r.resize).log() + (r.weight_injection if stage_2 else r.weight)
+            resized(r.masks[0], grid, r.resize).log() + (r.weight_injection if blending else r.weight)
             for r in self._references
         ]
         mask = torch.cat([own, *biases]).to(self._device).expand(len(own), -1).clone()
-        if stage_2 and self.regions is not None:
+        if blending and self.regions is not None:
             concepts = self._attention.regions.carry(self.regions.concepts, grid).flatten()
             for index in range(len(biases)):
                 part = mask[:, (1 + index) * len(own) : (2 + index) * len(own)]
@@ -176,7 +176,7 @@ class Authors:
         return rearrange(probabilities @ v, "b h n d -> b n (h d)")
 
     def _add_maps(self, own: Tensor, cross: Tensor, grid: tuple[int, int]) -> None:
-        """One block's smoothed maps of cond and uncond: own (2, n, n), cross (2, n, T)."""
+        """Add a block's smoothed maps of cond and uncond; own is (2, n, n), cross (2, n, T)."""
         segmentation = self._attention.segmentation
         smoothed = (own @ cross + 3 * (own @ own) @ cross) / 4
         maps = rearrange(smoothed, "b (y x) t -> b t y x", y=grid[0])

@@ -1,4 +1,4 @@
-"""How far the product is from the authors' way: the same latents and regions before, the same prediction after."""
+"""How much the product differs from the authors' way, given the same latents and regions."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from .scene import Scene
 
 @dataclass(frozen=True)
 class Difference:
-    """Over all evaluations.
+    """The difference over all evaluations.
 
     Attributes:
-        max_error: the largest difference of predictions, as a part of the largest prediction.
-        equal_regions: share of pixels with the same concept.
+        max_error: the largest difference of predictions, relative to the largest prediction.
+        equal_regions: the lowest share of pixels with the same concept.
     """
 
     max_error: float
@@ -24,17 +24,19 @@ class Difference:
 
 
 def difference(scene: Scene, count: int) -> Difference:
-    """Compare the two, evaluation by evaluation: each is given what the product had.
+    """Compare each evaluation by itself: the authors' way gets the latent and the regions that the product had.
 
-    A pixel at which two words tie may go to either; so regions are compared by themselves.
+    Regions are compared apart from predictions, since a pixel at which two words tie may belong to either.
     """
     ours, theirs = scene.run(scene.patched(count)), Authors(scene, count, blocks="auto")
     levels = [(stage, level) for stage, levels in scene.levels.items() for level in levels][1:]
     errors, equal = [], []
     for step, (stage, level) in enumerate(levels):
-        # Regions begin with the first evaluation, which is not among the predictions.
+        # The first evaluation has regions, but its prediction is not recorded.
         theirs.regions, found = ours.regions[step], ours.regions[step + 1]
         prediction = theirs.evaluate(ours.latents[step], level, stage, found).float().cpu()
         errors.append(float((prediction - ours.predictions[step]).abs().max() / prediction.abs().max()))
         equal.append(float((theirs.regions.concepts == found.concepts).float().mean()))
-    return Difference(float(torch.tensor(errors).max()), min(equal))  # a NaN among them is the largest
+    return Difference(
+        float(torch.tensor(errors).max()), min(equal)
+    )  # unlike the built-in, torch's max is NaN if a value is

@@ -1,4 +1,4 @@
-"""What one evaluation takes: the parts of its time, and its memory at the most."""
+"""Meters for an evaluation: the time of its parts, its peak memory, and how often the host waits."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import timer
 
-# What the profiler calls them. A copy to the host or from it waits by the first.
+# The profiler's names of waits. Copies to and from the host wait by the first.
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 PARTS = ("reference pass", "injection", "segmentation", "guidance", "UNet")
 
 
 class Parts:
-    """Seconds of each part while it is looked at; "UNet" is what is left, the target's own pass.
+    """Seconds of each part of the evaluations; "UNet" is the rest, which is the target's own pass.
 
-    Of the injected blocks' attention only what it takes beyond the target's own counts as injection.
+    "injection" is the time that the attention of the injection blocks takes beyond the target's own attention.
     """
 
     def __init__(self, pack: ModuleType) -> None:
@@ -31,7 +31,7 @@ class Parts:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Time what the pack does in here."""
+        """Measure the pack's work in this context."""
         sampling, attention = self._pack.sampling, self._pack.attention
         call, segmenter = sampling.unet_call, sampling.segmenter
         with ExitStack() as stack:
@@ -48,7 +48,7 @@ class Parts:
             yield
 
     def whole(self, work: Callable[[], Any]) -> Any:
-        """Do all of the work, and call UNet what of it is nothing else."""
+        """Run an evaluation; the time that belongs to no other part is added to "UNet"."""
         self._beside, before, known = 0.0, timer(), sum(self.seconds.values())
         self._inside = True
         result = work()
@@ -85,7 +85,7 @@ class Parts:
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most memory that tensors take at once while the work is done, beyond what they took before."""
+    """Peak memory of tensors during the work, beyond what they took before, in bytes."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -104,7 +104,7 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 
 def host_waits(work: Callable[[], Any]) -> int:
-    """How often the host waits for the GPU while the work is done."""
+    """How many times the host waits for the GPU during the work."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as watched:
         work()
     return sum(event.count for event in watched.key_averages() if event.key in _WAITS)

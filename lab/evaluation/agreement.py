@@ -1,4 +1,4 @@
-"""`dev.py evaluate --agreement`: how like the regions of some blocks are to those of all, evaluation by evaluation."""
+"""`dev.py evaluate --agreement`: how similar the regions of some blocks are to those of all, in each evaluation."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ BEFORE = "all, but of the evaluation before"
 # What the table calls the blocks that "auto" chooses on this model.
 LABELS = {"auto": "**auto**: input.7-8.1, middle.0.1, output.0-1.1, output.3"}
 Agreement = dict[str, list[tuple[float, float]]]
-"""By blocks, for each evaluation: overlap (IoU) of the concepts' regions, and share of pixels with the same concept."""
+"""By blocks and evaluation: overlap (IoU) of the concepts' regions, and share of pixels with the same concept."""
 
 
 def main(numbers: range, file: Path | None) -> int:
     """Print the table.
 
     Args:
-        numbers: of the combinations.
+        numbers: the combinations' numbers.
         file: for the figures as JSON.
     """
     from .evaluate import _start
@@ -83,7 +83,7 @@ def table(figures: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def of_combination(number: int) -> Agreement:
-    """One picture, as the nodes make it but for the blocks: its regions come from all."""
+    """The agreements for one picture, made with the nodes' defaults, but with regions from all blocks."""
     from .combinations import combination
     from .rows import Row
     from .studio import Studio
@@ -97,14 +97,14 @@ def of_combination(number: int) -> Agreement:
 
 @contextmanager
 def watched(pack: Any, layout: Any, found: Agreement) -> Iterator[None]:
-    """Compare, at every evaluation in here, regions from chosen blocks with those from all."""
+    """In this context, compare in each evaluation the regions of chosen blocks with those of all blocks."""
     choose, module = pack.attention.blocks.segmentation_blocks, pack.sampling.segmenter
     every = choose("all", layout)
     chosen = {spec: [every.index(block) for block in choose(spec, layout)] for spec in SPECS}
     regions, plain = module.Segmenter.regions, module.AttentionMaps
 
     class Single(plain):  # type: ignore[misc, valid-type]
-        """Maps that also keep each block's own."""
+        """Attention maps that also store each block's own maps."""
 
         def __init__(self, *sizes: Any) -> None:
             super().__init__(*sizes)
@@ -134,7 +134,7 @@ def watched(pack: Any, layout: Any, found: Agreement) -> Iterator[None]:
 
 
 def _mean(singles: Sequence[Any], blocks: Sequence[int]) -> Any:
-    """What AttentionMaps of these blocks alone would be."""
+    """What the AttentionMaps of these blocks alone would be."""
     its = [singles[block] for block in blocks]
     background = torch.stack([single.background for single in its]).mean(dim=0)
     tokens = torch.stack([single.tokens for single in its]).mean(dim=0) if its[0].every_token else None
