@@ -93,7 +93,7 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
 
 @torch.no_grad()
 def look(judge: Judge, pictures: Tensor) -> Verdict:
-    """Let the judge look at ComfyUI's IMAGE.
+    """The judge's verdict on ComfyUI's IMAGE.
 
     Args:
         judge: the judge.

@@ -90,7 +90,7 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
     found.peak_bytes = peaks(scene)
     found.curves[MEMORY] = memory_curve(scene)
     if torch.cuda.is_available():
-        found.host_waits = most(scene, scene.patched(3), host_waits) - most(scene, scene.model, host_waits)
+        found.host_waits = highest(scene, scene.patched(3), host_waits) - highest(scene, scene.model, host_waits)
     return found
 
 
@@ -113,12 +113,12 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
 
 
 def _second_run(scene: Scene, seed: int) -> Evaluations:
-    keeping = scene.patched(3, keep_mb=PLENTY_MB)
-    scene.run(keeping, seed=seed + 1)
-    return scene.run(keeping, seed=seed)
+    caching = scene.patched(3, keep_mb=PLENTY_MB)
+    scene.run(caching, seed=seed + 1)
+    return scene.run(caching, seed=seed)
 
 
-def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], batch: int = 1) -> int:
+def highest(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], batch: int = 1) -> int:
     """The highest value that a meter gives for an evaluation of a run."""
     readings = []
 
@@ -135,17 +135,17 @@ def peaks(scene: Scene) -> dict[str, int]:
     """Peak memory of an evaluation, by way of sampling; the higher of both stages."""
     authors, latent = Authors(scene, 3), scene.start().to(scene.device)
     of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
-    keeping = scene.patched(3, keep_mb=PLENTY_MB)
-    scene.run(keeping)
-    kept = most(scene, keeping, peak_bytes)
+    caching = scene.patched(3, keep_mb=PLENTY_MB)
+    scene.run(caching)
+    cached = highest(scene, caching, peak_bytes)
     scene.pack.sampling.kept.KEPT.clear()
     return {
-        UNPATCHED: most(scene, scene.model, peak_bytes),
-        **{str(count): most(scene, scene.patched(count), peak_bytes) for count in COUNTS},
-        CACHED: kept,
-        UNSEGMENTED: most(scene, scene.patched(3, segmented=False), peak_bytes),
-        UNPATCHED_BATCH: most(scene, scene.model, peak_bytes, BATCH),
-        BATCHED: most(scene, scene.patched(3), peak_bytes, BATCH),
+        UNPATCHED: highest(scene, scene.model, peak_bytes),
+        **{str(count): highest(scene, scene.patched(count), peak_bytes) for count in COUNTS},
+        CACHED: cached,
+        UNSEGMENTED: highest(scene, scene.patched(3, segmented=False), peak_bytes),
+        UNPATCHED_BATCH: highest(scene, scene.model, peak_bytes, BATCH),
+        BATCHED: highest(scene, scene.patched(3), peak_bytes, BATCH),
         AUTHORS: max(map(peak_bytes, of_authors)),
     }
 
@@ -153,7 +153,7 @@ def peaks(scene: Scene) -> dict[str, int]:
 def memory_curve(scene: Scene) -> list[tuple[float, float]]:
     """Peak memory in MB beyond the unpatched sampler's, by size of the latent."""
     sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 4)]
-    extra = [most(size, size.patched(3), peak_bytes) - most(size, size.model, peak_bytes) for size in sizes]
+    extra = [highest(size, size.patched(3), peak_bytes) - highest(size, size.model, peak_bytes) for size in sizes]
     return [(size.side_lat**2, its / MB) for size, its in zip(sizes, extra, strict=True)]
 
 

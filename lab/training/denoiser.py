@@ -24,8 +24,8 @@ from .loop import Phase, generator_at
 from .text import Tokens, encode
 
 RATE, BATCH = 1.4e-3, 16
-NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses beside the noise loss
-THING_BLOCKS = 5  # of the 17 blocks, chosen anew in each step, whose self-attention has a loss
+NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses; the noise loss has weight 1
+THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
 NO_CAPTION = 0.1  # share of the rows without a caption, for classifier-free guidance
 SIZE_PX, GRID = 256, 16
 TRUE_SIZES = 0.5  # share of the rows whose size conditioning is true
@@ -162,8 +162,8 @@ def _sizes(generator: torch.Generator) -> Tensor:
     high = torch.tensor([1024, 1024, 64, 64, 1024, 1024])
     low = torch.tensor([128, 128, 0, 0, 128, 128])
     other = low + torch.rand((BATCH, 6), generator=generator) * (high - low)
-    told = torch.rand((BATCH, 1), generator=generator) < TRUE_SIZES
-    return torch.where(told, true, other)
+    is_true = torch.rand((BATCH, 1), generator=generator) < TRUE_SIZES
+    return torch.where(is_true, true, other)
 
 
 def state_of(denoiser: Denoiser, average: dict[str, Tensor]) -> dict[str, Any]:
