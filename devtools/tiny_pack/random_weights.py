@@ -11,8 +11,8 @@ from torch import nn
 
 # fmt: off
 # Suffix of a layer's name -> factor on a weight that would preserve the variance of a unit input. The std of the
-# attention scores is then 1 to 2, and a small change grows a few times in a sampling run, but not a hundred times (as it
-# does with 1.7 for attn1).
+# attention scores is then 1 to 2, and a small change grows a few times in a sampling run (but a hundred times with
+# 1.7 for attn1).
 UNET_GAINS = {
     "blocks.1.attn1.to_q": 2.2, "blocks.1.attn1.to_k": 2.2,  # its input tokens are very similar to each other
     "attn1.to_q": 1.4, "attn1.to_k": 1.4, "attn2.to_q": 1.7, "attn2.to_k": 1.7,
