@@ -1,6 +1,4 @@
-"""The attention function that everything else is given, and its plain torch form."""
-
-from __future__ import annotations
+"""The attention function that the method is given, and its plain torch form."""
 
 from typing import Protocol
 
@@ -11,12 +9,12 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 
 class Attend(Protocol):
-    """Multi-head attention over channel-last tokens: whatever backend the host uses."""
+    """Multi-head attention over channel-last tokens, by whatever backend the host uses."""
 
     heads: int
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        """softmax(q k^T / sqrt(d) + bias) v, for each head.
+        """softmax(q k^T / sqrt(d) + bias) v for each head.
 
         Args:
             q: (b, n, c) queries.
@@ -42,14 +40,14 @@ class TorchAttend:
         return rearrange(scaled_dot_product_attention(q, k, v, attn_mask=mask), "b h n d -> b n (h d)")
 
 
-class EvenLengths:
-    """`Attend` for any number of queries: filled up to a multiple of a step, so that few lengths occur.
+class PaddedQueries:
+    """`Attend` with the queries padded to a multiple of a step.
 
-    Kernels that are planned or compiled for a length would be so anew for each.
+    Some kernels are compiled or planned for each number of queries; padding keeps these numbers few.
 
     Args:
         attend: the attention function.
-        step: the number of queries is made a multiple of it.
+        step: the number of queries is padded to a multiple of it.
     """
 
     def __init__(self, attend: Attend, step: int) -> None:
@@ -57,11 +55,11 @@ class EvenLengths:
         self._attend, self._step = attend, step
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-        filled = pad(q, (0, 0, 0, -q.shape[1] % self._step))
-        return self._attend(filled, k, v, bias)[:, : q.shape[1]]
+        padded = pad(q, (0, 0, 0, -q.shape[1] % self._step))
+        return self._attend(padded, k, v, bias)[:, : q.shape[1]]
 
 
-def attend_also_to(
+def joint_attention(
     attend: Attend,
     q: Tensor,
     k: Tensor,
@@ -71,21 +69,21 @@ def attend_also_to(
     ref_bias: Tensor,
     own: Tensor | None = None,
 ) -> Tensor:
-    """softmax([s q k^T | s q ref_k^T + ref_bias]) [v ; ref_v]: the target's tokens and a reference's in one softmax.
+    """softmax([s q k^T | s q ref_k^T + ref_bias]) [v ; ref_v]: one softmax over the target's and a reference's tokens.
 
     Args:
         attend: the attention function.
         q: (b, n, c) queries of the target.
         k, v: (b, n', c) the target's own keys and values.
         ref_k, ref_v: (1, m, c) reference keys and values, shared by the batch.
-        ref_bias: (m,) weighted mask of the reference tokens.
-        own: (b, n, c), what another attention made of (q, k, v) and shall stand for the target's own part. The
-            references then take the share of the softmax that they would have beside ordinary attention.
+        ref_bias: (m,) bias of the reference tokens, q's dtype.
+        own: (b, n, c) what another attention made of (q, k, v), to be used as the target's own part. The references
+            then get the share of the softmax that they would have beside ordinary attention.
 
     Returns:
         (b, n, c).
 
-    Source: METHOD 2 and 4, where RSA and RBA differ only in which references a query is given.
+    Source: docs/method.md#layout-stage and docs/method.md#blend-stage, which differ only in what a query may attend to.
     """
     b = q.shape[0]
     ref_k, ref_v = ref_k.expand(b, -1, -1), ref_v.expand(b, -1, -1)

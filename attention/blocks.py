@@ -1,6 +1,4 @@
-"""Names of a UNet's transformer blocks, and choosing among them."""
-
-from __future__ import annotations
+"""Names of a UNet's transformer blocks, and how a user chooses among them."""
 
 import re
 from collections.abc import Sequence
@@ -29,7 +27,7 @@ class Block:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """The name that UNet patches know it by."""
+        """The key under which UNet patches name it."""
         return self.stage, self.number, self.depth
 
     def __str__(self) -> str:
@@ -37,24 +35,28 @@ class Block:
 
 
 def injection_blocks(spec: str, layout: Sequence[Block]) -> tuple[Block, ...]:
-    """Blocks that look at references. "auto": the decoder at the two finest attention resolutions (METHOD 6)."""
+    """Blocks that attend to references. "auto": the decoder at the two finest resolutions that have attention.
+
+    Source: docs/method.md#schedule.
+
+    Raises:
+        ValueError: unknown name.
+    """
     finest = sorted({block.ratio for block in layout})[:2]
     auto = [block for block in layout if block.stage == "output" and block.ratio in finest]
     return _select(spec, layout, auto)
 
 
 def segmentation_blocks(spec: str, layout: Sequence[Block]) -> tuple[Block, ...]:
-    """Blocks whose attention finds the regions, r = 1 never among them.
+    """Blocks whose attention finds the regions; blocks with r = 1 are never among them.
 
-    "auto": all with r 2, 4 or 8 (METHOD 3); of UNets whose transformers are several blocks deep, as SDXL's are, the
-    last block of each with r 4 or 8, but for the decoder's last one, and of the decoder's first with r 2: a tenth of
-    the cost, and nearly the same regions (docs/evaluation.md).
+    "auto": `default_segmentation_blocks`.
 
     Raises:
-        ValueError: unknown name, or nothing but r = 1 chosen.
+        ValueError: unknown name, or only blocks with r = 1 chosen.
     """
     usable = [block for block in layout if block.ratio in _SEGMENTED_RATIOS]
-    chosen = tuple(block for block in _select(spec, layout, _telling(usable)) if block in usable)
+    chosen = tuple(block for block in _select(spec, layout, default_segmentation_blocks(usable)) if block in usable)
     if not chosen:
         raise ValueError(
             f"{spec!r} names only blocks at the latent's own size, which segmentation does not read; use 'auto'"
@@ -62,8 +64,13 @@ def segmentation_blocks(spec: str, layout: Sequence[Block]) -> tuple[Block, ...]
     return chosen
 
 
-def _telling(usable: Sequence[Block]) -> list[Block]:
-    """What stands for all usable blocks: they themselves, or some of the deep ones."""
+def default_segmentation_blocks(usable: Sequence[Block]) -> list[Block]:
+    """All usable blocks of UNets with one block a transformer (SD 1.x and 2.x), as in the authors' program.
+
+    Of UNets with deep transformers (SDXL): of each transformer with r 4 or 8 its last block, without the decoder's
+    last such transformer, and the last block of the decoder's first transformer with r 2. That takes a tenth of the
+    time and gives nearly the same regions (docs/evaluation.md).
+    """
     last = {(block.stage, block.number): block for block in usable}
     if len(last) == len(usable):
         return list(usable)
@@ -73,23 +80,23 @@ def _telling(usable: Sequence[Block]) -> list[Block]:
 
 
 def recorded_blocks(spec: str, injection: Sequence[Block]) -> tuple[Block, ...]:
-    """Of the injected blocks those whose attention is kept. "auto": the first of the finest resolution among them.
+    """Injection blocks of which attention snapshots are taken. "auto": the first one at the finest resolution.
 
     Raises:
-        ValueError: unknown name, or a block that is not injected.
+        ValueError: unknown name, or a block that is no injection block.
     """
     finest = min(block.ratio for block in injection)
     return _select(spec, injection, [block for block in injection if block.ratio == finest][:1])
 
 
 def _select(spec: str, layout: Sequence[Block], auto: Sequence[Block]) -> tuple[Block, ...]:
-    """The blocks that a comma-separated list of names and presets stands for, in execution order.
+    """The blocks named by a comma-separated list of names and presets, in execution order.
 
     A name is `stage`, `stage.number`, `stage.first-last`, each number or range optionally followed by
     `.depth` or `.first-last` within: "output.3-5", "middle", "output.0.2-9".
 
     Raises:
-        ValueError: an unknown name, with those that this UNet has.
+        ValueError: an unknown name; the message lists the names of this UNet.
     """
     presets = {
         "auto": auto,
@@ -127,7 +134,7 @@ def _span(first: str | None, last: str | None) -> range | None:
 
 
 def describe(layout: Sequence[Block]) -> str:
-    """Names of a UNet's blocks for a message: "input.4 (2 deep), ..."."""
+    """List a UNet's blocks for a message: "input.4 (2 deep), ..."."""
     depths: dict[str, int] = {}
     for block in layout:
         depths[f"{block.stage}.{block.number}"] = block.depth + 1

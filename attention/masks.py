@@ -1,62 +1,82 @@
-"""Weighted masks: how strongly each token of a reference counts (METHOD 2)."""
+"""Weighted masks: how strongly each token of a reference counts."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
 
+from .device import to_device
+
 MaskResize = Literal["nearest", "area"]
 
 
-def mask_to_grid(mask: Tensor, grid: tuple[int, int], resize: MaskResize) -> Tensor:
-    """A picture mask on a token grid.
+@dataclass(frozen=True, eq=False)
+class TokenMask:
+    """The tokens of a grid that lie inside a view's mask.
+
+    Attributes:
+        indices: (m,) int64, ascending.
+        log_mask: (m,) float32, the logarithm of the mask there, 0 where the mask is 1.
+        grid: (hh, ww).
+    """
+
+    indices: Tensor
+    log_mask: Tensor
+    grid: tuple[int, int]
+
+    def to(self, device: torch.device) -> TokenMask:
+        """The same on another device."""
+        return TokenMask(to_device(self.indices, device), to_device(self.log_mask, device), self.grid)
+
+
+def token_mask(mask: Tensor, grid: tuple[int, int], resize: MaskResize) -> TokenMask:
+    """The tokens that take part: those with a mask above 0.
 
     Args:
         mask: (H_px, W_px) in 0..1.
         grid: (hh, ww).
-        resize: "nearest" as the authors do; "area" averages, so that thin things leave a trace.
+        resize: "nearest" as in the authors' program; "area" averages, so that thin things do not vanish.
 
-    Returns:
-        (hh * ww,) float32 in 0..1.
+    Source: docs/method.md#weighted-masks; dropping a key equals a bias of minus infinity
+    (docs/method.md#exact-savings).
     """
-    resized = interpolate(mask.float()[None, None], size=grid, mode=resize)
-    return resized.clamp(0.0, 1.0).flatten()
+    mask_tok = interpolate(mask.float()[None, None], size=grid, mode=resize).clamp(0.0, 1.0).flatten()
+    indices = torch.nonzero(mask_tok > 0).flatten()
+    return TokenMask(indices, torch.log(mask_tok[indices]), grid)
 
 
-def weighted_mask(mask_tok: Tensor, weight: float) -> tuple[Tensor, Tensor]:
-    """The tokens that take part and their biases: w + log(m); a token with m = 0 is left out altogether.
+def reference_bias(masks: Sequence[TokenMask], weights: Sequence[float], target_tok: int) -> Tensor:
+    """The bias on the attention scores of one concept's tokens: a token counts mask * e^weight times.
+
+    The logarithm of (reference tokens of all views / target tokens) is subtracted, so that a weight means the same
+    for any sizes and any number of views.
 
     Args:
-        mask_tok: (hh * ww,) in 0..1.
-        weight: w; a token counts m * e^w times.
+        masks: of each view.
+        weights: w of each view.
+        target_tok: n, the target's tokens.
 
     Returns:
-        kept: (m,) int64 indices of the tokens with mask > 0, ascending.
-        bias: (m,) float32.
+        (m,) float32, the views one after another.
 
-    Source: METHOD 2, and identity 1 of METHOD 7 (dropping a key equals a bias of minus infinity).
+    Source: docs/method.md#weighted-masks.
     """
-    kept = torch.nonzero(mask_tok > 0).flatten()
-    return kept, weight + torch.log(mask_tok[kept])
-
-
-def size_correction(reference_tok: int, target_tok: int) -> float:
-    """log(reference tokens of all views / target tokens), to be subtracted from a concept's biases.
-
-    With it a weight means the same whatever the sizes and the number of views; 0 where both are equal.
-    """
-    return math.log(reference_tok / target_tok)
+    biases = [mask.log_mask + weight for mask, weight in zip(masks, weights, strict=True)]
+    reference_tok = sum(mask.grid[0] * mask.grid[1] for mask in masks)
+    return (biases[0] if len(biases) == 1 else torch.cat(biases)) - math.log(reference_tok / target_tok)
 
 
 def grow(mask: Tensor, radius_px: int) -> Tensor:
     """Grow (radius > 0) or shrink (radius < 0) a mask by a square of 2 |radius| + 1 pixels; (V, H, W) in 0..1.
 
-    The world outside the picture counts as empty for growing and as full for shrinking, so that a mask which
-    covers the whole picture stays whole.
+    Outside the picture the mask counts as empty for growing and as full for shrinking, so a mask that covers the
+    whole picture keeps covering it.
     """
     if radius_px == 0:
         return mask
@@ -69,7 +89,7 @@ def grow(mask: Tensor, radius_px: int) -> Tensor:
 def feather(mask: Tensor, radius_px: int) -> Tensor:
     """Soften a mask's edge over about `radius_px` pixels (two box blurs); (V, H, W) in 0..1.
 
-    Averages take in pixels of the picture only, so a mask that covers all of it stays 1 up to the border.
+    Only pixels of the picture are averaged, so a mask that covers all of it stays 1 up to the border.
     """
     if radius_px == 0:
         return mask

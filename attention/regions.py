@@ -1,7 +1,5 @@
 """Regions: which pixels belong to which concept, and how a block's queries are grouped by them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,51 +7,54 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .transfer import sent
+from .device import to_device
 
-NO_TOKEN = -1
+NO_LABEL = -1
 NO_CONCEPT = -1
+
+QueryGroups = Sequence[tuple[int, Tensor]]
+"""One image's queries by region: (concept index or -1 for none, (g,) int64 token indices)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Regions:
-    """What one evaluation's segmentation found, on the r = 2 grid.
+    """The regions of one evaluation, on the r = 2 grid.
 
     Attributes:
-        tokens: (b, H2, W2) int64, the text token a pixel belongs to, or -1.
-        concepts: (b, H2, W2) int64, the concept a pixel belongs to, or -1.
+        labels: (b, H2, W2) int64, the label that a pixel has for guidance, or -1. Attention-based segmentation labels
+            pixels by text token; other sources may label them as they like.
+        concepts: (b, H2, W2) int64, the concept that a pixel belongs to, or -1.
         foreground: (b, H2, W2) bool.
-        length: T, the tokens there are.
+        label_count: how many labels there are.
     """
 
-    tokens: Tensor
+    labels: Tensor
     concepts: Tensor
     foreground: Tensor
-    length: int
+    label_count: int
 
 
 def half_grid(size_lat: Sequence[int]) -> tuple[int, int]:
-    """The r = 2 grid of a latent of (H, W): each half, rounded up as the UNet's strided convolutions do."""
+    """The r = 2 grid of a latent (H, W): each half, rounded up as the UNet's strided convolutions do."""
     return (size_lat[-2] + 1) // 2, (size_lat[-1] + 1) // 2
 
 
-def carry(labels: Tensor, size: Sequence[int]) -> Tensor:
-    """Integer or boolean maps (b, H2, W2) to another grid by nearest neighbour (METHOD 4)."""
-    return interpolate(labels[:, None].float(), size=tuple(size), mode="nearest")[:, 0].to(labels.dtype)
+def resize_nearest(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """Resize integer or boolean maps (b, H2, W2) by nearest neighbour."""
+    return interpolate(maps[:, None].float(), size=tuple(size), mode="nearest")[:, 0].to(maps.dtype)
 
 
-def group_queries(concepts: Tensor, grid: tuple[int, int], device: torch.device) -> list[list[tuple[int, Tensor]]]:
-    """Each image's tokens of a block grouped by region, empty regions left out.
+def group_queries(labels: Tensor, device: torch.device) -> list[QueryGroups]:
+    """Group each image's queries by region, without empty regions.
 
     Args:
-        concepts: (b, H2, W2) int64 concept indices or -1, in main memory.
-        grid: (hh, ww) of the block.
-        device: where the indices shall lie.
+        labels: (b, n) int64 concept indices or -1, in main memory.
+        device: of the returned indices.
 
     Returns:
-        For each image [(concept or -1, (g,) int64 token indices), ...]; together they name each token once.
+        For each image its groups; together they name each query once.
     """
-    carried = carry(concepts, grid).flatten(1)
     return [
-        [(int(c), sent(torch.nonzero(image == c).flatten(), device)) for c in torch.unique(image)] for image in carried
+        [(int(c), to_device(torch.nonzero(image == c).flatten(), device)) for c in torch.unique(image)]
+        for image in labels
     ]

@@ -1,6 +1,4 @@
-"""Which stage an evaluation belongs to, by its noise level (METHOD 6 and 8)."""
-
-from __future__ import annotations
+"""Which stage an evaluation belongs to, by its noise level (docs/method.md#schedule)."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -11,19 +9,19 @@ class Stage(Enum):
 
     OFF = "off"
     LAYOUT = "layout"
-    INJECTION = "injection"
+    BLEND = "blend"
 
 
 @dataclass(frozen=True)
 class StageSigmas:
-    """Noise levels of the stages' borders, falling: start >= switch >= end."""
+    """Noise levels at which the stages begin and end: start >= switch >= end."""
 
     start: float
     switch: float
     end: float
 
     def stage(self, sigma: float) -> Stage:
-        """Off outside start..end; injection below the switch; layout before it."""
+        """Off outside start..end; blend below the switch; layout from the switch up."""
         if sigma > self.start or sigma < self.end:
             return Stage.OFF
-        return Stage.INJECTION if sigma < self.switch else Stage.LAYOUT
+        return Stage.BLEND if sigma < self.switch else Stage.LAYOUT

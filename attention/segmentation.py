@@ -1,10 +1,8 @@
-"""Attention-based semantic segmentation: which pixels belong to which word (METHOD 3).
+"""Attention-based segmentation: which pixels belong to which word (docs/method.md#segmentation).
 
-No n x n map is ever made: multiplying token maps X by the head-averaged self-attention S is attention with X as
-the values, averaged over heads, and S S C = S (S C) (identity 4 of METHOD 7).
+No n x n map is ever computed: to multiply token maps X by the head-averaged self-attention S is attention with X as
+the values, averaged over heads; and S S C = S (S C) (docs/method.md#exact-savings).
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Sequence
@@ -16,8 +14,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from .attend import Attend
-from .regions import NO_CONCEPT, NO_TOKEN, Regions
-from .transfer import sent
+from .device import to_device
+from .regions import NO_CONCEPT, NO_LABEL, Regions
 
 EPS = 1e-8
 
@@ -27,9 +25,9 @@ def cross_attention_map(q: Tensor, k: Tensor, heads: int, length: int) -> Tensor
 
     Args:
         q: (b, n, c) queries.
-        k: (b, T', c) keys of the text; T' is a multiple of `length` where the host tiled a shorter prompt.
+        k: (b, T', c) keys of the text; T' is a multiple of `length` where the host repeated a shorter prompt.
         heads: h.
-        length: T, the prompt's own length; tiled columns are summed.
+        length: T, the prompt's own length; repeated columns are summed.
 
     Returns:
         (b, n, T) float32, each row summing to 1.
@@ -44,19 +42,19 @@ def cross_attention_map(q: Tensor, k: Tensor, heads: int, length: int) -> Tensor
 
 
 def apply_self_attention(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
-    """S X: token maps averaged along the image by the block's own self-attention.
+    """S X: smooth token maps along the image by the block's own self-attention.
 
     Args:
         maps: (b, n, t) float32 X.
         q, k: (b, n, c) attn1's queries and own keys.
-        attend: the attention function; it is handed value widths of the head size only.
+        attend: the attention function; its values are as wide as the head size.
 
     Returns:
         (b, n, t) float32.
     """
     heads, t = attend.heads, maps.shape[-1]
     width = q.shape[-1] // heads
-    # Columns are brought to a mean of 1 for the way through attention, or half precision would lose faint tokens.
+    # Columns are scaled to a mean of 1 before attention, so that half precision does not lose faint tokens.
     level = maps.mean(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     columns = pad(maps / level, (0, -t % width)).to(q.dtype)
     smoothed = [
@@ -75,9 +73,9 @@ def power_average(maps: Tensor, q: Tensor, k: Tensor, attend: Attend) -> Tensor:
 def blur(maps: Tensor) -> Tensor:
     """3 x 3 blur of (b, t, H, W) with reflected borders and separable weights e^-1 : 1 : e^-1, summing to 1.
 
-    Where a side is one cell long, that cell is its own neighbour.
+    A side of one cell is extended by copies of that cell.
     """
-    # Sums of shifted maps: a convolution may be run in lower precision, and its kernel would have to be copied over.
+    # Sums of shifted maps, because a convolution might run in lower precision, and its kernel would have to be copied.
     side = math.exp(-1.0)
     height, width = maps.shape[-2:]
     maps = pad(maps, (1, 1, 0, 0), mode="reflect" if width > 1 else "replicate")
@@ -86,15 +84,15 @@ def blur(maps: Tensor) -> Tensor:
     return (maps[..., 1:-1, :] + side * (maps[..., :-2, :] + maps[..., 2:, :])) / (1 + 2 * side)
 
 
-def spread(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (b, t, hh, ww) brought to another size and blurred (METHOD 3.2 and 3.3), a linear map."""
+def upsample_and_blur(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (b, t, hh, ww) bilinearly and blur them. This is linear in the maps."""
     return blur(interpolate(maps, size=size, mode="bilinear", align_corners=False))
 
 
-def shares_of_mean(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """(hh * ww,) float32: how much each token of a grid counts in the spatial mean of what `spread` makes of a map."""
+def mean_weights(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """(hh * ww,) float32: the weight of each token in the spatial mean of a map after `upsample_and_blur`."""
     rows, columns = (
-        spread(torch.eye(cells).view(cells, 1, cells, 1), (cells_then, 1)).mean(dim=(1, 2, 3))
+        upsample_and_blur(torch.eye(cells).view(cells, 1, cells, 1), (cells_then, 1)).mean(dim=(1, 2, 3))
         for cells, cells_then in zip(grid, size, strict=True)
     )
     return torch.outer(rows, columns).flatten()
@@ -103,26 +101,27 @@ def shares_of_mean(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
 class AttentionMaps:
     """Token maps of one cond or uncond, averaged over blocks.
 
-    A map over its spatial mean is summed on its block's own grid, and brought to the r = 2 grid once for all blocks
-    of a grid: what lies between is linear, and so is the mean.
+    Each map is divided by its spatial mean and added up on its block's own grid. The sums are resized once for each
+    grid, which is exact because resizing, blurring and averaging are linear.
 
     Args:
-        size: (H2, W2) the r = 2 grid of what the cond sees.
-        starts: positions of the start tokens, one a chunk of the prompt: together the background's map.
-        every_token: False keeps the start tokens against the rest only, all that is needed of uncond (METHOD 7.6).
+        size: (H2, W2) the r = 2 grid of the part of the latent that the cond sees.
+        starts: positions of the start tokens, one for each chunk of the prompt; together they are the background's map.
+        every_token: False maps only the start tokens and the sum of all others, which is all that is needed of uncond
+            (docs/method.md#exact-savings).
     """
 
     def __init__(self, size: tuple[int, int], starts: Sequence[int], every_token: bool) -> None:
         self.size, self.starts, self.every_token = size, sorted(starts), every_token
         self._sums: dict[tuple[int, int], Tensor] = {}
-        self._shares: dict[tuple[int, int], Tensor] = {}
+        self._mean_weights: dict[tuple[int, int], Tensor] = {}
         self.blocks = 0
 
     def add(self, cross: Tensor, q: Tensor, k: Tensor, grid: tuple[int, int], attend: Attend) -> None:
-        """Take in one block.
+        """Add the maps of one block.
 
         Args:
-            cross: (b, n, T) float32, its C.
+            cross: (b, n, T) float32 cross-attention map C.
             q, k: (b, n, c) its attn1 queries and own keys.
             grid: (hh, ww), n = hh * ww.
             attend: the attention function.
@@ -133,15 +132,15 @@ class AttentionMaps:
         if self.every_token:
             maps = torch.cat((maps, self._start_and_rest(maps)), dim=-1)
         if grid not in self._sums:
-            self._shares[grid] = sent(shares_of_mean(grid, self.size), maps.device)
+            self._mean_weights[grid] = to_device(mean_weights(grid, self.size), maps.device)
             self._sums[grid] = torch.zeros_like(maps)
-        mean = torch.einsum("n, b n t -> b t", self._shares[grid], maps)
+        mean = torch.einsum("n, b n t -> b t", self._mean_weights[grid], maps)
         self._sums[grid] += maps / (mean + EPS)[:, None]
         self.blocks += 1
 
     def _start_and_rest(self, maps: Tensor) -> Tensor:
-        # By slices: a boolean index would make the device wait, and a difference from the whole cancels where the start
-        # token has nearly all.
+        # Slices, because a boolean index would make the host wait for the device, and (whole - start) would cancel
+        # where the start token has nearly everything.
         borders = [-1, *self.starts, maps.shape[-1]]
         between = [maps[..., left + 1 : right].sum(dim=-1) for left, right in pairwise(borders)]
         start = torch.stack([maps[..., position] for position in self.starts]).sum(dim=0)
@@ -149,7 +148,7 @@ class AttentionMaps:
 
     def _averaged(self, columns: slice) -> Tensor:
         found = [
-            spread(rearrange(maps[..., columns], "b (y x) t -> b t y x", y=grid[0]), self.size)
+            upsample_and_blur(rearrange(maps[..., columns], "b (y x) t -> b t y x", y=grid[0]), self.size)
             for grid, maps in self._sums.items()
         ]
         return torch.stack(found).sum(dim=0) / self.blocks
@@ -167,32 +166,32 @@ class AttentionMaps:
 
 
 def segment(
-    token_maps: Tensor, foreground: Tensor, concepts: Sequence[Sequence[int]], suppression: float, cut: bool
+    token_maps: Tensor, foreground: Tensor, phrase_positions: Sequence[Sequence[int]], suppression: float, cut: bool
 ) -> Regions:
-    """Each pixel to its arg-max token, and to the concept that the token names.
+    """Assign each pixel to its arg-max token, and to the concept that the token names.
 
     Args:
         token_maps: (b, T, H2, W2) A.
         foreground: (b, H2, W2) bool.
-        concepts: for each concept the positions of its phrase; a position in two phrases is the later one's.
+        phrase_positions: for each concept the positions of its phrase; a position in two phrases belongs to the later.
         suppression: factor on tokens that name no concept.
-        cut: whether tokens' regions end where the foreground does.
+        cut: whether regions are cut to the foreground.
 
     Returns:
         Regions, on the device of the maps.
     """
     length = token_maps.shape[1]
     concept_of = torch.full((length + 1,), NO_CONCEPT, dtype=torch.int64)
-    for index, positions in enumerate(concepts):
+    for index, positions in enumerate(phrase_positions):
         concept_of[list(positions)] = index
-    concept_of = sent(concept_of, token_maps.device)
+    concept_of = to_device(concept_of, token_maps.device)
     factor = torch.where(concept_of[:length] == NO_CONCEPT, suppression, 1.0).to(token_maps)
     strength = token_maps * factor[:, None, None]
     highest = strength == strength.amax(dim=1, keepdim=True)
-    # Among tokens that tie a later concept's wins; every rank is above the 0 of those that are not highest.
+    # Among equal tokens that of the later concept wins. Ranks start at 1, above the 0 of tokens that are not highest.
     rank = concept_of[:length] - NO_CONCEPT + 1
     tokens = (highest * rank[:, None, None]).argmax(dim=1)
     if cut:
-        tokens = torch.where(foreground, tokens, NO_TOKEN)
-    # Index -1 finds the table's last entry, which stands for "no token".
+        tokens = torch.where(foreground, tokens, NO_LABEL)
+    # Index -1 reads the last entry of the table, which stands for "no token".
     return Regions(tokens, concept_of[tokens], foreground, length)

@@ -1,4 +1,4 @@
-"""`dev.py test`: the static checks and all parts of the tests, each in a process of its own, and a summary."""
+"""`dev.py test`: static checks and every part of the tests, each in a process of its own, and one summary."""
 
 from __future__ import annotations
 
@@ -103,11 +103,12 @@ def parts() -> list[Part]:
 
 
 def static_checks() -> list[Result]:
-    """ruff, mypy and import-linter, each counted as one test."""
+    """ruff, the registry's validation, mypy and import-linter, each counted as one test."""
     python, config = sys.executable, str(ROOT / "pyproject.toml")
     results = [
         _check("ruff check", [python, "-m", "ruff", "check", "."], ROOT),
         _check("ruff format", [python, "-m", "ruff", "format", "--check", "."], ROOT),
+        _check("comfy node validate", [python, "-m", "devtools.registry"], ROOT),
     ]
     # The checkout is a package, but its folder may have any name, even one that Python cannot import. Both tools know
     # packages by the names of their folders only. So they get a link with the right name, `magicface`.

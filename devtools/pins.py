@@ -26,7 +26,8 @@ class Core:
         return digest(self.version, self.package, self.release, self.sha256, self.folder)
 
 
-# The range of ComfyUI versions this pack supports; `requires-comfyui` in pyproject.toml says the same.
+# The ComfyUI versions that the tests run in. `requires-comfyui` in pyproject.toml names the oldest as its floor, and
+# nodes/tested_version.py the newest.
 CORES = {
     "newest": Core(
         version="0.30.0",

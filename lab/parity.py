@@ -115,8 +115,8 @@ def compare(file: Path) -> Iterator[Step]:
         pack.sampling.patch.sampling_with(method, lambda model: watch),
     )
     guider = comfy.samplers.CFGGuider(patched)
-    tag = pack.sampling.prompt.PromptTokens("", (None, *range(1, tensors["cond"].shape[1])), (0,))
-    guider.set_conds([[tensors["cond"][:1], {pack.sampling.prompt.TAG: tag}]], [[tensors["uncond"], {}]])
+    tag = pack.sampling.conditioning.prompt.PromptTokens("", (None, *range(1, tensors["cond"].shape[1])), (0,))
+    guider.set_conds([[tensors["cond"][:1], {pack.sampling.conditioning.prompt.TAG: tag}]], [[tensors["uncond"], {}]])
     guider.set_cfg(float(meta["guidance"]))
     sampler = comfy.samplers.KSAMPLER(from_recorded_start)
     guider.sample(torch.zeros_like(first), torch.zeros_like(first), sampler, steps, callback=each_step, seed=0)
@@ -219,7 +219,7 @@ def _schedule(pack: Any, model: Any, tensors: dict[str, Tensor], meta: dict[str,
         switch = 1 - (timesteps[last] + timesteps[last + 1]) / 2 / highest
     else:
         switch = 1.0
-    layout = pack.sampling.unet.layout_of(model.model.diffusion_model)
+    layout = pack.sampling.families.unet.layout_of(model.model.diffusion_model)
     spans = [[int(number) for number in part.split("-")] for part in meta["layers"].split(",")]
     chosen = [block for span in spans for block in layout[span[0] : span[-1] + 1]]
     return pack.sampling.method.Schedule(

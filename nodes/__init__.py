@@ -1,7 +1,5 @@
 """What a person sees in the graph: schemas, tooltips, wiring."""
 
-from __future__ import annotations
-
 from comfy_api.latest import ComfyExtension, io
 
 from . import (
@@ -16,14 +14,16 @@ from . import (
     segmentation_preview,
 )
 from .example_pictures import offer_example_pictures
+from .tested_version import note_untested_version
 
 
 class MagicFaceExtension(ComfyExtension):
     """The pack's nodes, in the order in which a graph uses them."""
 
     async def on_load(self) -> None:
-        """Put the workflows' pictures where they are found."""
+        """Put the workflows' pictures where they are found, and note a ComfyUI newer than any tested."""
         offer_example_pictures()
+        note_untested_version()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes."""

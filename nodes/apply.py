@@ -1,20 +1,29 @@
 """MagicFaceApply: RSA/RBA model patching."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from comfy_api.latest import io
 
+from ..sampling.errors import InputError, error_prefix
 from ..sampling.method import RecordSettings, Reference, Schedule
-from ..sampling.naming import naming
-from ..sampling.patch import bind, patched
+from ..sampling.patch import bind, patch_model
 from .live_preview import LivePreview
 from .sockets import CATEGORY, RecordSocket, ReferenceSocket, ScheduleSocket
 
-MOST_REFERENCES = 10
+MAX_REFERENCES = 10
 _PREFIX = "reference"
+
+
+@contextmanager
+def _sampling_errors() -> Iterator[None]:
+    """Name the node whose input is found wrong only when sampling begins, in the sampler's node."""
+    try:
+        yield
+    except InputError as error:
+        raise ValueError(f"MagicFace{error.node}: {error}") from error
 
 
 class MagicFaceApply(io.ComfyNode):
@@ -37,7 +46,7 @@ class MagicFaceApply(io.ComfyNode):
                         ReferenceSocket.Input("reference", tooltip="From MagicFace Reference or Mask Weight."),
                         prefix=_PREFIX,
                         min=1,
-                        max=MOST_REFERENCES,
+                        max=MAX_REFERENCES,
                     ),
                     tooltip="1 to 10 references. Where two concepts claim a pixel, the later one has it.",
                 ),
@@ -79,22 +88,22 @@ class MagicFaceApply(io.ComfyNode):
         strict: bool = False,
         **beyond: Any,
     ) -> io.NodeOutput:
-        # Links that a prompt sent to the API has beyond the last socket arrive beside the dict, as "references.<name>".
-        with naming("MagicFaceApply"):
+        # Links of an API prompt beyond the last socket arrive outside the dict, as "references.<name>".
+        with error_prefix("MagicFaceApply"):
             given = _in_order({**references, **{name.rpartition(".")[2]: value for name, value in beyond.items()}})
-            if not 1 <= len(given) <= MOST_REFERENCES:
+            if not 1 <= len(given) <= MAX_REFERENCES:
                 raise ValueError(
-                    f"references: {len(given)} connected; connect 1 to {MOST_REFERENCES} MagicFaceReference outputs"
+                    f"references: {len(given)} connected; connect 1 to {MAX_REFERENCES} MagicFaceReference outputs"
                 )
             method = bind(model, given, schedule or Schedule(), record=record, strict=strict)
-        return io.NodeOutput(patched(model, method, LivePreview if live_regions else None))
+        return io.NodeOutput(patch_model(model, method, LivePreview if live_regions else None, _sampling_errors))
 
 
 def _in_order(references: dict[str, Any]) -> tuple[Reference, ...]:
     """The connected references by their sockets' numbers."""
     unknown = [name for name in references if not re.fullmatch(rf"{_PREFIX}\d+", name)]
     if unknown:
-        raise ValueError(f"references: no input {unknown[0]!r}; name them {_PREFIX}0 to {_PREFIX}{MOST_REFERENCES - 1}")
+        raise ValueError(f"references: no input {unknown[0]!r}; name them {_PREFIX}0 to {_PREFIX}{MAX_REFERENCES - 1}")
     by_number = sorted(references.items(), key=lambda item: int(item[0].removeprefix(_PREFIX)))
     return tuple(reference for _, reference in by_number if reference is not None)
 

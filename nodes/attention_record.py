@@ -1,20 +1,18 @@
-"""MagicFaceAttentionRecord: which of its attention a run keeps to be shown."""
-
-from __future__ import annotations
+"""MagicFaceAttentionRecord: of which steps and blocks a run records attention."""
 
 import re
 
 from comfy_api.latest import io
 
+from ..sampling.errors import error_prefix
 from ..sampling.method import RecordSettings
-from ..sampling.naming import naming
-from .sockets import CATEGORY, RecordSocket, within
+from .sockets import CATEGORY, RecordSocket, check_range
 
-MOST_MB = 8192
+MAX_MB = 8192
 
 
 class MagicFaceAttentionRecord(io.ComfyNode):
-    """What the attention views may show."""
+    """What the attention views can show."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -42,7 +40,7 @@ class MagicFaceAttentionRecord(io.ComfyNode):
                     "most_mb",
                     default=256,
                     min=1,
-                    max=MOST_MB,
+                    max=MAX_MB,
                     advanced=True,
                     tooltip="Megabytes of main memory that a run may fill. What does not fit is left out, and the log"
                     " says so.",
@@ -53,8 +51,8 @@ class MagicFaceAttentionRecord(io.ComfyNode):
 
     @classmethod
     def execute(cls, steps: str, blocks: str, most_mb: int) -> io.NodeOutput:
-        with naming("MagicFaceAttentionRecord"):
-            within("most_mb", most_mb, 1, MOST_MB)
+        with error_prefix("MagicFaceAttentionRecord"):
+            check_range("most_mb", most_mb, 1, MAX_MB)
             parts = [part.strip() for part in steps.split(",")]
             if not all(re.fullmatch(r"-?\d+", part) for part in parts):
                 raise ValueError(f"steps: is {steps!r}; give whole numbers separated by commas, such as 0, 10, -1")

@@ -1,6 +1,4 @@
-"""MagicFaceCorrespondence: which place of the picture matches which place of a reference."""
-
-from __future__ import annotations
+"""MagicFaceCorrespondence: which part of the picture matches which part of a reference."""
 
 from typing import Any
 
@@ -8,10 +6,10 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..attention.looking import NOWHERE, correspondence
-from ..sampling.naming import naming
-from .attention_picture import Cell, colours_over, polar_colours, sheet
-from .recorded_gaze import View, inputs, picture_input, views
+from ..attention.snapshot import NO_QUERY, correspondence
+from ..sampling.errors import error_prefix
+from .drawing.attention import Cell, colours_over, polar_colours, sheet
+from .recorded_attention import RecordedImage, common_inputs, picture_input, recorded_images
 from .sockets import CATEGORY
 
 
@@ -28,7 +26,7 @@ class MagicFaceCorrespondence(io.ComfyNode):
             " of the picture that looks at it most.",
             search_aliases=["feature correspondence", "attention visualization", "matching", "polar colour map"],
             is_output_node=True,
-            inputs=[*inputs(), picture_input()],
+            inputs=[*common_inputs(), picture_input()],
             outputs=[
                 io.Image.Output(
                     "view",
@@ -40,23 +38,23 @@ class MagicFaceCorrespondence(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], step: int, block: str, image: Tensor | None = None) -> io.NodeOutput:
-        with naming("MagicFaceCorrespondence"):
-            drawn = torch.stack([sheet([_row(view)]) for view in views(latent, step, block, image)])
+        with error_prefix("MagicFaceCorrespondence"):
+            drawn = torch.stack([sheet([_row(recorded)]) for recorded in recorded_images(latent, step, block, image)])
         return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
 
 
-def _row(view: View) -> list[Cell]:
+def _row(recorded: RecordedImage) -> list[Cell]:
     """The picture, and each reference in the picture's colours."""
-    subject = torch.nonzero(view.regions >= 0).flatten()
-    colours = polar_colours(view.gaze.grid, subject if len(subject) else torch.arange(len(view.regions)))
-    cells = [Cell(colours_over(view.picture, colours, view.shown(subject)), view.where)]
-    for index, (concept, pictures) in enumerate(zip(view.concepts, view.references, strict=True)):
-        region = torch.nonzero(view.regions == index).flatten()
-        matches = correspondence(view.gaze, view.place, index, region) if len(region) else []
+    subject = torch.nonzero(recorded.regions >= 0).flatten()
+    colours = polar_colours(recorded.snapshot.grid, subject if len(subject) else torch.arange(len(recorded.regions)))
+    cells = [Cell(colours_over(recorded.picture, colours, recorded.cells(subject)), recorded.location)]
+    for index, (concept, pictures) in enumerate(zip(recorded.concept_names, recorded.references, strict=True)):
+        region = torch.nonzero(recorded.regions == index).flatten()
+        matches = correspondence(recorded.snapshot, recorded.index, index, region) if len(region) else []
         for number, picture in enumerate(pictures):
-            match = matches[number] if matches else torch.full((1, 1), NOWHERE)
+            match = matches[number] if matches else torch.full((1, 1), NO_QUERY)
             taken = colours.flatten(0, 1)[match.clamp(min=0)]
-            cells.append(Cell(colours_over(picture, taken, match != NOWHERE), concept))
+            cells.append(Cell(colours_over(picture, taken, match != NO_QUERY), concept))
     return cells
 
 

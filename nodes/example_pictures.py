@@ -1,7 +1,5 @@
 """The pictures that the shipped workflows read, put where `Load Image` looks for them."""
 
-from __future__ import annotations
-
 import logging
 import tempfile
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""The regions in the sampler's own preview, while it samples."""
-
-from __future__ import annotations
+"""The regions in the sampler's own preview during sampling."""
 
 from typing import Any
 
@@ -10,19 +8,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..attention.regions import carry
-from ..sampling.run import Run
-from .pillow import from_pillow, to_pillow
-from .region_picture import draw_regions
+from ..attention.regions import resize_nearest
+from ..sampling.run.run import Run
+from .drawing.pillow import from_pillow, to_pillow
+from .drawing.regions import draw_regions
 
-_LEAST_PX, _MOST_PX = 256, 512
+_MIN_PX, _MAX_PX = 256, 512
 
 
 class LivePreview:
-    """Sends a picture after each step of one run, in the place of the one that the sampler has just sent.
+    """Sends a picture after each step of one run, which replaces the one that the sampler has just sent.
 
     Args:
-        model: ComfyUI's ModelPatcher, for the preview that the user has chosen.
+        model: ComfyUI's ModelPatcher; its previewer is the one that the user has chosen.
     """
 
     def __init__(self, model: Any) -> None:
@@ -31,25 +29,28 @@ class LivePreview:
 
     def __call__(self, run: Run, step: int, x0: Tensor, total: int) -> None:
         """Show the regions of the batch's first image."""
-        at = run.recording.steps[-1]
+        at = run.history.steps[-1]
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(total)
         picture = self._picture(x0)
         size = picture.shape[:2]
-        concepts, foreground = carry(at.concepts[:1].long(), size)[0], carry(at.foreground[:1], size)[0]
-        drawn = draw_regions(picture, concepts, foreground, run.recording.concepts, self._previewer is not None)
+        concepts, foreground = (
+            resize_nearest(at.concepts[:1].long(), size)[0],
+            resize_nearest(at.foreground[:1], size)[0],
+        )
+        drawn = draw_regions(picture, concepts, foreground, run.history.concept_names, self._previewer is not None)
         image = to_pillow(drawn)
-        self._bar.update_absolute(step + 1, total, ("JPEG", image, _MOST_PX))
+        self._bar.update_absolute(step + 1, total, ("JPEG", image, _MAX_PX))
 
     def _picture(self, x0: Tensor) -> Tensor:
-        """(H_px, W_px, 3) the latent as the sampler shows it; grey where the user has previews off."""
-        scale = max(1.0, _LEAST_PX / min(x0.shape[-2:]))
+        """(H_px, W_px, 3) the latent as the sampler shows it; grey if previews are switched off."""
+        scale = max(1.0, _MIN_PX / min(x0.shape[-2:]))
         size = (round(x0.shape[-1] * scale), round(x0.shape[-2] * scale))
         given = self._previewer.decode_latent_to_preview_image("JPEG", x0) if self._previewer else None
         shown = given[1] if given else None
-        # Other packs' previewers may give anything.
+        # Previewers of other packs may return anything.
         if not isinstance(shown, Image.Image):
             return torch.full((size[1], size[0], 3), 0.25)
-        if min(shown.size) < _LEAST_PX:
+        if min(shown.size) < _MIN_PX:
             shown = shown.resize(size, Image.Resampling.BICUBIC)
         return from_pillow(shown)

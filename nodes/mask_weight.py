@@ -1,19 +1,18 @@
 """MagicFaceMaskWeight: how strongly, and where, a reference counts."""
 
-from __future__ import annotations
-
 from dataclasses import replace
+from typing import get_args
 
 from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.masks import MaskResize, feather, grow
+from ..sampling.errors import error_prefix
 from ..sampling.method import DEFAULT_RESIZE, DEFAULT_WEIGHT, Reference
-from ..sampling.naming import naming
-from .sockets import CATEGORY, ReferenceSocket, within
+from .sockets import CATEGORY, ReferenceSocket, check_choice, check_range
 
-MOST_WEIGHT = 10.0
-MOST_PX = 512
+MAX_WEIGHT = 10.0
+MAX_PX = 512
 SAME = -1.0
 
 
@@ -35,7 +34,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     "weight",
                     default=DEFAULT_WEIGHT,
                     min=0.0,
-                    max=MOST_WEIGHT,
+                    max=MAX_WEIGHT,
                     step=0.05,
                     tooltip="Strength. Each pixel of the reference counts e^weight times (3: twenty times). The"
                     " authors use 1.2 to 4. Measured: likeness 0.74, 0.77, 0.77, 0.75, 0.73 at 0.5, 1.5, 2, 3, 4, and"
@@ -45,7 +44,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     "injection_weight",
                     default=SAME,
                     min=SAME,
-                    max=MOST_WEIGHT,
+                    max=MAX_WEIGHT,
                     step=0.05,
                     advanced=True,
                     tooltip="Another strength for stage 2, in which each region looks at its own reference."
@@ -53,7 +52,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "resize",
-                    options=["nearest", "area"],
+                    options=list(get_args(MaskResize)),
                     default=DEFAULT_RESIZE,
                     advanced=True,
                     tooltip="How the mask comes to the model's coarse grids: area, with which thin things (glasses, a"
@@ -63,8 +62,8 @@ class MagicFaceMaskWeight(io.ComfyNode):
                 io.Int.Input(
                     "grow_px",
                     default=0,
-                    min=-MOST_PX,
-                    max=MOST_PX,
+                    min=-MAX_PX,
+                    max=MAX_PX,
                     advanced=True,
                     tooltip="Pixels of the reference picture by which the mask grows, or shrinks if negative.",
                 ),
@@ -72,7 +71,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     "feather_px",
                     default=0,
                     min=0,
-                    max=MOST_PX,
+                    max=MAX_PX,
                     advanced=True,
                     tooltip="Pixels of the reference picture over which the mask's edge fades.",
                 ),
@@ -100,14 +99,13 @@ class MagicFaceMaskWeight(io.ComfyNode):
         feather_px: int,
         invert: bool,
     ) -> io.NodeOutput:
-        with naming("MagicFaceMaskWeight"):
-            within("weight", weight, 0.0, MOST_WEIGHT)
+        with error_prefix("MagicFaceMaskWeight"):
+            check_range("weight", weight, 0.0, MAX_WEIGHT)
             if injection_weight != SAME:
-                within("injection_weight", injection_weight, 0.0, MOST_WEIGHT)
-            within("grow_px", grow_px, -MOST_PX, MOST_PX)
-            within("feather_px", feather_px, 0, MOST_PX)
-            if resize not in ("nearest", "area"):
-                raise ValueError(f"resize: is {resize!r}; choose nearest or area")
+                check_range("injection_weight", injection_weight, 0.0, MAX_WEIGHT)
+            check_range("grow_px", grow_px, -MAX_PX, MAX_PX)
+            check_range("feather_px", feather_px, 0, MAX_PX)
+            check_choice("resize", resize, get_args(MaskResize))
             masks = 1.0 - reference.masks if invert else reference.masks
             _check_not_empty(
                 masks, "invert: leaves nothing of the mask of picture {}, which covers all of it; do not invert"
@@ -115,14 +113,9 @@ class MagicFaceMaskWeight(io.ComfyNode):
             masks = grow(masks, grow_px)
             _check_not_empty(masks, f"grow_px: {grow_px} leaves nothing of the mask of picture {{}}; shrink it less")
             masks = feather(masks, feather_px)
-        settled = replace(
-            reference,
-            masks=masks,
-            weight=weight,
-            weight_injection=weight if injection_weight == SAME else injection_weight,
-            resize=resize,
-        )
-        return io.NodeOutput(settled, masks)
+        blend_weight = weight if injection_weight == SAME else injection_weight
+        weighted = replace(reference, masks=masks, weight=weight, blend_weight=blend_weight, resize=resize)
+        return io.NodeOutput(weighted, masks)
 
 
 def _check_not_empty(masks: Tensor, message: str) -> None:

@@ -1,13 +1,11 @@
 """MagicFacePrompt: the target prompt, with its words' places remembered."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..sampling.naming import naming
-from ..sampling.prompt import read_tokens, tagged
+from ..sampling.conditioning.prompt import read_tokens, tagged
+from ..sampling.errors import error_prefix
 from .sockets import CATEGORY
 
 
@@ -49,10 +47,10 @@ class MagicFacePrompt(io.ComfyNode):
 
     @classmethod
     def execute(cls, clip: io.Clip.Type, text: str, conditioning: list[list[Any]] | None = None) -> io.NodeOutput:
-        with naming("MagicFacePrompt"):
+        with error_prefix("MagicFacePrompt"):
             if clip is None:
                 raise ValueError("clip: is empty; the checkpoint holds no text encoder, load one with Load CLIP")
-            with naming("clip"):
+            with error_prefix("clip"):
                 tag = read_tokens(clip, text)
             if conditioning is None:
                 conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))

@@ -1,15 +1,13 @@
 """MagicFaceReference: encode the pictures of one concept."""
 
-from __future__ import annotations
-
 import torch
 from comfy_api.latest import io
 
-from ..sampling.encoding import encode_reference
-from ..sampling.naming import naming
-from .sockets import CATEGORY, ReferenceSocket, within
+from ..sampling.errors import error_prefix
+from ..sampling.references.encoding import encode_reference
+from .sockets import CATEGORY, ReferenceSocket, check_range
 
-MOST_PX = 4096
+MAX_PX = 4096
 
 
 class MagicFaceReference(io.ComfyNode):
@@ -43,7 +41,7 @@ class MagicFaceReference(io.ComfyNode):
                     "size",
                     default=0,
                     min=0,
-                    max=MOST_PX,
+                    max=MAX_PX,
                     step=64,
                     tooltip="Pixels. The picture is encoded with the area of a square of this side, its aspect kept"
                     " (sides are rounded to multiples of 64; nothing is cropped). 0 = 1024 for SDXL, 512 else.",
@@ -74,9 +72,9 @@ class MagicFaceReference(io.ComfyNode):
         size: int,
         mask: torch.Tensor | None = None,
     ) -> io.NodeOutput:
-        with naming("MagicFaceReference"):
+        with error_prefix("MagicFaceReference"):
             if size:
-                within("size", size, 64, MOST_PX)
+                check_range("size", size, 64, MAX_PX)
             return io.NodeOutput(encode_reference(image, mask, vae, clip, caption, concept, size))
 
 

@@ -1,16 +1,14 @@
 """MagicFaceSchedule: when and where the method acts."""
 
-from __future__ import annotations
-
 from typing import get_args
 
 from comfy_api.latest import io
 
 from ..attention.blocks import PRESETS
-from ..sampling.kept import Place
+from ..sampling.errors import error_prefix
 from ..sampling.method import Foreground, Schedule
-from ..sampling.naming import naming
-from .sockets import CATEGORY, ScheduleSocket, within
+from ..sampling.references.cache import CacheLocation
+from .sockets import CATEGORY, ScheduleSocket, check_choice, check_range
 
 AUTO_SUPPRESSION = 0.0
 _DEFAULTS = Schedule()
@@ -59,14 +57,14 @@ class MagicFaceSchedule(io.ComfyNode):
                 ),
                 io.String.Input(
                     "injection_blocks",
-                    default=_DEFAULTS.injection,
+                    default=_DEFAULTS.injection_blocks,
                     advanced=True,
                     tooltip="Blocks that look at the references. auto = the decoder at its two finest attention"
                     " resolutions. " + names,
                 ),
                 io.String.Input(
                     "segmentation_blocks",
-                    default=_DEFAULTS.segmentation,
+                    default=_DEFAULTS.segmentation_blocks,
                     advanced=True,
                     tooltip="Blocks whose attention finds the regions. auto = all at 1/2, 1/4 and 1/8 of the"
                     " latent's size; of SDXL, whose blocks are many, six that tell nearly the same. " + names,
@@ -83,7 +81,7 @@ class MagicFaceSchedule(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "foreground",
-                    options=["auto", "always", "never"],
+                    options=list(get_args(Foreground)),
                     default=_DEFAULTS.foreground,
                     advanced=True,
                     tooltip="Whether regions are cut to the foreground. auto = where token suppression is below 0.9.",
@@ -99,7 +97,7 @@ class MagicFaceSchedule(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "keep_mb",
-                    default=_DEFAULTS.keep_mb,
+                    default=_DEFAULTS.cache_mb,
                     min=0,
                     max=1 << 20,
                     optional=True,
@@ -109,8 +107,8 @@ class MagicFaceSchedule(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "keep_on",
-                    options=list(get_args(Place)),
-                    default=_DEFAULTS.keep_on,
+                    options=list(get_args(CacheLocation)),
+                    default=_DEFAULTS.cache_location,
                     optional=True,
                     advanced=True,
                     tooltip="Where: in main memory, or on the device, which saves the way and takes of its memory.",
@@ -131,43 +129,41 @@ class MagicFaceSchedule(io.ComfyNode):
         token_suppression: float,
         foreground: Foreground,
         noise_seed: int,
-        keep_mb: int = _DEFAULTS.keep_mb,
-        keep_on: Place = _DEFAULTS.keep_on,
+        keep_mb: int = _DEFAULTS.cache_mb,
+        keep_on: CacheLocation = _DEFAULTS.cache_location,
     ) -> io.NodeOutput:
-        with naming("MagicFaceSchedule"):
+        with error_prefix("MagicFaceSchedule"):
             for name, value in (("switch", switch), ("start", start), ("end", end)):
-                within(name, value, 0.0, 1.0)
-            within("token_suppression", token_suppression, 0.0, 1.0)
+                check_range(name, value, 0.0, 1.0)
+            check_range("token_suppression", token_suppression, 0.0, 1.0)
             if start > end:
                 raise ValueError(f"start: is {start:g}, later than end ({end:g}); begin before you end")
             if not start <= switch <= end:
                 raise ValueError(
                     f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"
                 )
-            if foreground not in ("auto", "always", "never"):
-                raise ValueError(f"foreground: is {foreground!r}; choose auto, always or never")
+            check_choice("foreground", foreground, get_args(Foreground))
             if keep_mb < 0:
                 raise ValueError(f"keep_mb: is {keep_mb}; give the most MB to keep, or 0 to keep nothing")
-            if keep_on not in get_args(Place):
-                raise ValueError(f"keep_on: is {keep_on!r}; choose {' or '.join(get_args(Place))}")
+            check_choice("keep_on", keep_on, get_args(CacheLocation))
             for name, blocks in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
                 if not blocks.strip():
                     raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
-        return io.NodeOutput(
-            Schedule(
-                start=start,
-                switch=switch,
-                end=end,
-                injection=injection_blocks,
-                segmentation=segmentation_blocks,
-                suppression=None if token_suppression == AUTO_SUPPRESSION else token_suppression,
-                foreground=foreground,
-                guidance=semantic_guidance,
-                noise_seed=noise_seed,
-                keep_mb=keep_mb,
-                keep_on=keep_on,
-            )
+        suppression = None if token_suppression == AUTO_SUPPRESSION else token_suppression
+        schedule = Schedule(
+            start=start,
+            switch=switch,
+            end=end,
+            injection_blocks=injection_blocks,
+            segmentation_blocks=segmentation_blocks,
+            suppression=suppression,
+            foreground=foreground,
+            guidance=semantic_guidance,
+            noise_seed=noise_seed,
+            cache_mb=keep_mb,
+            cache_location=keep_on,
         )
+        return io.NodeOutput(schedule)
 
 
 NODES = [MagicFaceSchedule]

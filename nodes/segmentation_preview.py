@@ -1,6 +1,4 @@
-"""MagicFaceSegmentationPreview: which pixels the method gave to which concept."""
-
-from __future__ import annotations
+"""MagicFaceSegmentationPreview: which pixels belong to which concept."""
 
 from typing import Any
 
@@ -8,11 +6,11 @@ import torch
 from comfy_api.latest import io, ui
 from torch import Tensor
 
-from ..attention.regions import carry
-from ..sampling.naming import naming
-from ..sampling.recording import Recording, StepRegions
-from .latent_picture import LAST, MOST_STEPS, finite_samples, pictures_of, recordings_of
-from .region_picture import draw_regions, reduced, strip
+from ..attention.regions import resize_nearest
+from ..sampling.errors import error_prefix
+from ..sampling.regions.history import RegionHistory, StepRegions
+from .drawing.regions import draw_regions, reduced, strip
+from .sampled_latent import LAST, MAX_STEP, finite_samples, histories_of, pictures_of
 from .sockets import CATEGORY
 
 
@@ -33,8 +31,8 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
                 io.Int.Input(
                     "step",
                     default=LAST,
-                    min=-MOST_STEPS,
-                    max=MOST_STEPS,
+                    min=-MAX_STEP,
+                    max=MAX_STEP,
                     tooltip="The sampler's step, from 0. Negative counts from the end: -1 = the last that has regions.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The picture to draw over, such as the decoded latent."),
@@ -60,53 +58,53 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
     def execute(
         cls, latent: dict[str, Any], step: int, image: Tensor | None = None, all_steps: bool = False
     ) -> io.NodeOutput:
-        with naming("MagicFaceSegmentationPreview"):
+        with error_prefix("MagicFaceSegmentationPreview"):
             samples = finite_samples(latent)
-            found = recordings_of(samples)
+            found = histories_of(samples)
             pictures = pictures_of(image, samples)
             previews, masks = [], []
-            for (recording, place), picture in zip(found, pictures, strict=True):
-                at = _at_step(recording, step)
-                maps = _maps(at, place, picture)
-                masks += [maps[0] == index for index in range(len(recording.concepts))]
-                if all_steps and recording.steps:
-                    previews.append(_all_steps(recording, place, reduced(picture), image is not None))
+            for (history, index), picture in zip(found, pictures, strict=True):
+                at = _at_step(history, step)
+                maps = _maps(at, index, picture)
+                masks += [maps[0] == concept for concept in range(len(history.concept_names))]
+                if all_steps and history.steps:
+                    previews.append(_all_steps(history, index, reduced(picture), image is not None))
                 else:
-                    previews.append(draw_regions(picture, *maps, recording.concepts, image is not None))
+                    previews.append(draw_regions(picture, *maps, history.concept_names, image is not None))
             if len({preview.shape for preview in previews}) > 1:
                 raise ValueError("latent: its pictures come from runs of different lengths; show them one by one")
         preview = torch.stack(previews)
         return io.NodeOutput(preview, torch.stack(masks).float(), ui=ui.PreviewImage(preview, cls=cls))
 
 
-def _all_steps(recording: Recording, place: int, picture: Tensor, translucent: bool) -> Tensor:
+def _all_steps(history: RegionHistory, index: int, picture: Tensor, translucent: bool) -> Tensor:
     """(H, W, 3) the regions of all steps over one picture."""
     return strip(
         {
-            at.step: draw_regions(picture, *_maps(at, place, picture), recording.concepts, translucent)
-            for at in recording.steps
+            at.step: draw_regions(picture, *_maps(at, index, picture), history.concept_names, translucent)
+            for at in history.steps
         }
     )
 
 
-def _at_step(recording: Recording, step: int) -> StepRegions | None:
+def _at_step(history: RegionHistory, step: int) -> StepRegions | None:
     """The regions of a step; None where the run has none at all."""
-    if not recording.steps:
+    if not history.steps:
         return None
-    known = {at.step: at for at in recording.steps}
+    known = {at.step: at for at in history.steps}
     number = step if step >= 0 else max(known) + 1 + step
     if number not in known:
         raise ValueError(f"step: {step} has no regions; those that have are {min(known)} to {max(known)}")
     return known[number]
 
 
-def _maps(at: StepRegions | None, place: int, picture: Tensor) -> tuple[Tensor, Tensor]:
+def _maps(at: StepRegions | None, index: int, picture: Tensor) -> tuple[Tensor, Tensor]:
     """Concepts (H_px, W_px) int64 and foreground (H_px, W_px) bool of one picture."""
     size = picture.shape[:2]
     if at is None:
         return torch.full(size, -1), torch.zeros(size, dtype=torch.bool)
-    concepts, foreground = at.concepts[place : place + 1].long(), at.foreground[place : place + 1]
-    return carry(concepts, size)[0], carry(foreground, size)[0]
+    concepts, foreground = at.concepts[index : index + 1].long(), at.foreground[index : index + 1]
+    return resize_nearest(concepts, size)[0], resize_nearest(foreground, size)[0]
 
 
 NODES = [MagicFaceSegmentationPreview]

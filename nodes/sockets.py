@@ -1,8 +1,10 @@
-"""The pack's own socket types, its category, and the check of numbers."""
+"""The pack's own socket types, its category, and checks of inputs.
 
-from __future__ import annotations
+Widgets keep to their range and options; values that come over a link or the API may not.
+"""
 
 import math
+from collections.abc import Sequence
 
 from comfy_api.latest import io
 
@@ -13,12 +15,13 @@ ScheduleSocket = io.Custom("MAGICFACE_SCHEDULE")
 RecordSocket = io.Custom("MAGICFACE_RECORD")
 
 
-def within(name: str, value: float, lowest: float, highest: float) -> float:
-    """The value, if it is a number in lowest..highest.
-
-    Raises:
-        ValueError: naming the input and its range. Widgets keep to it; a number that comes over a link may not.
-    """
+def check_range(name: str, value: float, lowest: float, highest: float) -> None:
+    """Raise a ValueError that names the input unless the value is a number in lowest..highest."""
     if not (math.isfinite(value) and lowest <= value <= highest):
         raise ValueError(f"{name}: is {value}; give a number from {lowest:g} to {highest:g}")
-    return value
+
+
+def check_choice(name: str, value: str, options: Sequence[str]) -> None:
+    """Raise a ValueError that names the input unless the value is one of the options."""
+    if value not in options:
+        raise ValueError(f"{name}: is {value!r}; choose {', '.join(options[:-1])} or {options[-1]}")

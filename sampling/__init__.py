@@ -1,6 +1,6 @@
-"""The one place that knows ComfyUI: where the method of attention/ is hung on a sampling run.
+"""Where the method of attention/ meets ComfyUI: the only layer that knows both. docs/architecture.md is its map.
 
-`patch.patched` puts a single OUTER_SAMPLE wrapper on a cloned model. When sampling starts it makes a `run.Run`,
-which hangs all other wrappers on that run's own copy of the model options and is dropped when sampling ends:
-nothing exclusive is ever stored on the model, and no state outlives a run but the recorded regions.
+`patch.patch_model` puts one OUTER_SAMPLE wrapper on a clone of the model. When sampling starts, that makes a `Run`,
+which puts all other wrappers on the run's own copy of the model options and is dropped when sampling ends. The model is
+not changed, and what outlives a run is in three stores: reference cache, region history, attention snapshots.
 """

@@ -1,6 +1,4 @@
-"""What the nodes hand to sampling: references, schedule, and both bound to a model's blocks."""
-
-from __future__ import annotations
+"""What the nodes hand to sampling: references, settings, and both bound to a model's blocks."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,20 +8,21 @@ from torch import Tensor
 from ..attention.blocks import Block
 from ..attention.masks import MaskResize
 from ..attention.schedule import Stage
-from .kept import Place
-from .noise import NoiseSource
-from .prompt import Token
+from .conditioning.prompt import Token
+from .references.cache import CacheLocation
+from .references.noise import NoiseSource
+from .regions.source import RegionSource
 
 KEY = "magicface"
-"""Of all that is hung on a model."""
+"""The key of every wrapper and callback that the pack puts on a model."""
 
 Foreground = Literal["auto", "always", "never"]
 
-# Measured, docs/evaluation.md: the likeness of a weight of 2 with fewer things that nobody asked for; and by area more
-# of it than by nearest, most of all for thin things. The authors use 1.2 to 4, and nearest.
+# Measured (docs/evaluation.md): 1.5 gives the likeness of 2 with fewer unwanted things in the picture, and "area" gives
+# more likeness than "nearest", above all for thin things. The authors use weights of 1.2 to 4, and "nearest".
 DEFAULT_WEIGHT = 1.5
 DEFAULT_RESIZE: MaskResize = "area"
-# The authors' rule (METHOD 3): the more concepts, the less the other words may claim.
+# The authors' rule (docs/method.md#segmentation): the more concepts, the lower the factor on other words.
 _AUTO_SUPPRESSION = {1: 0.9, 2: 0.6}
 _AUTO_SUPPRESSION_MANY = 0.5
 _CUT_BELOW = 0.9
@@ -31,19 +30,19 @@ _CUT_BELOW = 0.9
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """One concept seen in one or several views of one size, encoded.
+    """One concept in one or several views of the same size, encoded.
 
     Attributes:
         concept: the phrase that names it in the target prompt.
-        concept_tokens: the phrase's tokens, which also tell whether two references show one concept.
+        concept_tokens: the phrase's tokens; references with the same tokens show the same concept.
         caption: what the pictures show.
         conditioning: the encoded caption, as ComfyUI's CONDITIONING.
         latents: (V, ch, h, w) clean latents as the VAE gives them, in main memory.
         masks: (V, H_px, W_px) in 0..1, at the pictures' own size.
         weight: w of stage 1; 0 means off.
-        weight_injection: w of stage 2; 0 means off.
-        resize: how masks come to token grids.
-        pictures: (V, H_px, W_px, 3) uint8 small ones, to be shown; None if there are none.
+        blend_weight: w of stage 2; 0 means off.
+        resize: how masks are resized to token grids.
+        pictures: (V, h_px, w_px, 3) uint8 thumbnails, or None.
     """
 
     concept: str
@@ -53,61 +52,61 @@ class Reference:
     latents: Tensor
     masks: Tensor
     weight: float = DEFAULT_WEIGHT
-    weight_injection: float = DEFAULT_WEIGHT
+    blend_weight: float = DEFAULT_WEIGHT
     resize: MaskResize = DEFAULT_RESIZE
     pictures: Tensor | None = None
 
     def weight_at(self, stage: Stage) -> float:
         """w at a stage; 0 where the reference takes no part."""
-        return {Stage.OFF: 0.0, Stage.LAYOUT: self.weight, Stage.INJECTION: self.weight_injection}[stage]
+        return {Stage.OFF: 0.0, Stage.LAYOUT: self.weight, Stage.BLEND: self.blend_weight}[stage]
 
     @property
     def active(self) -> bool:
         """Whether any stage uses it."""
-        return self.weight != 0 or self.weight_injection != 0
+        return self.weight != 0 or self.blend_weight != 0
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When, where and how the method acts; the defaults are the authors' (METHOD 6).
+    """When, where and how the method acts (docs/method.md#schedule).
 
     Attributes:
-        start, switch, end: parts of sampling in ComfyUI's percent convention, 0 <= start <= switch <= end <= 1.
-        injection, segmentation: names of blocks, see `attention.blocks`.
+        start, switch, end: fractions of sampling in ComfyUI's percent convention, 0 <= start <= switch <= end <= 1.
+        injection_blocks, segmentation_blocks: names of blocks, see `attention.blocks`.
         suppression: factor on tokens that name no concept, 0..1; None for the authors' rule.
-        foreground: whether regions are cut to the foreground; "auto" where the suppression is below 0.9.
-        guidance: whether semantic-aware guidance acts.
+        foreground: whether regions are cut to the foreground; "auto": if the suppression is below 0.9.
+        guidance: whether semantic guidance acts.
         noise_seed: of the references' noise.
-        keep_mb: how much of the references' keys and values may be kept for later runs, in units of 2^20 bytes.
-        keep_on: where.
+        cache_mb: room in the reference cache, in units of 2^20 bytes; 0 for none.
+        cache_location: where the cached keys and values are.
     """
 
     start: float = 0.0
     switch: float = 0.43
     end: float = 1.0
-    injection: str = "auto"
-    segmentation: str = "auto"
+    injection_blocks: str = "auto"
+    segmentation_blocks: str = "auto"
     suppression: float | None = None
     foreground: Foreground = "auto"
     guidance: bool = True
     noise_seed: int = 0
-    keep_mb: int = 0
-    keep_on: Place = "main memory"
+    cache_mb: int = 0
+    cache_location: CacheLocation = "main memory"
 
 
 @dataclass(frozen=True)
 class RecordSettings:
-    """Which of its attention a run keeps to be shown.
+    """Of which steps and blocks a run records attention snapshots.
 
     Attributes:
         steps: of the sampler, from 0; negative ones count from the end.
-        blocks: names of injected blocks, see `attention.blocks`; "auto" for the first at the finest resolution.
-        most_mb: what may be kept, in units of 2^20 bytes.
+        blocks: names of injection blocks, see `attention.blocks`; "auto" for the first at the finest resolution.
+        max_mb: room for the snapshots, in units of 2^20 bytes.
     """
 
     steps: tuple[int, ...]
     blocks: str
-    most_mb: int
+    max_mb: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,34 +114,36 @@ class Method:
     """A schedule and its references, bound to one model's blocks.
 
     Attributes:
-        references: as given, those that are off included.
+        references: as given, including those that are off.
         schedule: the settings.
-        injection, segmentation: the chosen blocks in execution order.
-        noise: where the references' noise comes from.
-        record: which attention is kept, None for none.
-        recorded: the blocks it is kept of.
-        strict: whether a run ends where other nodes act in the attention of the chosen blocks.
+        injection_blocks, segmentation_blocks: the chosen blocks in execution order.
+        noise: the source of the references' noise.
+        region_source: where regions come from.
+        record: which attention snapshots to record, None for none.
+        recorded_blocks: the blocks of these snapshots.
+        strict: whether a run is refused if other nodes act in the attention of the same blocks.
     """
 
     references: tuple[Reference, ...]
     schedule: Schedule
-    injection: tuple[Block, ...]
-    segmentation: tuple[Block, ...]
+    injection_blocks: tuple[Block, ...]
+    segmentation_blocks: tuple[Block, ...]
     noise: NoiseSource
+    region_source: RegionSource
     record: RecordSettings | None = None
-    recorded: tuple[Block, ...] = ()
+    recorded_blocks: tuple[Block, ...] = ()
     strict: bool = False
 
     @property
     def concepts(self) -> tuple[Reference, ...]:
-        """The first reference of each concept, in order: a concept's index is its place here."""
+        """The first reference of each concept, in order of the concepts' indices."""
         first: dict[tuple[Token, ...], Reference] = {}
         for reference in self.references:
             first.setdefault(reference.concept_tokens, reference)
         return tuple(first.values())
 
     @property
-    def labels(self) -> tuple[str, ...]:
+    def concept_names(self) -> tuple[str, ...]:
         """The concepts' names for a legend."""
         return tuple(c.concept if self.is_active(c) else f"{c.concept} (off)" for c in self.concepts)
 
@@ -163,7 +164,7 @@ class Method:
 
     @property
     def cut_to_foreground(self) -> bool:
-        """Whether every token's region ends where the foreground does."""
+        """Whether regions are cut to the foreground."""
         if self.schedule.foreground == "auto":
             return self.suppression < _CUT_BELOW
         return self.schedule.foreground == "always"

@@ -12,18 +12,28 @@ import torch
 
 # Modules whose objects must not outlive a run.
 RUN_STATE = (
-    ".sampling.run",
-    ".sampling.unet_call",
-    ".sampling.reference_pass",
-    ".sampling.keeping",
-    ".sampling.view",
-    ".sampling.roles",
-    ".sampling.segmenter",
-    ".attention.references",
+    ".sampling.run.run",
+    ".sampling.run.evaluation",
+    ".sampling.run.unet_call",
+    ".sampling.run.host_attention",
+    ".sampling.references.reference_pass",
+    ".sampling.references.cache_session",
+    ".sampling.references.view",
+    ".sampling.conditioning.roles",
+    ".sampling.regions.index",
+    ".sampling.regions.segmenter",
+    ".sampling.regions.source",
+    ".attention.kv",
     ".attention.segmentation",
     ".attention.regions",
 )
-KEEPERS = (".sampling.recording", ".sampling.gazes", ".attention.looking")
+# The stores, and what they hold, by module.
+STORES = {
+    ".sampling.regions.history": "REGION_STORE",
+    ".sampling.snapshots": "ATTENTION_STORE",
+    ".sampling.references.cache": "REFERENCE_CACHE",
+}
+HOLDERS = (*STORES, ".sampling.latent_store", ".attention.snapshot", ".attention.injection")
 
 
 def left_over() -> dict[str, int]:
@@ -38,7 +48,7 @@ def left_over() -> dict[str, int]:
 def _stores() -> list[Any]:
     return [
         getattr(module, name)
-        for end, name in ((".sampling.recording", "STORE"), (".sampling.gazes", "GAZES"), (".sampling.kept", "KEPT"))
+        for end, name in STORES.items()
         for path, module in list(sys.modules.items())
         if path.endswith(end)
     ]
@@ -47,7 +57,7 @@ def _stores() -> list[Any]:
 def _held() -> set[int]:
     """The ids of all objects that the stores hold."""
     found: set[int] = set()
-    ahead, is_ours = _stores(), _is_of((*RUN_STATE, *KEEPERS))
+    ahead, is_ours = _stores(), _is_of((*RUN_STATE, *HOLDERS))
     while ahead:
         thing = ahead.pop()
         if id(thing) not in found and (isinstance(thing, dict | list | tuple) or is_ours(thing)):

@@ -16,6 +16,7 @@ import comfy.samplers
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.benchmark import timer
 
 from .scene import CFG, Evaluations, Scene
@@ -24,7 +25,6 @@ COND, UNCOND = 0, 1
 SHARED = (
     "the small UNet and its weights",
     "noising of references to a noise level, and their noise",
-    "masks and regions on the token grids",
     "up-sampling and normalisation of attention maps",
     "token positions, token suppression, the foreground cut and the arg-max over words",
     "the guidance rate",
@@ -46,7 +46,7 @@ class Authors:
         pack = scene.pack
         self._scene, self._attention, self._references = scene, pack.attention, scene.references(count, coverage)
         self._method = pack.sampling.patch.bind(
-            scene.model, self._references, pack.sampling.method.Schedule(segmentation=blocks)
+            scene.model, self._references, pack.sampling.method.Schedule(segmentation_blocks=blocks)
         )
         comfy.model_management.load_models_gpu([scene.model])
         self._model = scene.model.model
@@ -58,7 +58,8 @@ class Authors:
         self.regions: Any = None  # for the blend stage of the next evaluation
         self._stage = "layout"
         self._injected, self._segmented = (
-            {block.key for block in blocks} for blocks in (self._method.injection, self._method.segmentation)
+            {block.key for block in blocks}
+            for blocks in (self._method.injection_blocks, self._method.segmentation_blocks)
         )
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._maps: dict[str, Any] = {}
@@ -114,10 +115,9 @@ class Authors:
             noise = self._method.noise(name, float(sigma), tuple(latent.shape)).to(latent)
             noised.append(self._model.model_sampling.noise_scaling(sigma.view(-1, 1, 1, 1), noise, latent))
         rows = torch.cat([x, *noised] * 2)
+        layout = self._scene.pack.sampling.families.unet.layout_of(self._model.diffusion_model)
         replace = {
-            name: {
-                block.key: attention for block in self._scene.pack.sampling.unet.layout_of(self._model.diffusion_model)
-            }
+            name: {block.key: attention for block in layout}
             for name, attention in (("attn1", self._self_attention), ("attn2", self._cross_attention))
         }
         out = self._model.apply_model(
@@ -149,16 +149,16 @@ class Authors:
         """(n, (1 + N) n) additive mask, the same for all queries in RSA, by region in RBA. Made once per evaluation."""
         if grid in self._masks:
             return self._masks[grid]
-        resized = self._attention.masks.mask_to_grid
         own = torch.zeros(grid[0] * grid[1])
         blending = self._stage == "blend"
         biases = [
-            resized(r.masks[0], grid, r.resize).log() + (r.weight_injection if blending else r.weight)
+            interpolate(r.masks[:1, None], grid, mode=r.resize).flatten().log()
+            + (r.blend_weight if blending else r.weight)
             for r in self._references
         ]
         mask = torch.cat([own, *biases]).to(self._device).expand(len(own), -1).clone()
         if blending and self.regions is not None:
-            concepts = self._attention.regions.carry(self.regions.concepts, grid).flatten()
+            concepts = interpolate(self.regions.concepts[:, None].float(), grid, mode="nearest").flatten()
             for index in range(len(biases)):
                 part = mask[:, (1 + index) * len(own) : (2 + index) * len(own)]
                 part[concepts != index] = -torch.inf
@@ -181,7 +181,7 @@ class Authors:
         smoothed = (own @ cross + 3 * (own @ own) @ cross) / 4
         maps = rearrange(smoothed, "b (y x) t -> b t y x", y=grid[0])
         size = self._attention.regions.half_grid((self._scene.side_lat, self._scene.side_lat))
-        maps = segmentation.spread(maps, size)
+        maps = segmentation.upsample_and_blur(maps, size)
         pair = torch.stack([maps[UNCOND, 0], maps[UNCOND, 1:].sum(dim=0)])[None]
         for name, found in (("tokens", maps[COND][None]), ("background", pair)):
             self._maps[name] += found / (found.mean(dim=(2, 3), keepdim=True) + segmentation.EPS)
@@ -189,7 +189,7 @@ class Authors:
 
     def _find_regions(self) -> None:
         background = self._maps["background"] / self._blocks
-        tag = self._scene.positive[0][1][self._scene.pack.sampling.prompt.TAG]
+        tag = self._scene.positive[0][1][self._scene.pack.sampling.conditioning.prompt.TAG]
         phrases = [tag.positions(reference.concept_tokens) for reference in self._references]
         self.regions = self._attention.segmentation.segment(
             self._maps["tokens"] / self._blocks,

@@ -9,6 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import timer
 
@@ -33,18 +34,18 @@ class Parts:
     def watched(self) -> Iterator[None]:
         """Measure the pack's work in this context."""
         sampling, attention = self._pack.sampling, self._pack.attention
-        call, segmenter = sampling.unet_call, sampling.segmenter
+        rule = attention.injection.InjectionRule
         with ExitStack() as stack:
             for owner, name, part in (
-                (sampling.reference_pass.ReferencePass, "run", "reference pass"),
-                (call, "cross_attention_map", "segmentation"),
+                (sampling.references.reference_pass.ReferencePass, "run", "reference pass"),
+                (sampling.run.unet_call, "cross_attention_map", "segmentation"),
                 (attention.segmentation.AttentionMaps, "add", "segmentation"),
-                (segmenter.Segmenter, "regions", "segmentation"),
-                (segmenter.RegionIndex, "read_with", "segmentation"),
-                (sampling.run.Run, "_post_cfg", "guidance"),
+                (sampling.regions.segmenter.Segmenter, "regions", "segmentation"),
+                (sampling.regions.index.RegionIndex, "read_with", "segmentation"),
+                (sampling.run.run, "guidance_rate", "guidance"),
             ):
                 stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), part)))
-            stack.enter_context(patch.object(call.UNetCall, "_blend", self._injection(call.UNetCall._blend)))
+            stack.enter_context(patch.object(rule, "__call__", self._injection(rule.__call__)))
             yield
 
     def whole(self, work: Callable[[], Any]) -> Any:
@@ -68,14 +69,14 @@ class Parts:
 
         return timed
 
-    def _injection(self, blend: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(call: Any, block: Any, grid: Any, row: Any, attend: Any, qkv: Any, own: Any) -> Any:
+    def _injection(self, inject: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def timed(rule: Any, attend: Any, q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
             if not self._inside:
-                return blend(call, block, grid, row, attend, qkv, own)
+                return inject(rule, attend, q, k, v, *others)
             before = timer()
-            result = blend(call, block, grid, row, attend, qkv, own)
+            result = inject(rule, attend, q, k, v, *others)
             between = timer()
-            attend(*qkv)
+            attend(q, k, v)
             after = timer()
             self._beside += after - between
             self.seconds["injection"] += (between - before) - (after - between)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -114,7 +114,7 @@ class Scene:
         latent = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(number))
         return self.pack.sampling.method.Reference(
             concept=concept,
-            concept_tokens=self.pack.sampling.prompt.read_tokens(self.clip, concept).content,
+            concept_tokens=self.pack.sampling.conditioning.prompt.read_tokens(self.clip, concept).content,
             caption=caption,
             conditioning=self.clip.encode_from_tokens_scheduled(self.clip.tokenize(caption)),
             latents=self.model.model.process_latent_out(latent),
@@ -124,13 +124,17 @@ class Scene:
     def patched(self, count: int, coverage: float = 0.5, segmented: bool = True, **schedule: Any) -> Any:
         """The model with references. Without segmentation there are no regions, and both stages do the same."""
         sampling = self.pack.sampling
-        method = sampling.patch.bind(self.model, self.references(count, coverage), sampling.method.Schedule(**schedule))
-        if not segmented:
-            method = replace(method, segmentation=())
-        return sampling.patch.patched(self.model, method, lambda model: self._watch)
+        source = sampling.regions.segmenter.Segmenter if segmented else sampling.regions.source.NoRegions
+        method = sampling.patch.bind(
+            self.model,
+            self.references(count, coverage),
+            sampling.method.Schedule(**schedule),
+            region_source=source,
+        )
+        return sampling.patch.patch_model(self.model, method, lambda model: self._watch)
 
     def _watch(self, run: Any, *_: Any) -> None:
-        self._regions.append(run.regions.regions)
+        self._regions.append(run.latest_regions.on_device)
 
     @cached_property
     def levels(self) -> dict[str, list[float]]:

@@ -134,30 +134,32 @@ def ways_of_smoothing(n: int, heads: int, pack: ModuleType) -> dict[str, Way]:
 
 def passing(pack: ModuleType) -> list[Row]:
     """The reference pass of three references on the narrow shape, inside a run, where the model is prepared for it."""
-    module = pack.sampling.reference_pass
+    module = pack.sampling.references.reference_pass
     kind = module.ReferencePass
     rows: list[Row] = []
-    run, catchers = kind.run, kind._catchers
+    run, reader = kind.run, kind._reader
 
     def first_keys(references: Any, at: Any, hooks: Any) -> Tensor:
-        kept = run(references, at, hooks)
-        return torch.cat([concept.k for concept in kept[next(iter(kept))]], dim=1)
+        kv = run(references, at, hooks)
+        return torch.cat([concept.k for concept in kv[next(iter(kv))]], dim=1)
 
-    def without_end(*args: Any) -> Any:
-        def going_on(attn1: Callable[..., Tensor], *given: Any) -> Tensor:
+    def endless_reader(*args: Any) -> Callable[..., Tensor]:
+        attn1 = reader(*args)
+
+        def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
             try:
-                return attn1(*given)
+                return attn1(q, k, v, extra_options)
             except module._LastBlockReached:
-                return module.HostAttend(given[-1])(*given[:-1])
+                return module.HostAttention(extra_options)(q, k, v)
 
-        return {key: partial(going_on, attn1) for key, attn1 in catchers(*args).items()}
+        return attention
 
     def compared(*given: Any) -> Any:
         if not rows:
-            each = patch.object(module, "_groups", lambda views, level: [[view] for view in views])
-            whole = patch.object(kind, "_catchers", without_end)
+            each = patch.object(module, "_by_shape", lambda views, level: [[view] for view in views])
+            whole = patch.object(kind, "_reader", endless_reader)
             ways: dict[str, Way] = {
-                "together, to the last injected block": partial(first_keys, *given),
+                "together, to the last injection block": partial(first_keys, *given),
                 "one after another": each(partial(first_keys, *given)),
                 "to the UNet's end": whole(partial(first_keys, *given)),
             }

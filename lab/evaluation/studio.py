@@ -43,19 +43,26 @@ class Studio:
     def __init__(self) -> None:
         self.pack = load_pack()
         self._model, self._clip, self._vae = tiny_model.load("portraits")
-        self.layout = self.pack.sampling.unet.layout_of(self._model.model.diffusion_model)
+        self.layout = self.pack.sampling.families.unet.layout_of(self._model.model.diffusion_model)
         self._encoded: dict[tuple[int, str, int], Any] = {}
 
     @torch.inference_mode()
-    def make(self, wanted: Combination, row: Row) -> Made:
-        """Sample the picture of a combination in the way of a row."""
+    def make(self, wanted: Combination, row: Row, region_source: Any = None) -> Made:
+        """Sample the picture of a combination in the way of a row.
+
+        Args:
+            wanted: the combination.
+            row: the row.
+            region_source: another source of regions than the attention.
+        """
         sampling = self.pack.sampling
         model = self._model
         if row.uses:
             references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
-            blocks = {} if row.segmentation is None else {"segmentation": row.segmentation}
-            method = sampling.patch.bind(model, references, sampling.method.Schedule(**blocks, **row.schedule))
-            model = sampling.patch.patched(model, method)
+            blocks = {} if row.segmentation is None else {"segmentation_blocks": row.segmentation}
+            source = {} if region_source is None else {"region_source": region_source}
+            schedule = sampling.method.Schedule(**blocks, **row.schedule)
+            model = sampling.patch.patch_model(model, sampling.patch.bind(model, references, schedule, **source))
         positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
         negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
         settings, side = INPUTS["KSampler"], SIZE_PX // 8
@@ -77,14 +84,14 @@ class Studio:
         picture = self._vae.decode(samples)[0].float().cpu()
         if not row.uses or row.weight == 0:
             return Made(picture, (), [])
-        ((recording, place),) = sampling.recording.STORE.find(samples)
-        return Made(picture, recording.concepts, [step.concepts[place].long() for step in recording.steps])
+        ((history, index),) = sampling.regions.history.REGION_STORE.find(samples)
+        return Made(picture, history.concept_names, [step.concepts[index].long() for step in history.steps])
 
     def _reference(self, wanted: Combination, concept: Concept, row: Row) -> Any:
         key = wanted.number, concept.part, row.views
         if key not in self._encoded:
             views = [view.portrait for view in concept.views[: row.views]]
-            self._encoded[key] = self.pack.sampling.encoding.encode_reference(
+            self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(
                 torch.stack([torch.from_numpy(view.picture.astype(np.float32) / 255) for view in views]),
                 torch.stack([torch.from_numpy(view.masks[concept.part].astype(np.float32)) for view in views]),
                 self._vae,
@@ -95,5 +102,5 @@ class Studio:
             )
         changed: dict[str, Any] = {} if row.resize is None else {"resize": row.resize}
         if row.weight is not None:
-            changed |= {"weight": row.weight, "weight_injection": row.weight}
+            changed |= {"weight": row.weight, "blend_weight": row.weight}
         return replace(self._encoded[key], **changed)

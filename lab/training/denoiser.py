@@ -62,7 +62,7 @@ class Denoiser(nn.Module):
         self.requires_grad_(True)
         self.unet.to(memory_format=torch.channels_last)
         self.tokens = Tokens()
-        self.blocks: list[Block] = [block.key for block in load_pack().sampling.unet.layout_of(self.unet)]
+        self.blocks: list[Block] = [block.key for block in load_pack().sampling.families.unet.layout_of(self.unet)]
 
     @property
     def unet(self) -> nn.Module:

@@ -93,7 +93,7 @@ def negative_of(graph: Graph, case: Case) -> Any:
 def _views(graph: Graph, reference: Any, occurrence: int) -> list[View]:
     """A reference as the plain program takes it: its latents, masks and text are inputs, not part of the method."""
     [[text, options]] = reference.conditioning
-    source = graph.pack.sampling.noise.SeededNoise(0)
+    source = graph.pack.sampling.references.noise.SeededNoise(0)
 
     def view(number: int) -> View:
         latent = graph.model.model.process_latent_in(reference.latents[number : number + 1])

@@ -144,7 +144,7 @@ class Graph:
         Raises:
             LookupError: no run is known for it.
         """
-        found = self.pack.sampling.recording.STORE.find(latent)
+        found = self.pack.sampling.regions.history.STORE.find(latent)
         if found is None:
             raise LookupError("no run is known for this latent")
         return [[step.concepts[place].long() for step in recording.steps] for recording, place in found]

@@ -18,13 +18,13 @@ pytestmark = pytest.mark.usefixtures("as_node")
 def nothing_left(graph):
     """What the store keeps on purpose must not look like a leak to the tests that follow."""
     yield
-    store = graph.pack.sampling.gazes.GAZES
+    store = graph.pack.sampling.snapshots.GAZES
     store._entries.clear()
 
 
 def recorded(graph, samples):
     """What the store has for a latent: by (step, block name) the stage's name and the gaze."""
-    found = graph.pack.sampling.gazes.GAZES.find(samples)
+    found = graph.pack.sampling.snapshots.GAZES.find(samples)
     if found is None:
         return None
     record = found[0][0]
@@ -115,7 +115,7 @@ def test_steps_that_a_run_lacks_are_left_out(graph):
 
 
 def test_memory_is_bounded(graph, monkeypatch, caplog):
-    gazes = graph.pack.sampling.gazes
+    gazes = graph.pack.sampling.snapshots
     record = graph.record(steps="0, 1, 2", blocks="decoder", most_mb=1)
     whole = gazes.GAZES.find(sampled(graph, record=record, seed=45))[0][0]
     assert len(whole.gazes) == 3 * 9

@@ -108,7 +108,7 @@ def test_memory_is_that_of_tensors(found):
 
 def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
     passes = []
-    reference_pass = scene.pack.sampling.reference_pass.ReferencePass
+    reference_pass = scene.pack.sampling.references.reference_pass.ReferencePass
     real = reference_pass._through_unet
     monkeypatch.setattr(reference_pass, "_through_unet", lambda *given: passes.append(1) or real(*given))
     cold = scene.run(scene.patched(3))
@@ -116,7 +116,7 @@ def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
     warm = measure.ways_of(scene)[CACHED](0)
     assert len(passes) == 2 * every
     assert all(torch.equal(a, b) for a, b in zip(cold.predictions, warm.predictions, strict=True))
-    scene.pack.sampling.kept.KEPT.clear()
+    scene.pack.sampling.references.cache.KEPT.clear()
 
 
 def test_exponents():

@@ -36,14 +36,14 @@ def test_a_bias_is_computed_as_precisely_as_asked(graph: Graph, pack, monkeypatc
     q, k, v = (torch.randn(1, 9, 32, generator=generator).half() * 8 for _ in range(3))
     bias = torch.randn(9, generator=generator)
     types = []
-    computed = pack.sampling.attention_call.TorchAttend.__call__
+    computed = pack.sampling.run.host_attention.TorchAttend.__call__
     monkeypatch.setattr(
-        pack.sampling.attention_call.TorchAttend,
+        pack.sampling.run.host_attention.TorchAttend,
         "__call__",
         lambda attend, q, *args: types.append(q.dtype) or computed(attend, q, *args),
     )
     for precision in (None, torch.float32):
-        attend = pack.sampling.attention_call.HostAttend({"n_heads": 2, "attn_precision": precision})
+        attend = pack.sampling.run.host_attention.HostAttend({"n_heads": 2, "attn_precision": precision})
         assert attend(q, k, v, bias.half()).dtype == torch.float16
     assert types == [torch.float16, torch.float32]
 
@@ -61,7 +61,7 @@ def test_tiles_of_the_latent_are_refused(graph: Graph) -> None:
 
 def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkeypatch) -> None:
     """The same references in smaller groups, and no failed try again in the same run."""
-    real = pack.sampling.reference_pass.ReferencePass._through_unet
+    real = pack.sampling.references.reference_pass.ReferencePass._through_unet
     sizes: list[int] = []
 
     def scarce(self, group, *args):
@@ -72,7 +72,7 @@ def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkey
 
     model = graph.apply(graph.model, *(graph.reference("hat"), graph.reference("scarf")))
     expected = graph.sample(model)
-    monkeypatch.setattr(pack.sampling.reference_pass.ReferencePass, "_through_unet", scarce)
+    monkeypatch.setattr(pack.sampling.references.reference_pass.ReferencePass, "_through_unet", scarce)
     assert (graph.sample(model) - expected).abs().max() < 1e-4 * expected.abs().max()
     assert sizes[:3] == [2, 1, 1] and set(sizes[3:]) == {1}
 

@@ -97,7 +97,7 @@ def test_memory_that_does_not_do_for_one_reference(graph, pack, monkeypatch):
     """ComfyUI's own error comes through, with its advice; a later run has room again."""
     patched = graph.apply(graph.model, *graph.two())
     expected = graph.sample(patched)
-    passes = pack.sampling.reference_pass.ReferencePass
+    passes = pack.sampling.references.reference_pass.ReferencePass
     tried = []
 
     def scarce(self, group, at, caught):

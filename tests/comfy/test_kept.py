@@ -24,7 +24,7 @@ PLENTY = {"keep_mb": 1024}
 @pytest.fixture
 def kept(pack):
     """The kept references, none at first and none at last."""
-    store = pack.sampling.kept.KEPT
+    store = pack.sampling.references.cache.KEPT
     store.clear()
     yield store
     store.clear()
@@ -34,7 +34,7 @@ def kept(pack):
 def passes(pack, monkeypatch):
     """How many views went through the UNet, call by call."""
     counted = []
-    reference_pass = pack.sampling.reference_pass.ReferencePass
+    reference_pass = pack.sampling.references.reference_pass.ReferencePass
     real = reference_pass._through_unet
 
     def through_unet(self, group, *args):
@@ -196,7 +196,7 @@ def test_room_for_some_steps(graph, kept, passes, caplog, monkeypatch, pack):
     sample(graph)
     all_of_it = kept.nbytes
     kept.clear()
-    monkeypatch.setattr(pack.sampling.keeping, "MEGABYTE", all_of_it * 2 // 3)
+    monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", all_of_it * 2 // 3)
     expected = sample(graph, keep={})
     passes.clear()
     with caplog.at_level(logging.INFO):
@@ -222,7 +222,7 @@ def test_less_room(graph, kept):
 def test_two_samplers_with_room_for_one(graph, kept, passes, pack, monkeypatch):
     """They do not drive out each other's, prompt after prompt."""
     sample(graph)
-    monkeypatch.setattr(pack.sampling.keeping, "MEGABYTE", kept.nbytes * 4 // 3)
+    monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", kept.nbytes * 4 // 3)
     for _ in range(3):
         passes.clear()
         for scheduler in ("normal", "karras"):
@@ -265,6 +265,6 @@ def test_inputs_that_cannot_be_told_are_not_kept(graph, pack, kept, monkeypatch)
     def cannot(thing):
         raise TypeError
 
-    monkeypatch.setattr(pack.sampling.view, "content", cannot)
+    monkeypatch.setattr(pack.sampling.references.view, "content", cannot)
     sample(graph)
     assert kept.nbytes == 0

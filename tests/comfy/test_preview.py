@@ -203,7 +203,7 @@ def test_it_is_shown(graph, patched, tmp_path):
 
 def test_the_store_is_bounded(graph, patched):
     """A store of its own: the least recently used go first, and what it holds stays small."""
-    recording_module = graph.pack.sampling.recording
+    recording_module = graph.pack.sampling.regions.history
     samples = graph.sample(patched)
     [(recording, _)] = recording_module.STORE.find(samples)
     entry = recording.nbytes + samples.numel() * 4

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+from magicface.attention.kv import ConceptTokens, pool
 from magicface.attention.masks import weighted_mask
-from magicface.attention.references import ConceptTokens, pool
 from naive import View
 from torch import Tensor
 

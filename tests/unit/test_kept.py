@@ -8,8 +8,8 @@ import pytest
 import torch
 from magicface.attention.blocks import Block
 from magicface.sampling import kept
-from magicface.sampling.identity import Same, content, identity
-from magicface.sampling.kept import BlockTokens, GroupTokens, KeptReferences
+from magicface.sampling.references.cache import BlockTokens, GroupTokens, KeptReferences
+from magicface.sampling.references.identity import Same, content, identity
 
 BLOCK = Block("output", 3, 0, 2)
 KILOBYTE = 1024

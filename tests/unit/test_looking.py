@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from magicface.attention.looking import NOWHERE, Gaze, correspondence, heat, shares
-from magicface.attention.references import ConceptTokens
+from magicface.attention.kv import ConceptTokens
+from magicface.attention.snapshot import NOWHERE, Gaze, correspondence, heat, shares
 from scenes import generator_of, normal, some_mask
 from torch import Tensor
 from torch.testing import assert_close
@@ -121,7 +121,7 @@ def test_queries_of_another_region_match_nothing() -> None:
 def test_many_queries_go_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     gaze = some_gaze(6)
     whole = heat(gaze, 0, torch.arange(N)), correspondence(gaze, 0, 0, torch.arange(N))
-    monkeypatch.setattr("magicface.attention.looking._QUERIES", 5)
+    monkeypatch.setattr("magicface.attention.snapshot._QUERIES", 5)
     parts = heat(gaze, 0, torch.arange(N)), correspondence(gaze, 0, 0, torch.arange(N))
     for one, other in zip(flat(whole[0]), flat(parts[0]), strict=True):
         assert_close(one, other)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from magicface.attention.schedule import Stage
 from magicface.sampling.method import Method, Reference, Schedule
-from magicface.sampling.noise import SeededNoise
+from magicface.sampling.references.noise import SeededNoise
 
 
 def reference_of(*tokens: int, weight: float = 2.0, weight_injection: float = 2.0, concept: str = "") -> Reference:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from magicface.sampling.noise import SeededNoise
+from magicface.sampling.references.noise import SeededNoise
 
 SHAPE = (1, 4, 8, 8)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from magicface.sampling.prompt import CHUNK, TAG, PromptTokens, Token, read_tokens, start_positions, tagged
+from magicface.sampling.conditioning.prompt import CHUNK, TAG, PromptTokens, Token, read_tokens, start_positions, tagged
 
 
 def laid_out(*chunks: list[Token]) -> PromptTokens:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from magicface.sampling.recording import LatentStore, Recording, StepRegions, fingerprint
+from magicface.sampling.regions.history import LatentStore, Recording, StepRegions, fingerprint
 from torch import Tensor
 
 SHAPE = (4, 16, 16)

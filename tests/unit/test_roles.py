@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from magicface.sampling.prompt import TAG, PromptTokens
-from magicface.sampling.roles import CondRow, Texts, known_conds
+from magicface.sampling.conditioning.prompt import TAG, PromptTokens
+from magicface.sampling.conditioning.roles import CondRow, Texts, known_conds
 from torch import Tensor
 
 PROMPT = PromptTokens("a prompt", (None, 1, 2, None, None), (0,))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from magicface.attention.attend import TorchAttend
-from magicface.attention.references import ConceptTokens, pool
+from magicface.attention.kv import ConceptTokens, pool
 from magicface.attention.rsa import reference_aware_self_attention
 from naive import View
 from scenes import as_concept, generator_of, normal, some_view

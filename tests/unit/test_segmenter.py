@@ -11,11 +11,11 @@ import pytest
 import torch
 from magicface.attention.attend import TorchAttend
 from magicface.attention.regions import Regions
+from magicface.sampling.conditioning.prompt import PromptTokens
+from magicface.sampling.conditioning.roles import Area, CondRow, Role
 from magicface.sampling.method import Method, Reference, Schedule
-from magicface.sampling.noise import SeededNoise
-from magicface.sampling.prompt import PromptTokens
-from magicface.sampling.roles import Area, CondRow, Role
-from magicface.sampling.segmenter import RegionIndex, Segmenter
+from magicface.sampling.references.noise import SeededNoise
+from magicface.sampling.regions.segmenter import RegionIndex, Segmenter
 from scenes import generator_of, normal
 from torch import Tensor
 

@@ -1,0 +1,1 @@
+"""Drawing regions, attention and labels into pictures."""

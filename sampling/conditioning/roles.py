@@ -1,0 +1,133 @@
+"""The role of each cond in a UNet call: whether its rows are the positive prompt's or the negative one's.
+
+ComfyUI calls the UNet for any lists of conds, alone or together and in any order, and so do other packs. So a role is
+not a position in a call: it is decided by the list that the cond is in, the guider's positive or its negative one.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from .prompt import TAG, PromptTokens, start_positions
+
+Role = Literal["positive", "negative", "other"]
+Area = tuple[int, int, int, int]
+"""(height, width, top, left) of the latent that a cond sees."""
+
+
+@dataclass(frozen=True, eq=False)
+class CondRow:
+    """One cond of a call.
+
+    Attributes:
+        role: of the list that it is in.
+        cond: ComfyUI's processed cond.
+        area: the part of the latent that it sees, None for all of it.
+        mask: (b, H, W) where it counts, None for everywhere.
+        length: T, its own number of tokens; 0 without text.
+        tag: the positions of its words, if its prompt was tagged.
+        zeroed: whether its text is zeroed out, so that its attention maps mean nothing.
+    """
+
+    role: Role
+    cond: dict[str, Any]
+    area: Area | None
+    mask: Tensor | None
+    length: int
+    tag: PromptTokens | None
+    zeroed: bool = False
+
+    @property
+    def hooks(self) -> Any:
+        """Its hook group, which decides the UNet's weights for it."""
+        return self.cond.get("hooks")
+
+    @property
+    def starts(self) -> list[int]:
+        """Positions of its start tokens."""
+        return start_positions(self.tag, self.length)
+
+    def is_on(self, sigma: float) -> bool:
+        """Whether it takes part at a noise level, as ComfyUI decides."""
+        return not (sigma > self.cond.get("timestep_start", sigma) or sigma < self.cond.get("timestep_end", sigma))
+
+
+class Texts:
+    """The tags of a run's texts, found by the text tensor itself.
+
+    A cond's own options may belong to another text than the one it has: for a prompt with an area ComfyUI adds a cond
+    with the same area to the other list, with the options (tag and uuid too) of the first and the text of the second.
+
+    Args:
+        guider_conds: the guider's lists by name before ComfyUI prepares them, their texts still in main memory.
+    """
+
+    def __init__(self, guider_conds: dict[str, Any]) -> None:
+        self._known: dict[int, tuple[Tensor, PromptTokens | None, bool]] = {}
+        for conds in guider_conds.values():
+            for cond in conds or ():
+                text = cond.get("cross_attn")
+                if text is not None:
+                    # One text may be in a list with its tag and in another without. The text is referenced too, so
+                    # that its id is not reused.
+                    tag = cond.get(TAG) or self.of(text)[0]
+                    self._known[id(text)] = text, tag, not bool(torch.any(text))
+
+    def of(self, text: Tensor) -> tuple[PromptTokens | None, bool]:
+        """The tag of a text, and whether it is zeroed out."""
+        _, tag, zeroed = self._known.get(id(text), (None, None, False))
+        return tag, zeroed
+
+
+KnownConds = dict[tuple[int, Any], CondRow]
+"""The conds of one call, under what ComfyUI passes to a UNet call: (index of the list, uuid)."""
+
+
+def known_conds(
+    conds: Sequence[Any], guider_conds: dict[str, Any], texts: Texts, size_lat: Sequence[int]
+) -> KnownConds:
+    """The conds of a call with their roles.
+
+    Args:
+        conds: the requested lists of conds, None where one is left out.
+        guider_conds: the guider's own lists by name.
+        texts: the run's texts.
+        size_lat: (..., H, W) of the latent.
+    """
+    known: KnownConds = {}
+    for index, listed in enumerate(conds):
+        role = role_of(listed, guider_conds)
+        for cond in listed or ():
+            text = cond["model_conds"].get("c_crossattn")
+            length, (tag, zeroed) = (0, (None, False)) if text is None else (text.cond.shape[1], texts.of(text.cond))
+            area = _area_of(cond, size_lat)
+            known[index, cond["uuid"]] = CondRow(role, cond, area, cond.get("mask"), length, tag, zeroed)
+    return known
+
+
+def role_of(conds: Any, guider_conds: dict[str, Any]) -> Role:
+    """The role of a list of conds: whether it is the very list that the guider has."""
+    if conds is not None and conds is guider_conds.get("positive"):
+        return "positive"
+    if conds is not None and conds is guider_conds.get("negative"):
+        return "negative"
+    return "other"
+
+
+def _area_of(cond: dict[str, Any], size_lat: Sequence[int]) -> Area | None:
+    """The cond's area, cropped to the latent as ComfyUI does it."""
+    if "area" not in cond:
+        return None
+    height, width, top, left = cond["area"]
+    return min(size_lat[-2] - top, height), min(size_lat[-1] - left, width), top, left
+
+
+def half_grid_span(area: Area | None) -> tuple[slice, slice]:
+    """The rows and columns of the r = 2 grid that an area of the latent covers."""
+    if area is None:
+        return slice(None), slice(None)
+    height, width, top, left = area
+    return slice(top // 2, (top + height + 1) // 2), slice(left // 2, (left + width + 1) // 2)

@@ -1,0 +1,140 @@
+"""The reference cache: keys and values that outlive a run, for they do not depend on the target."""
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import torch
+
+from ...attention.blocks import Block
+from ...attention.kv import ViewKV
+
+CacheLocation = Literal["main memory", "device"]
+MEGABYTE = 2**20
+_RUNS_IN_USE = 2
+
+GroupKV = Mapping[Block, Sequence[ViewKV]]
+"""Keys and values of the views that went through the UNet together, by block."""
+
+
+def move(group: GroupKV, device: torch.device) -> GroupKV:
+    """The same on another device; the very same object if it is there already."""
+    if all(view.k.device == device for views in group.values() for view in views):
+        return group
+    return {block: [view.to(device) for view in views] for block, views in group.items()}
+
+
+def size_of(group: GroupKV) -> int:
+    """Size in bytes."""
+    return sum(view.k.nbytes + view.v.nbytes for views in group.values() for view in views)
+
+
+@dataclass(eq=False)
+class _Entry:
+    model: weakref.ref[Any]
+    group: GroupKV
+    nbytes: int
+    run: int
+
+
+class ReferenceCache:
+    """Keys and values of all models' references. Those of a model are dropped with the model.
+
+    An entry that this run or the one before used is not dropped for a new one. So a cache for half of the steps saves
+    half of the work, and two samplers of one graph do not evict each other's entries.
+    """
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._runs = count()
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes of all entries."""
+        with self._locked():
+            return self._size()
+
+    def open(self, max_bytes: int) -> int:
+        """Begin a run: drop unused entries until `max_bytes` is met. Returns the run's number."""
+        with self._locked():
+            run = next(self._runs)
+            self._drop(self._unused(run), max_bytes)
+            return run
+
+    def clear(self) -> None:
+        """Drop all entries."""
+        with self._locked():
+            self._entries.clear()
+
+    def find(self, key: Hashable, run: int) -> GroupKV | None:
+        """The entry of a key, which counts as used by the run; None if there is none."""
+        with self._locked():
+            entry = self._entries.get(key)
+            if entry is None:
+                return None
+            entry.run = run
+            self._entries.move_to_end(key)
+            return entry.group
+
+    def add(self, key: Hashable, model: Any, group: GroupKV, location: torch.device, run: int, max_bytes: int) -> bool:
+        """Store what a pass of a model computed, at a location, if there is room for it. Returns whether there is."""
+        entry = _Entry(weakref.ref(model, self._model_died), group, size_of(group), run)
+        with self._locked():
+            unused = [other for other in self._unused(run) if other != key]
+            others = self._size() - (self._entries[key].nbytes if key in self._entries else 0)
+            if others - sum(self._entries[other].nbytes for other in unused) + entry.nbytes > max_bytes:
+                return False
+            self._entries.pop(key, None)
+            self._drop(unused, max_bytes - entry.nbytes)
+            entry.group = move(group, location)  # not before it is known to fit, for the copy may take long
+            self._entries[key] = entry
+            return True
+
+    def to_main_memory(self, model: Any) -> None:
+        """Move a model's entries off the device."""
+        with self._locked():
+            for entry in self._entries.values():
+                if entry.model() is model:
+                    entry.group = move(entry.group, torch.device("cpu"))
+
+    def _size(self) -> int:
+        return sum(entry.nbytes for entry in self._entries.values())
+
+    def _unused(self, run: int) -> list[Hashable]:
+        return [key for key, entry in self._entries.items() if run - entry.run >= _RUNS_IN_USE]
+
+    def _drop(self, oldest_first: list[Hashable], max_bytes: int) -> None:
+        total = self._size()
+        for key in oldest_first:
+            if total > max_bytes:
+                total -= self._entries.pop(key).nbytes
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        with self._lock:
+            try:
+                yield
+            finally:
+                self._drop_dead_models()
+
+    def _model_died(self, _: Any) -> None:
+        # The garbage collector may call this in a thread that holds the lock; then `_locked` drops the entries.
+        if self._lock.acquire(blocking=False):
+            try:
+                self._drop_dead_models()
+            finally:
+                self._lock.release()
+
+    def _drop_dead_models(self) -> None:
+        for key in [key for key, entry in self._entries.items() if entry.model() is None]:
+            del self._entries[key]
+
+
+REFERENCE_CACHE = ReferenceCache()
+"""The process's reference cache; empty unless a schedule gives it room."""

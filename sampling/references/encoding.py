@@ -1,0 +1,125 @@
+"""Reference encoding: from the pictures, masks and caption of one concept to a `Reference`."""
+
+import math
+from typing import Any
+
+import comfy.model_management
+import comfy.utils
+import torch
+from torch import Tensor
+
+from ..conditioning.prompt import read_tokens
+from ..errors import error_prefix
+from ..families.clip import default_side_px
+from ..method import Reference
+
+_MULTIPLE_PX = 64
+_ASPECT_TOLERANCE = 0.02
+_MAX_SHOWN_PX = 512
+
+
+def encode_reference(
+    image: Tensor, mask: Tensor | None, vae: Any, clip: Any, caption: str, concept: str, size_px: int
+) -> Reference:
+    """Encode the views of one concept.
+
+    Args:
+        image: (V, H, W, 3 or 4) in 0..1.
+        mask: (V, H', W') in 0..1 of the same aspect, or None for the whole picture.
+        vae, clip: ComfyUI's VAE and CLIP.
+        caption: what the pictures show.
+        concept: phrase that names the concept in the target prompt.
+        size_px: the encoded picture has the area of a square of this side; 0 = chosen by the text encoder.
+
+    Raises:
+        ValueError: names the wrong input and says what to do.
+    """
+    for name, given in (("vae", vae), ("clip", clip)):
+        if given is None:
+            raise ValueError(f"{name}: is empty, the checkpoint holds none; connect one from Load {name.upper()}")
+    if not caption.strip():
+        raise ValueError("caption: is empty; say what the picture shows, such as 'a cartoon boy wearing a hat'")
+    with error_prefix("clip"):
+        concept_tokens = read_tokens(clip, concept).content
+    if not concept.strip() or not concept_tokens:
+        raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
+    _check_image(image)
+    masks = torch.ones(image.shape[:3]) if mask is None else _fitting_mask(mask, image)
+
+    tokens = clip.tokenize(caption)
+    height, width = encoded_size(image.shape[1], image.shape[2], size_px or default_side_px(tokens))
+    pixels = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), width, height, "lanczos", "disabled")
+    return Reference(
+        concept=concept.strip(),
+        concept_tokens=concept_tokens,
+        caption=caption,
+        conditioning=clip.encode_from_tokens_scheduled(tokens),
+        latents=_encoded(vae, pixels.movedim(1, -1)),
+        masks=masks,
+        pictures=_small(image),
+    )
+
+
+def _encoded(vae: Any, pixels: Tensor) -> Tensor:
+    """(V, ch, h, w) latents of pixels (V, h_px, w_px, 3). Encoded one by one, a view's bits do not depend on others."""
+    bar = comfy.utils.ProgressBar(len(pixels))
+    latents = []
+    for view in pixels.split(1):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        latents.append(vae.encode(view).float().cpu())
+        bar.update(1)
+    return latents[0] if len(latents) == 1 else torch.cat(latents)  # torch.cat would change the memory format
+
+
+def _small(image: Tensor) -> Tensor:
+    """(V, h_px, w_px, 3) uint8 thumbnails, no side longer than 512."""
+    height, width = image.shape[1:3]
+    scale = min(1.0, _MAX_SHOWN_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    small = comfy.utils.common_upscale(image[..., :3].float().cpu().movedim(-1, 1), *size, "area", "disabled")
+    return (small.movedim(1, -1).clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def encoded_size(height_px: int, width_px: int, side_px: int) -> tuple[int, int]:
+    """(height, width) of the encoded picture: the area of side x side in the picture's aspect, in multiples of 64."""
+    scale = side_px / math.sqrt(height_px * width_px)
+    height, width = (max(1, round(px * scale / _MULTIPLE_PX)) * _MULTIPLE_PX for px in (height_px, width_px))
+    return height, width
+
+
+def _check_image(image: Tensor) -> None:
+    if image.ndim != 4 or image.shape[0] == 0 or image.shape[-1] not in (3, 4):
+        raise ValueError(f"image: expected pictures of shape (views, height, width, 3), got {tuple(image.shape)}")
+    if not torch.isfinite(image).all():
+        raise ValueError("image: has values that are not finite (NaN or infinite); check the node it comes from")
+
+
+def _fitting_mask(mask: Tensor, image: Tensor) -> Tensor:
+    """The masks, checked and resized to the pictures; (V, H_px, W_px) float32 in 0..1, in main memory."""
+    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
+    views, height, width = image.shape[:3]
+    if len(mask) != views:
+        raise ValueError(f"mask: {len(mask)} for {views} pictures; give each picture its own mask, in the same order")
+    if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
+        raise ValueError("mask: has values outside 0..1 or not finite; check the node it comes from")
+    for view, single in enumerate(mask):
+        if not (single > 0).any():
+            hint = ""
+            if single.shape == (64, 64):
+                hint = (
+                    " (64x64 and all zero is what LoadImage gives for a picture without transparency: draw a mask"
+                    " with the mask editor, or load one with Load Image (as Mask), channel red)"
+                )
+            raise ValueError(
+                f"mask: is empty for picture {view + 1} of {views}{hint}; mark the concept, or leave the input"
+                " unconnected to use the whole picture"
+            )
+    ratio = (mask.shape[2] / mask.shape[1]) / (width / height)
+    if abs(math.log(ratio)) > _ASPECT_TOLERANCE:
+        raise ValueError(
+            f"mask: is {mask.shape[2]}x{mask.shape[1]} and the picture {width}x{height}, which are different shapes;"
+            " use the mask that was drawn on this picture"
+        )
+    if mask.shape[1:] != (height, width):
+        mask = torch.nn.functional.interpolate(mask[:, None], size=(height, width), mode="nearest-exact")[:, 0]
+    return mask.clamp(0.0, 1.0)

@@ -1,0 +1,185 @@
+"""The reference pass: noised references through the unmodified UNet, to read their keys and values."""
+
+import uuid
+from contextlib import suppress
+from itertools import groupby
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from torch import Tensor
+
+from ...attention.blocks import Block
+from ...attention.device import to_device
+from ...attention.kv import BlockKV, ConceptKV, ViewKV, pool
+from ..families.unet import Patch, token_grid, with_attention
+from ..method import Method, Reference
+from ..run.evaluation import Evaluation
+from ..run.host_attention import HostAttention
+from .cache import REFERENCE_CACHE, GroupKV
+from .cache_session import CacheSession
+from .view import ReferenceView
+
+
+class _LastBlockReached(Exception):
+    """Ends a reference pass, because nothing behind the last injection block is read."""
+
+
+class ReferencePass:
+    """The references of one run on one model.
+
+    Args:
+        method: the method; references that are off are left out.
+        model: ComfyUI's BaseModel.
+        device: where the model runs.
+        seed: the run's seed, which the conds of some models need.
+
+    Source: docs/method.md#reference-pass.
+    """
+
+    def __init__(self, method: Method, model: Any, device: torch.device, seed: int) -> None:
+        self._method, self._model, self._device = method, model, device
+        self._cache = CacheSession(method, model, device)
+        self._views: list[ReferenceView] = []
+        self._max_group = sum(len(reference.latents) for reference in method.references)
+        occurrence: dict[tuple[Any, str], int] = {}
+        for reference in method.references:
+            alike = (reference.concept_tokens, reference.caption)
+            occurrence[alike] = occurrence.get(alike, -1) + 1
+            if reference.active:
+                self._views += self._prepare(reference, occurrence[alike], seed)
+
+    def _prepare(self, reference: Reference, occurrence: int, seed: int) -> list[ReferenceView]:
+        model = self._model
+        latents = model.process_latent_in(to_device(reference.latents, self._device))
+        base = [
+            {**options, "cross_attn": text, "model_conds": {}, "uuid": uuid.uuid4()}
+            for text, options in reference.conditioning
+        ]
+        comfy.samplers.calculate_start_end_timesteps(model, base)
+        one = latents[:1]
+        conds = comfy.samplers.encode_model_conds(
+            model.extra_conds, base, one, self._device, "positive", latent_image=one, denoise_mask=None, seed=seed
+        )
+        for cond in conds:
+            cond["processed"] = {
+                name: value.process_cond(batch_size=1, area=None) for name, value in cond["model_conds"].items()
+            }
+        name = f"{reference.concept}|{reference.caption}|{occurrence}"
+        return [
+            ReferenceView(reference, number, f"{name}|{number}", latents[number : number + 1], conds)
+            for number in range(len(latents))
+        ]
+
+    def run(self, evaluation: Evaluation, hooks: Any) -> dict[Block, BlockKV]:
+        """Keys and values, at each injection block, of all references that are on at the evaluation's stage.
+
+        Args:
+            evaluation: the evaluation.
+            hooks: hook group of the cond that will attend to the references, or None.
+        """
+        patcher = self._model.current_patcher
+        if hooks is not None:
+            # All of the options: they name the clones on other devices, which are told of a new keyframe only once.
+            patcher.prepare_hook_patches_current_keyframe(evaluation.sigma, hooks, evaluation.model_options)
+        patcher.apply_hooks(hooks=hooks)
+
+        views = [view for view in self._views if view.reference.weight_at(evaluation.stage) != 0]
+        kv: dict[Block, dict[ReferenceView, ViewKV]] = {block: {} for block in self._method.injection_blocks}
+        for group in _by_shape(views, evaluation.level):
+            for part in _split(group, self._max_group):
+                for block, of_views in self._run_group(part, evaluation, hooks).items():
+                    kv[block].update(zip(part, of_views, strict=True))
+        concepts: list[list[ReferenceView]] = [[] for _ in self._method.concepts]
+        for view in views:
+            concepts[self._method.concept_of(view.reference)].append(view)
+
+        def concept_kv(found: dict[ReferenceView, ViewKV], alike: list[ReferenceView]) -> ConceptKV | None:
+            stage = evaluation.stage
+            return pool([(found[v], v.mask_on(found[v].grid), v.reference.weight_at(stage)) for v in alike])
+
+        return {block: tuple(concept_kv(found, alike) for alike in concepts) for block, found in kv.items()}
+
+    def end(self) -> None:
+        """End the run."""
+        self._cache.end()
+
+    def _run_group(self, group: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> GroupKV:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        options = self._options(evaluation)
+        key = self._cache.key(evaluation.level, hooks, options, (view.digest_at(evaluation.level) for view in group))
+        found = self._cache.find(key)
+        if found is not None:
+            return found
+        try:
+            kv = self._through_unet(group, evaluation, options)
+        except Exception as error:
+            if len(group) == 1 or not _is_out_of_memory(error):
+                raise
+        else:
+            self._cache.add(key, kv)
+            return kv
+        # Outside the handler, so that the failed pass's tensors are gone. From now on the run uses smaller groups.
+        REFERENCE_CACHE.to_main_memory(self._model)
+        comfy.model_management.soft_empty_cache(True)
+        self._max_group = len(group) // 2
+        parts = [self._run_group(part, evaluation, hooks) for part in _split(group, self._max_group)]
+        return {block: [view for part in parts for view in part[block]] for block in self._method.injection_blocks}
+
+    def _options(self, evaluation: Evaluation) -> dict[str, Any]:
+        """New transformer options: the patches, caches and wrappers of the target are not for the references."""
+        options: dict[str, Any] = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()], "sigmas": evaluation.sigma[:1]}
+        inherited = ("sample_sigmas", "optimized_attention_override")
+        given = evaluation.model_options.get("transformer_options", {})
+        return options | {name: given[name] for name in inherited if name in given}
+
+    def _through_unet(self, group: list[ReferenceView], evaluation: Evaluation, options: dict[str, Any]) -> GroupKV:
+        model, level = self._model, evaluation.level
+        latents = torch.cat([view.latent for view in group])
+        noise = torch.cat([self._method.noise(view.name, level, tuple(view.latent.shape)) for view in group])
+        sigmas = evaluation.sigma[:1].expand(len(group))
+        x = model.model_sampling.noise_scaling(
+            sigmas.view(-1, 1, 1, 1), to_device(noise, latents.device, latents.dtype), latents
+        )
+        conds = comfy.samplers.cond_cat([view.conds_at(level) for view in group])
+        kv: dict[Block, list[ViewKV]] = {}
+        readers = {block: self._reader(block, group, kv) for block in self._method.injection_blocks}
+        with suppress(_LastBlockReached):
+            model.apply_model(x, sigmas, **conds, transformer_options=with_attention(options, {"attn1": readers}))
+        return kv
+
+    def _reader(self, block: Block, group: list[ReferenceView], kv: dict[Block, list[ViewKV]]) -> Patch:
+        """A self-attention that copies the keys and values of the tokens inside the masks."""
+
+        def attn1(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            grid = token_grid(extra_options)
+            inside = [view.mask_on(grid).indices for view in group]
+            kv[block] = [ViewKV(k[i : i + 1, tok], v[i : i + 1, tok], grid) for i, tok in enumerate(inside)]
+            if block == self._method.injection_blocks[-1]:
+                raise _LastBlockReached
+            return HostAttention(extra_options)(q, k, v)
+
+        return attn1
+
+
+def _by_shape(views: list[ReferenceView], level: float) -> list[list[ReferenceView]]:
+    """Group views that go through the UNet together: by shape, never by free memory, or bits would change."""
+
+    def shape(view: ReferenceView) -> tuple[Any, ...]:
+        conds = view.conds_at(level)
+        return tuple(view.latent.shape), tuple((name, tuple(conds[name].size())) for name in sorted(conds))
+
+    return [list(group) for _, group in groupby(sorted(views, key=shape), key=shape)]
+
+
+def _split(group: list[ReferenceView], size: int) -> list[list[ReferenceView]]:
+    return [group[first : first + size] for first in range(0, len(group), size)]
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether ComfyUI takes an error for lack of memory; newer versions know more kinds of it."""
+    management = comfy.model_management
+    if hasattr(management, "is_oom"):
+        return bool(management.is_oom(error))
+    return isinstance(error, management.OOM_EXCEPTION)

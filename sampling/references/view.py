@@ -1,0 +1,77 @@
+"""One view of a reference, ready for one model."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from ...attention.masks import TokenMask, token_mask
+from ..method import Reference
+from .identity import content
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class ReferenceView:
+    """One view of a reference, ready for one model.
+
+    Attributes:
+        reference: that it is a view of.
+        number: its index among the reference's views.
+        name: the name of its noise.
+        latent: (1, ch, h, w) in the UNet's space, on the device.
+        conds: ComfyUI's processed conds of the caption, one for each part of its schedule.
+    """
+
+    reference: Reference
+    number: int
+    name: str
+    latent: Tensor
+    conds: list[dict[str, Any]]
+    _masks: dict[tuple[int, int], TokenMask] = field(default_factory=dict)
+    _digests: dict[int, bytes | None] = field(default_factory=dict)
+
+    def mask_on(self, grid: tuple[int, int]) -> TokenMask:
+        """The mask on a token grid, on the view's device."""
+        if grid not in self._masks:
+            mask = token_mask(self.reference.masks[self.number], grid, self.reference.resize)
+            if not len(mask.indices):
+                log.warning(
+                    "MagicFace: the mask of %r has no pixel on a grid of %dx%d, so blocks there do not see the"
+                    " reference; set resize to area in MagicFace Mask Weight.",
+                    self.reference.concept,
+                    grid[1],
+                    grid[0],
+                )
+            self._masks[grid] = mask.to(self.latent.device)
+        return self._masks[grid]
+
+    def conds_at(self, sigma: float) -> dict[str, Any]:
+        """The model conds of the caption; of a scheduled caption those of its part at this noise level."""
+        return self.conds[self._part_at(sigma)]["processed"]
+
+    def _part_at(self, sigma: float) -> int:
+        for part, cond in enumerate(self.conds):
+            if cond.get("timestep_start", sigma) >= sigma >= cond.get("timestep_end", sigma):
+                return part
+        return len(self.conds) - 1
+
+    def digest_at(self, sigma: float) -> bytes | None:
+        """A digest of everything that its keys and values depend on; None if that cannot be read.
+
+        The noise is represented by its name.
+        """
+        part = self._part_at(sigma)
+        if part not in self._digests:
+            reference = self.reference
+            latent = reference.latents[self.number]  # in main memory; to read the device's the host would have to wait
+            inputs = (
+                self.name, latent, reference.masks[self.number], reference.resize, self.conds[part]["processed"]
+            )  # fmt: skip
+            try:
+                self._digests[part] = content(inputs)
+            except (TypeError, RecursionError):
+                self._digests[part] = None
+        return self._digests[part]

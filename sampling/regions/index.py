@@ -1,0 +1,64 @@
+"""The regions of an evaluation, as the blocks of the next one ask for them."""
+
+import torch
+from torch import Tensor
+
+from ...attention.injection import InjectionRule, rba
+from ...attention.regions import Regions, resize_nearest
+from ..conditioning.roles import Area, half_grid_span
+
+
+class RegionIndex:
+    """Regions, copied to main memory when first needed, and the injection rules that blocks make of them.
+
+    Args:
+        on_device: the regions as an evaluation found them.
+    """
+
+    def __init__(self, on_device: Regions) -> None:
+        self.on_device = on_device
+        self._in_main_memory: tuple[Tensor, Tensor] | None = None
+        self._rules: dict[tuple[Area | None, tuple[int, int], torch.device], InjectionRule] = {}
+
+    def read_with(self, number: Tensor) -> float:
+        """Read a number (1,) from the device, and the regions with it, so that the host waits once."""
+        if self._in_main_memory is not None:
+            return float(number)
+        maps = torch.stack((self.on_device.concepts.float(), self.on_device.foreground.float()))
+        together = torch.cat((maps.flatten(), number.to(maps))).cpu()
+        concepts, foreground = together[:-1].view(maps.shape)
+        self._in_main_memory = concepts.long(), foreground.bool()
+        return float(together[-1])
+
+    @property
+    def concepts(self) -> Tensor:
+        """(b, H2, W2) int64 in main memory."""
+        return self._copies()[0]
+
+    @property
+    def foreground(self) -> Tensor:
+        """(b, H2, W2) bool in main memory."""
+        return self._copies()[1]
+
+    def _copies(self) -> tuple[Tensor, Tensor]:
+        if self._in_main_memory is None:
+            self.read_with(self.on_device.foreground.new_zeros(1))
+        assert self._in_main_memory is not None
+        return self._in_main_memory
+
+    def rule(self, area: Area | None, grid: tuple[int, int], device: torch.device) -> InjectionRule:
+        """How the queries of a block attend.
+
+        Args:
+            area: the part of the latent that the cond sees, None for all of it.
+            grid: (hh, ww) of the block.
+            device: of its attention.
+
+        Source: docs/method.md#regions.
+        """
+        key = area, grid, device
+        if key not in self._rules:
+            rows, columns = half_grid_span(area)
+            labels = resize_nearest(self.concepts[:, rows, columns], grid).flatten(1)
+            self._rules[key] = rba(labels, device)
+        return self._rules[key]

@@ -1,0 +1,113 @@
+"""Attention-based segmentation of the whole picture: the region source of the paper."""
+
+from collections.abc import Sequence
+from functools import reduce as fold
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.blocks import Block
+from ...attention.regions import NO_CONCEPT, NO_LABEL, Regions, half_grid, resize_nearest
+from ...attention.segmentation import AttentionMaps, segment
+from ..conditioning.roles import CondRow, KnownConds, half_grid_span
+from ..method import Method
+
+
+class Segmenter:
+    """Finds regions by the attention of the method's segmentation blocks. A `RegionFinder`, and its class a source.
+
+    Args:
+        method: the method.
+        size_lat: (H, W) of the whole latent.
+
+    Source: docs/method.md#segmentation.
+    """
+
+    def __init__(self, method: Method, size_lat: Sequence[int]) -> None:
+        self._method, self._size_lat = method, size_lat
+        self.blocks: Sequence[Block] = method.segmentation_blocks
+        self._maps: dict[tuple[str, Any], tuple[CondRow, AttentionMaps]] = {}
+
+    def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> AttentionMaps | None:
+        """See `RegionFinder`."""
+        untagged = row.role == "positive" and row.tag is None
+        if row.role == "other" or untagged or row.zeroed or row.length == 0:
+            return None
+        key = row.role, row.cond["uuid"]
+        if key not in self._maps:
+            self._maps[key] = row, AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
+        return self._maps[key][1]
+
+    def regions(self, conds: KnownConds, device: torch.device) -> Regions | None:
+        """The regions of all positive conds together; see `RegionFinder`."""
+        positive = [row for row in conds.values() if row.role == "positive"]
+        mapped = [(row, self._maps.get(("positive", row.cond["uuid"]))) for row in positive]
+        found = [
+            _on_canvas(self._segment(row, entry[1], device), row, self._zone(row, positive, device))
+            for row, entry in mapped
+            if entry is not None and entry[1].blocks
+        ]
+        return fold(_unite, found) if found else None
+
+    def _segment(self, row: CondRow, maps: AttentionMaps, device: torch.device) -> Regions:
+        """The regions of one cond, on its own grid."""
+        assert row.tag is not None
+        phrases = [
+            row.tag.positions(concept.concept_tokens) if self._method.is_active(concept) else []
+            for concept in self._method.concepts
+        ]
+        backgrounds = [
+            other.background.to(device)
+            for negative, other in self._maps.values()
+            if negative.role == "negative" and negative.area == row.area and other.blocks
+        ]
+        background = torch.stack(backgrounds).mean(dim=0) if backgrounds else maps.background.to(device)
+        foreground = background[:, 0] <= background[:, 1]
+        tokens = maps.tokens.to(device)
+        return segment(tokens, foreground, phrases, self._method.suppression, self._method.cut_to_foreground)
+
+    def _zone(self, row: CondRow, positive: Sequence[CondRow], device: torch.device) -> Tensor | None:
+        """(1 or b, H2, W2) bool: where a cond counts; None for everywhere.
+
+        A default cond counts where no other does.
+        """
+        if "default" in row.cond:
+            others = [self._reach(other, device) for other in positive if "default" not in other.cond]
+            return ~fold(torch.logical_or, others) if others else None
+        return None if row.area is None and row.mask is None else self._reach(row, device)
+
+    def _reach(self, row: CondRow, device: torch.device) -> Tensor:
+        """(1 or b, H2, W2) bool: the cond's area and mask on the r = 2 grid."""
+        grid = half_grid(self._size_lat)
+        reach = torch.zeros((1, *grid), dtype=torch.bool, device=device)
+        rows, columns = half_grid_span(row.area)
+        reach[:, rows, columns] = True
+        return reach if row.mask is None else reach & resize_nearest(row.mask > 0, grid).to(device)
+
+
+def _on_canvas(regions: Regions, row: CondRow, zone: Tensor | None) -> Regions:
+    """Paste a cond's regions into the whole picture's grid, with nothing outside its zone."""
+    if zone is None:
+        return regions
+    batch, (rows, columns) = len(regions.labels), half_grid_span(row.area)
+    zone = zone.repeat(-(-batch // len(zone)), 1, 1)[:batch]
+    labels = torch.full_like(zone, NO_LABEL, dtype=torch.int64)
+    concepts = torch.full_like(zone, NO_CONCEPT, dtype=torch.int64)
+    foreground = torch.zeros_like(zone)
+    for canvas, part in ((labels, regions.labels), (concepts, regions.concepts), (foreground, regions.foreground)):
+        canvas[:, rows, columns] = resize_nearest(part, canvas[0, rows, columns].shape)
+    labels, concepts = labels.masked_fill(~zone, NO_LABEL), concepts.masked_fill(~zone, NO_CONCEPT)
+    return Regions(labels, concepts, foreground & zone, regions.label_count)
+
+
+def _unite(one: Regions, other: Regions) -> Regions:
+    """Combine the regions of two conds. Where both claim a pixel, the later concept has it. Labels are renumbered."""
+    take = (other.concepts > one.concepts) | (one.labels == NO_LABEL)
+    shifted = torch.where(other.labels == NO_LABEL, NO_LABEL, other.labels + one.label_count)
+    return Regions(
+        labels=torch.where(take, shifted, one.labels),
+        concepts=torch.where(take, other.concepts, one.concepts),
+        foreground=one.foreground | other.foreground,
+        label_count=one.label_count + other.label_count,
+    )

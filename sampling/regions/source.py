@@ -1,0 +1,61 @@
+"""Region sources: where the regions of a run come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+
+from ...attention.blocks import Block
+from ...attention.regions import Regions
+from ...attention.segmentation import AttentionMaps
+from ..conditioning.roles import CondRow, KnownConds
+
+if TYPE_CHECKING:
+    from ..method import Method
+
+
+class RegionFinder(Protocol):
+    """Finds the regions of one evaluation.
+
+    They steer the blend stage in the next evaluation and guidance in this one. Without regions the layout stage goes
+    on, and there is no semantic guidance.
+
+    Attributes:
+        blocks: whose attention maps it reads.
+    """
+
+    blocks: Sequence[Block]
+
+    def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> AttentionMaps | None:
+        """What the maps of a cond that sees (H, W) of the latent are added to; None if they are not read."""
+        ...
+
+    def regions(self, conds: KnownConds, device: torch.device) -> Regions | None:
+        """The regions of the whole picture after the UNet calls; None if there are none.
+
+        Args:
+            conds: of the evaluation, whose order counts: UNet calls come in any order.
+            device: of the regions; the conds may have run on several.
+        """
+        ...
+
+
+RegionSource = Callable[["Method", Sequence[int]], RegionFinder]
+"""Begins an evaluation of a latent of (H, W). `segmenter.Segmenter`, a class, is one."""
+
+
+class NoRegions:
+    """A region source that finds none: only the layout stage, without semantic guidance."""
+
+    blocks: Sequence[Block] = ()
+
+    def __init__(self, method: Method, size_lat: Sequence[int]) -> None:
+        pass
+
+    def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> None:
+        return None
+
+    def regions(self, conds: KnownConds, device: torch.device) -> None:
+        return None

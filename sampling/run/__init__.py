@@ -1,0 +1,1 @@
+"""One sampling run: its evaluations, its UNet calls, and the attention inside them."""

@@ -1,0 +1,190 @@
+"""One UNet call: its self-attention attends to the references, and its attention maps go to the region finder."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...attention.blocks import Block
+from ...attention.injection import RSA, InjectionRule
+from ...attention.schedule import Stage
+from ...attention.segmentation import cross_attention_map
+from ...attention.snapshot import AttentionSnapshot
+from ..conditioning.roles import CondRow
+from ..families.unet import Patch, present_patch, token_grid, with_attention
+from .evaluation import CondBatch
+from .host_attention import HostAttention
+from .other_patches import other_patches
+
+QKV = tuple[Tensor, Tensor, Tensor]
+Attention = Callable[[Block, Patch | None, Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
+
+
+class UNetCall:
+    """The patches of one UNet call.
+
+    Args:
+        batch: that the call belongs to.
+        injection_blocks: the blocks that attend to references.
+        x: (rows, ch, H, W) input of the UNet.
+        context: (rows, T', width) the text, repeated by ComfyUI where prompts differ in length.
+        options: the call's transformer options.
+
+    Raises:
+        ValueError: the UNet is called for a part of what its conds see.
+    """
+
+    def __init__(
+        self,
+        batch: CondBatch,
+        injection_blocks: Sequence[Block],
+        x: Tensor,
+        context: Tensor | None,
+        options: dict[str, Any],
+    ) -> None:
+        self._batch, self._options = batch, options
+        self._injection_blocks = injection_blocks
+        self._map_blocks = batch.finder.blocks if batch.finder else ()
+        keys = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
+        images = x.shape[0] // max(1, len(keys))
+        self._rows: list[tuple[slice, CondRow | None]] = [
+            (slice(i * images, (i + 1) * images), batch.conds.get(key)) for i, key in enumerate(keys)
+        ]
+        self._total_rows = x.shape[0]
+        self._size_lat = x.shape[-2:]
+        self._context_tok = 0 if context is None else context.shape[1]
+        self._self_queries: dict[Block, tuple[Tensor, Tensor]] = {}
+        self._check_whole()
+
+    def patched_options(self) -> dict[str, Any]:
+        """A copy of the call's options with the method's attention around whatever other nodes put there."""
+        attn1_blocks = dict.fromkeys([*self._injection_blocks, *self._map_blocks])
+        return with_attention(
+            self._options,
+            {
+                "attn1": {block: self._patch(self._self_attention, "attn1", block) for block in attn1_blocks},
+                "attn2": {block: self._patch(self._cross_attention, "attn2", block) for block in self._map_blocks},
+            },
+        )
+
+    def _patch(self, attention: Attention, kind: str, block: Block) -> Patch:
+        inner = present_patch(self._options, kind, block)
+
+        def patch(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            return attention(block, inner, q, k, v, extra_options)
+
+        return patch
+
+    def _self_attention(
+        self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
+    ) -> Tensor:
+        grid = self._grid(block, q, extra)
+        self._check_keys(block, k, q.shape[1])
+        attend = HostAttention(extra)
+        if block in self._map_blocks:
+            self._self_queries[block] = q, k[:, : q.shape[1]]  # own keys: other nodes' additions are behind them
+        injected = [(rows, row) for rows, row in self._rows if row is not None and self._is_injected(row)]
+        if not injected or block not in self._injection_blocks:
+            return inner(q, k, v, extra) if inner else attend(q, k, v)
+
+        own = inner(q, k, v, extra) if inner else None
+        out = torch.empty_like(q) if own is None else own.clone()
+        if own is None:
+            for rows, row in self._rows:
+                if row is None or not self._is_injected(row):
+                    out[rows] = attend(q[rows], k[rows], v[rows])
+        for rows, row in injected:
+            own_rows = None if own is None else own[rows]
+            out[rows] = self._inject(block, grid, row, attend, (q[rows], k[rows], v[rows]), own_rows)
+        return out
+
+    def _is_injected(self, row: CondRow) -> bool:
+        return row.role == "positive" and row.hooks in self._batch.evaluation.kv
+
+    def _inject(
+        self, block: Block, grid: tuple[int, int], row: CondRow, attend: HostAttention, qkv: QKV, own: Tensor | None
+    ) -> Tensor:
+        """The rows of one cond, by the stage's injection rule."""
+        batch, (q, k, _) = self._batch, qkv
+        kv = tuple(concept and concept.to(q.device) for concept in batch.evaluation.kv[row.hooks][block])
+        rule = self._rule(row, grid, q)
+        if batch.recorder is not None and row is self._recorded_row() and batch.recorder.wants(block):
+            snapshot = AttentionSnapshot(q, k[:, : q.shape[1]], kv, rule, grid, attend.heads)
+            batch.recorder.add(block, batch.evaluation.stage, snapshot)
+        return rule(attend, *qkv, kv, own)
+
+    def _recorded_row(self) -> CondRow | None:
+        """The cond whose attention is recorded: the first positive one that sees the whole picture."""
+        whole = (row for row in self._batch.conds.values() if row.role == "positive" and row.area is None)
+        return next(whole, None)
+
+    def _rule(self, row: CondRow, grid: tuple[int, int], q: Tensor) -> InjectionRule:
+        """RSA; RBA in the blend stage once there are regions of the same images.
+
+        Another pack's nested call may be for other images.
+        """
+        evaluation = self._batch.evaluation
+        if evaluation.stage is Stage.BLEND and evaluation.steering is not None:
+            rule = evaluation.steering.rule(row.area, grid, q.device)
+            if len(rule.groups) == q.shape[0]:
+                return rule
+        return RSA
+
+    def _cross_attention(
+        self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
+    ) -> Tensor:
+        attend = HostAttention(extra)
+        self_q, self_k = self._self_queries.pop(block)
+        grid = self._grid(block, q, extra)
+        self._check_keys(block, k, self._context_tok)
+        for rows, row in self._rows:
+            maps = self._batch.finder and row and self._batch.finder.maps_of(row, self._size_lat)
+            if maps and row:
+                text = k[rows, : self._context_tok]
+                cross = cross_attention_map(q[rows], text, attend.heads, row.length)
+                maps.add(cross, self_q[rows], self_k[rows], grid, attend)
+        return inner(q, k, v, extra) if inner else attend(q, k, v)
+
+    def _grid(self, block: Block, q: Tensor, extra: dict[str, Any]) -> tuple[int, int]:
+        """The block's token grid (hh, ww).
+
+        Raises:
+            ValueError: the number of tokens is not the grid's.
+        """
+        hh, ww = token_grid(extra)
+        if q.shape[:2] != (self._total_rows, hh * ww):
+            raise self._changed_tokens(block, "tokens", q, f"{self._total_rows} x {hh * ww} ({ww}x{hh} grid)")
+        return hh, ww
+
+    def _check_keys(self, block: Block, k: Tensor, expected: int) -> None:
+        """Make sure that no keys are missing; other nodes may have appended some.
+
+        Raises:
+            ValueError: some are missing.
+        """
+        if k.shape[0] != self._total_rows or k.shape[1] < expected:
+            raise self._changed_tokens(block, "keys", k, f"{self._total_rows} x {expected} or more")
+
+    def _changed_tokens(self, block: Block, what: str, given: Tensor, expected: str) -> ValueError:
+        found = "; ".join(other_patches(self._options, [block])) or "nothing that MagicFace knows of"
+        return ValueError(
+            f"MagicFace: block {block} was given {given.shape[0]} x {given.shape[1]} {what} instead of {expected}."
+            f" Patched in there: {found}. Patches that change the tokens, as HyperTile and token merging do, cannot be"
+            " used with MagicFace: remove it, or choose other blocks in MagicFace Schedule"
+        )
+
+    def _check_whole(self) -> None:
+        """Make sure that the UNet is given all that each cond sees, or regions and areas would be of another place.
+
+        Raises:
+            ValueError: it is given a part.
+        """
+        for _, row in self._rows:
+            seen = self._batch.size_lat if row is None or row.area is None else row.area[:2]
+            if tuple(self._size_lat) != tuple(seen):
+                raise ValueError(
+                    f"MagicFace: the UNet was called with a latent of {self._size_lat[-1]}x{self._size_lat[-2]} where"
+                    f" the prompt sees {seen[1]}x{seen[0]}: MagicFace cannot be used with a patch that cuts it into"
+                    " tiles; remove it"
+                )
