@@ -9,6 +9,7 @@ module can find it. Recorded runs of the authors' program (`dev.py parity`) and 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 import comfy.model_management
@@ -56,6 +57,7 @@ class Authors:
         each = [self._conds(text) for text in [scene.positive, *captions, *[scene.negative] * (1 + count)]]
         self._joined = comfy.samplers.cond_cat(each)
         self.regions: Any = None  # for the blend stage of the next evaluation
+        self.margin: Any = None  # (1, H2, W2) of the strongest token over the second, relative to the strongest
         self._stage = "layout"
         self._injected, self._segmented = (
             {block.key for block in blocks}
@@ -83,17 +85,20 @@ class Authors:
         return {name: cond.process_cond(batch_size=1, area=None) for name, cond in encoded[0]["model_conds"].items()}
 
     @torch.inference_mode()
-    def run(self, seed: int = 0) -> Evaluations:
-        """Like `Scene.run`."""
+    def run(self, seed: int = 0, steering: Sequence[Any] | None = None) -> Evaluations:
+        """Like `Scene.run`. `steering` are regions for each evaluation, in place of those found here."""
         found = Evaluations()
         levels = [(stage, level) for stage, levels in self._scene.levels.items() for level in levels]
         x = self._scene.start(seed=seed).to(self._device)
         x = self._model.model_sampling.noise_scaling(torch.tensor(levels[0][1]).to(x), x, torch.zeros_like(x))
-        for (stage, level), following in zip(levels, [level for _, level in levels[1:]] + [0.0], strict=True):
+        following = [level for _, level in levels[1:]] + [0.0]
+        for step, ((stage, level), level_after) in enumerate(zip(levels, following, strict=True)):
+            given = steering and steering[step]
             before = timer()
-            denoised = self.evaluate(x, level, stage)
+            denoised = self.evaluate(x, level, stage, given)
             found.add(stage, timer() - before, x, denoised)
-            x = x + (x - denoised) / level * (following - level)
+            self.regions = given or self.regions
+            x = x + (x - denoised) / level * (level_after - level)
         return found
 
     @torch.inference_mode()
@@ -191,13 +196,15 @@ class Authors:
         background = self._maps["background"] / self._blocks
         tag = self._scene.positive[0][1][self._scene.pack.sampling.conditioning.prompt.TAG]
         phrases = [tag.positions(reference.concept_tokens) for reference in self._references]
+        tokens, suppression = self._maps["tokens"] / self._blocks, self._method.suppression
         self.regions = self._attention.segmentation.segment(
-            self._maps["tokens"] / self._blocks,
-            background[:, 0] <= background[:, 1],
-            phrases,
-            self._method.suppression,
-            self._method.cut_to_foreground,
+            tokens, background[:, 0] <= background[:, 1], phrases, suppression, self._method.cut_to_foreground
         )
+        strengths = tokens * suppression
+        named = [position for positions in phrases for position in positions]
+        strengths[:, named] = tokens[:, named]
+        (first, second), (start, rest) = (each.topk(2, dim=1).values.unbind(dim=1) for each in (strengths, background))
+        self.margin = torch.minimum((first - second) / first, (start - rest) / start)
 
 
 def _block(extra: dict[str, Any]) -> tuple[str, int, int]:

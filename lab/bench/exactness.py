@@ -9,6 +9,8 @@ import torch
 from .authors import Authors
 from .scene import Scene
 
+NEAR_TIE = 2e-5  # relative
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -16,7 +18,7 @@ class Difference:
 
     Attributes:
         max_error: the largest difference of predictions, relative to the largest prediction.
-        equal_regions: the lowest share of pixels with the same concept.
+        equal_regions: the lowest share of pixels with the same concept, without near ties.
     """
 
     max_error: float
@@ -26,7 +28,8 @@ class Difference:
 def difference(scene: Scene, count: int) -> Difference:
     """Compare each evaluation by itself: the authors' way gets the latent and the regions that the product had.
 
-    Regions are compared apart from predictions, since a pixel at which two words tie may belong to either.
+    A pixel is a near tie if its two strongest words differ by no more than rounding errors. Either may win there, so near
+    ties are not compared.
     """
     ours, theirs = scene.run(scene.patched(count)), Authors(scene, count, blocks="auto")
     levels = [(stage, level) for stage, levels in scene.levels.items() for level in levels][1:]
@@ -36,7 +39,7 @@ def difference(scene: Scene, count: int) -> Difference:
         theirs.regions, found = ours.regions[step], ours.regions[step + 1]
         prediction = theirs.evaluate(ours.latents[step], level, stage, found).float().cpu()
         errors.append(float((prediction - ours.predictions[step]).abs().max() / prediction.abs().max()))
-        equal.append(float((theirs.regions.concepts == found.concepts).float().mean()))
-    return Difference(
-        float(torch.tensor(errors).max()), min(equal)
-    )  # unlike the built-in, torch's max is NaN if a value is
+        clear = theirs.margin > NEAR_TIE
+        equal.append(float((theirs.regions.concepts == found.concepts)[clear].float().mean()))
+    # torch's max is NaN if a value is, unlike the built-in.
+    return Difference(float(torch.tensor(errors).max()), min(equal))

@@ -21,7 +21,7 @@ MEANT = {
     "guidance": "semantic guidance / an unpatched evaluation",
     "batch_beside_references": "a batch of 4 without its one reference pass / unpatched",
     "max_error": "largest difference to the authors' way / the largest prediction",
-    "equal_regions": "lowest share of pixels with the same concept",
+    "equal_regions": "lowest share of pixels with the same concept, without near ties",
     "host_waits": "the host's waits for the GPU in an evaluation, beyond the unpatched sampler's",
 }
 

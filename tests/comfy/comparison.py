@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import comfy.model_management
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .dense import Dense, Found, View
 from .graph import HAT, NEGATIVE, PROMPT, SCARF, Graph, box, picture
+from .steering import Evaluation, assert_same_labels
 
 INJECTED = {"sdxl": range(6), "sd1": range(6, 12), "sd2": range(6, 12)}  # the decoder's two finest with attention
 
@@ -146,19 +147,36 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:
     )
 
 
+def regions_of(evaluation: Evaluation, image: int = 0) -> Found | None:
+    """An image's regions of an evaluation of the product, as the plain program takes them."""
+    given = evaluation.regions
+    return given and Found(given.labels[image], given.concepts[image], given.foreground[image])
+
+
+def assert_found(evaluation: Evaluation, found: Found | None, image: int = 0) -> None:
+    """The product found for an image what the plain program did, but at near ties."""
+    ours = regions_of(evaluation, image)
+    assert (ours is None) == (found is None)
+    if ours is not None and found is not None:
+        for name in ("tokens", "concepts", "foreground"):
+            assert_same_labels(getattr(ours, name), getattr(found, name), found.margin, name)
+
+
 @dataclass
 class PlainGuider:
-    """The plain program where ComfyUI's samplers expect a guider.
+    """The plain program where ComfyUI's samplers expect a guider; a run of the product lends it its regions.
 
     Attributes:
         dense: the program.
         model_patcher: its model's.
-        found: what its last evaluation found.
+        leader: the evaluations of the product's run, whose regions take the place of its own.
+        found: what its evaluations found themselves.
     """
 
     dense: Dense
     model_patcher: Any
-    found: Found | None = None
+    leader: list[Evaluation]
+    found: list[Found | None] = field(default_factory=list)
 
     @property
     def inner_model(self) -> Any:
@@ -172,15 +190,20 @@ class PlainGuider:
 
     def __call__(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
         """One evaluation; samplers of the cfg++ kind look at it through a function that they hang in."""
-        denoised, self.found = self.dense.evaluate(x, float(timestep[0]), self.found)
+        number = len(self.found)
+        before = regions_of(self.leader[number - 1]) if number else None
+        denoised, found = self.dense.evaluate(x, float(timestep[0]), before, regions_of(self.leader[number]))
+        self.found.append(found)
         for look in model_options.get("sampler_post_cfg_function", []):
             denoised = look({"denoised": denoised, "uncond_denoised": self.dense.uncond})
         return denoised
 
     def sample(self, sampler: str, sigmas: Tensor, noise: Tensor, latent: Tensor, seed: int, **kwargs: Any) -> Tensor:
-        """What ComfyUI's sampler makes of it, as a KSampler gives it out."""
+        """What ComfyUI's sampler makes of it, as a KSampler gives it out; on the way it finds what the leader found."""
         base = self.dense.model
         start = base.process_latent_in(latent) if latent.any() else latent
         extra = {"model_options": {"transformer_options": {}}, "seed": seed}
         made = comfy.samplers.sampler_object(sampler).sample(self, sigmas, extra, None, noise, start, **kwargs)
+        for evaluation, found in zip(self.leader, self.found, strict=True):
+            assert_found(evaluation, found)
         return base.process_latent_out(made)

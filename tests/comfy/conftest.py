@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from devtools import incore
+
+if TYPE_CHECKING:
+    from .graph import Graph
 
 
 def start_comfyui() -> str:
@@ -31,9 +35,11 @@ def start_comfyui() -> str:
     return ""
 
 
+THREADS = "MAGICFACE_TEST_THREADS"
 MISSING = start_comfyui()
-# More threads gain nothing on models this small, and lose much on a busy machine.
-torch.set_num_threads(1)
+# More threads gain nothing on models this small, and lose much on a busy machine. How many there are is a part of how
+# numbers are rounded, so other counts can be tried.
+torch.set_num_threads(int(os.environ.get(THREADS, "1")))
 
 
 class Unread(pytest.Module):
@@ -65,3 +71,51 @@ def tiny(tiny_model: ModuleType) -> Callable[[str], tuple[Any, Any, Any]]:
 def pack() -> ModuleType:
     """This checkout as the package `magicface`, as ComfyUI loads a custom node folder."""
     return incore.load_pack()
+
+
+@pytest.fixture(scope="session")
+def magicface_nodes(pack: ModuleType) -> dict[str, Any]:
+    """The pack's node classes by id, from the entry point that ComfyUI calls."""
+
+    async def listed() -> list[Any]:
+        return await (await pack.comfy_entrypoint()).get_node_list()
+
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
+
+
+@pytest.fixture(scope="session")
+def graph_of(
+    pack: ModuleType, magicface_nodes: dict[str, Any], tiny: Callable[[str], tuple[Any, Any, Any]]
+) -> Callable[[str], Graph]:
+    """`graph_of(family)`: the graph of a small model."""
+    from .graph import Graph
+
+    return lambda family: Graph(pack, magicface_nodes, *tiny(family))
+
+
+@pytest.fixture
+def graph(graph_of: Callable[[str], Graph]) -> Graph:
+    """The graph of a small SDXL model."""
+    return graph_of("sdxl")
+
+
+@pytest.fixture
+def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What ComfyUI sets up around every node: no gradients, a folder for previews; but no progress bars here.
+
+    How much memory is free decides what ComfyUI runs together, and so the last bits: here it is always the same.
+    """
+    import comfy.model_management
+    import comfy.utils
+    import folder_paths
+
+    gigabytes = 8 * 2**30
+    monkeypatch.setattr(
+        comfy.model_management,
+        "get_free_memory",
+        lambda dev=None, torch_free_too=False: (gigabytes, gigabytes) if torch_free_too else gigabytes,
+    )
+    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", False)
+    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    with torch.inference_mode():
+        yield

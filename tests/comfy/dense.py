@@ -17,7 +17,7 @@ from comfy.model_sampling import V_PREDICTION
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from .plain_maths import area, attention, blur, nearest
+from .plain_maths import area, attention, blur, margin_of, nearest
 
 
 @dataclass
@@ -35,11 +35,16 @@ class View:
 
 @dataclass
 class Found:
-    """What one evaluation found, on the r = 2 grid: (H2, W2) tokens, concepts, foreground."""
+    """What one evaluation found, on the r = 2 grid: (H2, W2) tokens, concepts, foreground.
+
+    The margin is how clear a pixel's case is: the smaller of the relative distances of its two strongest tokens, and of
+    the start tokens and the rest.
+    """
 
     tokens: Tensor
     concepts: Tensor
     foreground: Tensor
+    margin: Tensor | None = None
 
 
 @dataclass
@@ -87,19 +92,22 @@ class Dense:
     picture: tuple[int, int] | None = None
     uncond: Tensor | None = None
 
-    def run(self, x: Tensor, sigmas: Tensor) -> list[tuple[Tensor, Found | None]]:
-        """Euler's method from x (1, 4, H, W): the latent after each step and what it found, if the method acted."""
-        steps: list[tuple[Tensor, Found | None]] = []
-        found = None
-        for sigma, following in zip(sigmas.tolist(), sigmas[1:].tolist(), strict=False):
-            denoised, found = self.evaluate(x, sigma, found)
-            x = x + (x - denoised) / sigma * (following - sigma)
-            steps.append((x, found if self.end <= sigma <= self.start else None))
-        return steps
+    def is_on(self, sigma: float) -> bool:
+        """Whether the method acts at a noise level."""
+        return self.end <= sigma <= self.start
 
-    def evaluate(self, x: Tensor, sigma: float, before: Found | None) -> tuple[Tensor, Found | None]:
-        """The guided prediction at a noise level, and the regions."""
-        if not self.end <= sigma <= self.start:
+    def evaluate(
+        self, x: Tensor, sigma: float, before: Found | None, steering: Found | None = None
+    ) -> tuple[Tensor, Found | None]:
+        """The guided prediction at a noise level, and the regions.
+
+        Args:
+            x: (1, 4, H, W).
+            sigma: the noise level.
+            before: the regions of the evaluation before.
+            steering: regions by which guidance goes instead of those found here.
+        """
+        if not self.is_on(sigma):
             self.uncond, cond = (self.unet(x, sigma, *text, None) for text in (self.negative, self.positive))
             return self.uncond + self.cfg * (cond - self.uncond), before
         layout = sigma >= self.switch
@@ -128,7 +136,7 @@ class Dense:
         self.uncond = self.unet(x, sigma, *self.negative, None, attn2, self.picture)
         found = self.segment(cond, uncond if self.negative_tells else cond)
         delta = with_references - self.uncond
-        rate = self.rate(delta, found) if self.guidance else 1.0
+        rate = self.rate(delta, steering or found) if self.guidance else 1.0
         return self.uncond + self.cfg * rate * delta, found
 
     def unet(
@@ -238,7 +246,8 @@ class Dense:
         for concept, positions in enumerate(self.positions):
             for position in positions:
                 concepts[largest == position] = concept
-        return Found(largest, concepts, foreground)
+        margin = torch.minimum(margin_of(tokens, dim=0), margin_of(torch.stack([start, rest]), dim=0))
+        return Found(largest, concepts, foreground, margin)
 
     def rate(self, delta: Tensor, found: Found) -> Tensor:
         """5: the factor on guidance, (H, W)."""

@@ -1,21 +1,11 @@
-"""Graphs in miniature: the pack's nodes and ComfyUI's own on one small model, run as ComfyUI runs them.
-
-A test file imports from here and also names this module as its plugin, for the fixtures: PYTEST_DONT_REWRITE.
-"""
+"""Graphs in miniature: the pack's nodes and ComfyUI's own on one small model, run as ComfyUI runs them."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
-import folder_paths
-import pytest
 import torch
 from torch import Tensor
 
@@ -165,45 +155,3 @@ def assert_acts(graph: Graph, model: Any, *references: Any, least: float = 0.1, 
     silent = [graph.weighted(reference, weight=0.0) for reference in references]
     assert torch.equal(graph.sample(graph.apply(model, *silent), **sampling), plain)
     return latent
-
-
-@pytest.fixture(scope="session")
-def magicface_nodes(pack: ModuleType) -> dict[str, Any]:
-    """The pack's node classes by id, from the entry point that ComfyUI calls."""
-
-    async def listed() -> list[Any]:
-        return await (await pack.comfy_entrypoint()).get_node_list()
-
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
-
-
-@pytest.fixture(scope="session")
-def graph_of(
-    pack: ModuleType, magicface_nodes: dict[str, Any], tiny: Callable[[str], tuple[Any, Any, Any]]
-) -> Callable[[str], Graph]:
-    """`graph_of(family)`: the graph of a small model."""
-    return lambda family: Graph(pack, magicface_nodes, *tiny(family))
-
-
-@pytest.fixture
-def graph(graph_of: Callable[[str], Graph]) -> Graph:
-    """The graph of a small SDXL model."""
-    return graph_of("sdxl")
-
-
-@pytest.fixture
-def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What ComfyUI sets up around every node: no gradients, a folder for previews; but no progress bars here.
-
-    How much memory is free decides what ComfyUI runs together, and so the last bits: here it is always the same.
-    """
-    gigabytes = 8 * 2**30
-    monkeypatch.setattr(
-        comfy.model_management,
-        "get_free_memory",
-        lambda dev=None, torch_free_too=False: (gigabytes, gigabytes) if torch_free_too else gigabytes,
-    )
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", False)
-    monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
-    with torch.inference_mode():
-        yield

@@ -49,3 +49,9 @@ def blur(image: Tensor) -> Tensor:
             columns = [(width - 1) - abs((width - 1) - abs(i + x)) for i in range(width)]
             out += down * right / (1 + 2 * side) ** 2 * image[..., rows, :][..., columns]
     return out
+
+
+def margin_of(strengths: Tensor, dim: int) -> Tensor:
+    """How far the second strongest along a dimension is behind the strongest, as a part of it."""
+    strongest, second = strengths.topk(2, dim=dim).values.unbind(dim)
+    return (strongest - second) / strongest

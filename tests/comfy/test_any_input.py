@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from .graph import box, picture
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 THE_SAME_ALWAYS = {

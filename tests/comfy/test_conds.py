@@ -15,8 +15,8 @@ import nodes as core_nodes
 
 from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
 from .graph import call
+from .steering import assert_same, assert_same_labels, assert_same_regions, follow, lead
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 SIZE = (16, 16)
@@ -46,17 +46,30 @@ def regions_of(graph, latent):
 def first_found(graph, case, x):
     """What the plain program finds in the first evaluation."""
     dense = plain_program(graph, case, references(graph, case.references))
-    return dense.evaluate(x, 14.6146, None)[1].concepts
+    return dense.evaluate(x, 14.6146, None)[1]
 
 
-def assert_plain(graph, case, given, ours):
-    """The latent, and the last regions, of a run with the defaults are those of the plain program."""
-    dense = PlainGuider(plain_program(graph, case, given), graph.model)
+def assert_halves(concepts, left, right):
+    """A picture's concepts are on the left what the plain program finds there, and on the right likewise."""
+    expected, margin = (
+        torch.cat([getattr(left, name)[:, :4], getattr(right, name)[:, -4:]], dim=1) for name in ("concepts", "margin")
+    )
+    assert_same_labels(concepts, expected, margin)
+
+
+def assert_plain(graph, case, given, model):
+    """The latent, and the regions, of a run with the defaults are those of the plain program."""
+    ours, evaluations = lead(
+        graph.pack,
+        model,
+        lambda model: graph.sample(model, positive_of(graph, case), negative_of(graph, case), cfg=case.cfg),
+    )
+    dense = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
     sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
     latent = torch.zeros(1, 4, *SIZE)
     theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
-    assert torch.equal(graph.recorded(ours)[0][-1], dense.found.concepts)
+    assert torch.equal(graph.recorded(ours)[0][-1], evaluations[-1].regions.concepts[0])
 
 
 def split_up(model, order):
@@ -95,41 +108,40 @@ def unet_calls(model):
 @pytest.mark.parametrize("how", ["positive first", "negative first", "memory for one"])
 def test_one_call_or_two(graph, how, monkeypatch):
     model = graph.apply(graph.model, *graph.two())
-    together = graph.sample(model, batch=2)
+    _, together = lead(graph.pack, model, lambda model: graph.sample(model, batch=2))
     if how == "memory for one":
         monkeypatch.setattr(model.model, "memory_required", lambda shape, **_: 1e30 if shape[0] > 2 else 0)
     else:
         model = split_up(model, (0, 1) if how == "positive first" else (1, 0))
     model, calls = unet_calls(model)
-    apart = graph.sample(model, batch=2)
+    _, apart = follow(graph.pack, model, lambda model: graph.sample(model, batch=2), together)
     assert calls == [(0,), (1,)] * 3 if how == "positive first" else calls == [(1,), (0,)] * 3
-    torch.testing.assert_close(apart, together, rtol=1e-4, atol=1e-3)
-    assert torch.equal(regions_of(graph, apart), regions_of(graph, together))
+    assert_same(apart, together)
 
 
 def test_prompts_too_unlike_to_share_a_call(graph):
     case = Case(size=SIZE, negative="bad " * 460, starts=((0,), tuple(range(0, 7 * 77, 77))))
     given = references(graph, case.references)
     model, calls = unet_calls(patched(graph, case, given))
-    ours = graph.sample(model, positive_of(graph, case), negative_of(graph, case), cfg=case.cfg)
+    assert_plain(graph, case, given, model)
     assert {len(call) for call in calls} == {1}
-    assert_plain(graph, case, given, ours)
 
 
 def test_combined_with_itself(graph):
     model, positive, negative = graph.apply(graph.model, *graph.two()), graph.prompt(), graph.text()
-    alone = graph.sample(model, positive, negative)
+    _, alone = lead(graph.pack, model, lambda model: graph.sample(model, positive, negative))
     for twice in ((combine(positive, positive), negative), (positive, combine(negative, negative))):
-        latent = graph.sample(model, *twice)
-        torch.testing.assert_close(latent, alone, rtol=1e-4, atol=1e-3)
-        assert torch.equal(regions_of(graph, latent), regions_of(graph, alone))
+        assert_same(follow(graph.pack, model, lambda model, twice=twice: graph.sample(model, *twice), alone)[1], alone)
 
 
 def test_combined_with_a_prompt_of_no_words_of_ours(graph):
     """A cond that does not come from MagicFacePrompt looks at the references too, but finds no regions."""
     model = graph.apply(graph.model, *graph.two())
-    alone, both = (graph.sample(model, cond) for cond in (graph.prompt(), combine(graph.prompt(), graph.text("a man"))))
-    assert torch.equal(regions_of(graph, both)[0], regions_of(graph, alone)[0])
+    (alone, of_alone), (both, of_both) = (
+        lead(graph.pack, model, lambda model, cond=cond: graph.sample(model, cond))
+        for cond in (graph.prompt(), combine(graph.prompt(), graph.text("a man")))
+    )
+    assert_same_regions(of_both[0], of_alone[0])
     assert (both - alone).abs().max() > 0.1
 
 
@@ -143,8 +155,7 @@ def test_conditionings_made_into_one(graph, node):
 
     case = Case(size=SIZE, through=through, starts=((0, 77) if node == "Concat" else (0,), (0,)))
     given = references(graph, case.references)
-    ours = graph.sample(patched(graph, case, given), positive_of(graph, case), negative_of(graph, case), cfg=case.cfg)
-    assert_plain(graph, case, given, ours)
+    assert_plain(graph, case, given, patched(graph, case, given))
 
 
 @pytest.mark.parametrize(
@@ -180,8 +191,7 @@ def test_a_prompt_for_each_half(graph, kind, negative, hat_text):
 
     x = comfy.sample.prepare_noise(torch.zeros(1, 4, *SIZE), 1) * (1 + 14.6146**2) ** 0.5
     crops = (x, x) if kind == "mask" else (x[..., :8], x[..., 8:])
-    expected = [first_found(graph, of, crop) for of, crop in zip((hat, scarf), crops, strict=True)]
-    assert torch.equal(found[0], torch.cat([expected[0][:, :4], expected[1][:, -4:]], dim=1))
+    assert_halves(found[0], *(first_found(graph, of, crop) for of, crop in zip((hat, scarf), crops, strict=True)))
     assert 0 not in found[..., 4:] and 1 not in found[..., :4]
     assert {0, 1} <= set(found.flatten().tolist())
 
@@ -201,8 +211,7 @@ def test_a_default_prompt_fills_what_the_others_leave(graph):
     found = regions_of(graph, graph.sample(model, both, negative_of(graph, case)))
 
     x = comfy.sample.prepare_noise(torch.zeros(1, 4, *SIZE), 1) * (1 + 14.6146**2) ** 0.5
-    expected = [first_found(graph, of, x) for of in (hat, scarf)]
-    assert torch.equal(found[0], torch.cat([expected[0][:, :4], expected[1][:, -4:]], dim=1))
+    assert_halves(found[0], *(first_found(graph, of, x) for of in (hat, scarf)))
     assert 1 not in found[..., :4] and 0 not in found[..., 4:]
     assert {0, 1} <= set(found.flatten().tolist())
 
@@ -211,9 +220,8 @@ def test_an_area_of_everything_is_none(graph):
     model = graph.apply(graph.model, *graph.two())
     everything = {"width": 128, "height": 128, "x": 0, "y": 0}
     whole = call(core_nodes.ConditioningSetArea, conditioning=graph.prompt(), **everything)[0]
-    latent, expected = graph.sample(model, whole), graph.sample(model)
-    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-3)
-    assert torch.equal(regions_of(graph, latent), regions_of(graph, expected))
+    _, expected = lead(graph.pack, model, graph.sample)
+    assert_same(follow(graph.pack, model, lambda model: graph.sample(model, whole), expected)[1], expected)
 
 
 def test_prompts_in_turns(graph):

@@ -15,8 +15,8 @@ from comfy_extras.nodes_model_advanced import ModelComputeDtype
 
 from .graph import Graph, call
 from .neighbours import lora, named
+from .steering import assert_same, follow, lead
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 AS_MUCH_AGAIN = 2  # times the unpatched model's own rounding; 0.9 and 1.05 were measured
@@ -35,10 +35,11 @@ def rounded(graph: Graph, tiny_model: ModuleType, dtype: torch.dtype) -> Graph:
 def test_weights_of_other_types(graph, tiny_model, dtype):
     """Cast where they are used, as ComfyUI does on devices that do not compute in their type: only they are rounded."""
     other = replace(graph, model=tiny_model.load_unet("sdxl", 0, dtype))
-    latents = [g.sample(g.apply(g.model, *g.two())) for g in (other, rounded(graph, tiny_model, dtype))]
-    torch.testing.assert_close(*latents, rtol=1e-4, atol=1e-3)
-    regions = [torch.stack(graph.recorded(latent)[0]) for latent in latents]
-    assert torch.equal(*regions) and {0, 1} <= set(regions[0].flatten().tolist())
+    exact = rounded(graph, tiny_model, dtype)
+    _, expected = lead(graph.pack, exact.apply(exact.model, *exact.two()), exact.sample)
+    _, cast = follow(graph.pack, other.apply(other.model, *other.two()), other.sample, expected)
+    assert_same(cast, expected)
+    assert {0, 1} <= set(torch.stack([each.regions.concepts for each in expected]).flatten().tolist())
 
 
 @pytest.mark.parametrize("compute", ["fp16", "bf16"])
@@ -106,7 +107,7 @@ def split(monkeypatch):
 def test_two_devices(graph, split, patched_first):
     """Positive and negative in threads of their own, on two copies of the model: the same picture."""
     references = graph.two()
-    expected = graph.sample(graph.apply(graph.model, *references))
+    _, expected = lead(graph.pack, graph.apply(graph.model, *references), graph.sample)
     model = (
         split(graph.apply(graph.model, *references)) if patched_first else graph.apply(split(graph.model), *references)
     )
@@ -117,10 +118,9 @@ def test_two_devices(graph, split, patched_first):
         return run(*args, **kwargs)
 
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", seen)
-    latent = graph.sample(model)
+    _, apart = follow(graph.pack, model, graph.sample, expected)
     assert len(threads) == 2
-    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-3)
-    assert torch.equal(torch.stack(graph.recorded(latent)[0]), torch.stack(graph.recorded(expected)[0]))
+    assert_same(apart, expected)
 
 
 @multigpu
@@ -128,9 +128,12 @@ def test_two_devices(graph, split, patched_first):
 def test_two_devices_and_a_neighbour(graph, split, neighbour):
     """What a prompt brings along reaches both copies of the model; a batch of two, for good measure."""
     texts = named(neighbour).texts(graph, graph.prompt(), graph.text())
-    expected = graph.sample(graph.apply(graph.model, *graph.two()), *texts, steps=5, batch=2)
-    latent = graph.sample(graph.apply(split(graph.model), *graph.two()), *texts, steps=5, batch=2)
-    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-3)
+
+    def sample(model):
+        return graph.sample(model, *texts, steps=5, batch=2)
+
+    _, expected = lead(graph.pack, graph.apply(graph.model, *graph.two()), sample)
+    assert_same(follow(graph.pack, graph.apply(split(graph.model), *graph.two()), sample, expected)[1], expected)
 
 
 @multigpu

@@ -15,7 +15,6 @@ import nodes as core_nodes
 
 from .graph import box, call, picture
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 NAN, INF = math.nan, math.inf

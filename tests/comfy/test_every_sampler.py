@@ -7,7 +7,6 @@ import pytest
 
 from .graph import assert_acts
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = [
     pytest.mark.usefixtures("as_node"),
     pytest.mark.filterwarnings("ignore:Should have t:UserWarning"),  # torchsde's, of the last bit of a time

@@ -11,7 +11,6 @@ from devtools.tiny_pack.alive import left_over, report
 
 from .graph import picture
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 BLOCKS = (("input", 4, 0), ("input", 7, 1), ("middle", 0, 0), ("output", 0, 1), ("output", 3, 0), ("output", 5, 0))

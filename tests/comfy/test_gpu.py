@@ -12,7 +12,6 @@ from .graph import Graph, box, call, picture
 from .neighbours import lora, named
 from .pretended_gpu import GPU, plugged_in
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 STEPS = 3

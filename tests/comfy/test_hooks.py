@@ -13,15 +13,11 @@ import torch
 import nodes as core_nodes
 
 from .graph import PROMPT, call
+from .steering import assert_same, follow, lead
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 SIZE = (16, 16)
-
-
-def regions_of(graph, latent):
-    return torch.stack(graph.recorded(latent)[0])
 
 
 LAYERS = (
@@ -77,11 +73,15 @@ def part(model, positive, negative, start, end, latent=None):
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 def test_a_hooked_lora_is_a_lora(graph, lora, cfg):
     given, positive, negative = graph.two(), graph.prompt(), graph.text()
-    expected = graph.sample(graph.apply(lora[0], *given), positive, negative, cfg=cfg)
-    latent = graph.sample(graph.apply(graph.model, *given), hooked(positive), hooked(negative), cfg=cfg)
-    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-3)
-    assert torch.equal(regions_of(graph, latent), regions_of(graph, expected))
-    assert (latent - graph.sample(graph.apply(graph.model, *given), cfg=cfg)).abs().max() > 0.1
+    model = graph.apply(graph.model, *given)
+    latent, expected = lead(
+        graph.pack,
+        graph.apply(lora[0], *given),
+        lambda model: graph.sample(model, positive, negative, cfg=cfg),
+    )
+    texts = hooked(positive), hooked(negative)
+    assert_same(follow(graph.pack, model, lambda model: graph.sample(model, *texts, cfg=cfg), expected)[1], expected)
+    assert (latent - graph.sample(model, cfg=cfg)).abs().max() > 0.1
 
 
 def test_a_hook_for_the_prompt_alone(graph, lora):
@@ -102,9 +102,11 @@ def test_a_scheduled_hook(graph, lora):
     stage_1, given = graph.schedule(switch=1.0), graph.two()
     before, after = (graph.apply(model, *given, schedule=stage_1) for model in (graph.model, lora[0]))
     texts = graph.prompt(), graph.text()
-    latent = graph.sample(before, *(hooked(text, (0.0, 0.0), (0.4, 1.0)) for text in texts), steps=4)
-    expected = part(after, *texts, 2, 4, part(before, *texts, 0, 2))["samples"]
-    torch.testing.assert_close(latent, expected, rtol=1e-4, atol=1e-3)
+    scheduled = [hooked(text, (0.0, 0.0), (0.4, 1.0)) for text in texts]
+    latent, expected = lead(graph.pack, before, lambda model: graph.sample(model, *scheduled, steps=4))
+    half, first = follow(graph.pack, before, lambda model: part(model, *texts, 0, 2), expected[:2])
+    _, second = follow(graph.pack, after, lambda model: part(model, *texts, 2, 4, half), expected[2:])
+    assert_same(first + second, expected)
     assert (latent - graph.sample(before, *texts, steps=4)).abs().max() > 0.1
 
 
@@ -125,11 +127,12 @@ def test_scheduled_text_encoders(graph, lora):
         assert options["magicface_prompt"] == prompts[1][0][1]["magicface_prompt"]
 
     negative = graph.text()
-    latent = graph.sample(scheduled[1], prompts[0], negative, steps=4)
-    half = part(plain[1], prompts[1], negative, 0, 2)
-    torch.testing.assert_close(
-        latent, part(changed[1], prompts[2], negative, 2, 4, half)["samples"], rtol=1e-4, atol=1e-3
+    latent, expected = lead(graph.pack, scheduled[1], lambda model: graph.sample(model, prompts[0], negative, steps=4))
+    half, first = follow(graph.pack, plain[1], lambda model: part(model, prompts[1], negative, 0, 2), expected[:2])
+    _, second = follow(
+        graph.pack, changed[1], lambda model: part(model, prompts[2], negative, 2, 4, half), expected[2:]
     )
+    assert_same(first + second, expected)
     # Both count: with one of them left as it was, other pictures come out.
     for model, prompt in ((plain[1], prompts[2]), (changed[1], prompts[1])):
         assert (latent - part(model, prompt, negative, 2, 4, half)["samples"]).abs().max() > 0.01

@@ -14,8 +14,8 @@ from comfy.patcher_extension import WrappersMP
 from devtools.tiny_pack.alive import left_over
 
 from .graph import NEGATIVE, PROMPT, picture
+from .steering import assert_same, follow, lead
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 
@@ -110,15 +110,17 @@ def test_the_last_application_counts(graph):
 
 def test_each_image_of_a_batch_has_its_own_regions(graph):
     patched = graph.apply(graph.model, *graph.two())
-    batch = graph.sample(patched, batch=3)
+    batch, together = lead(graph.pack, patched, lambda model: graph.sample(model, batch=3))
     regions = graph.recorded(batch)
     assert all(len(steps) == 3 for steps in regions)
     for image in range(3):
         assert not torch.equal(regions[image][-1], regions[(image + 1) % 3][-1])
         latent = {"samples": torch.zeros(1, 4, 16, 16), "batch_index": [image]}
-        alone = graph.sample(patched, latent=latent)
-        torch.testing.assert_close(alone[0], batch[image], rtol=1e-4, atol=1e-3)
-        assert torch.equal(torch.stack(graph.recorded(alone)[0]), torch.stack(regions[image]))
+        expected = [evaluation.of_images([image]) for evaluation in together]
+        _, alone = follow(
+            graph.pack, patched, lambda model, latent=latent: graph.sample(model, latent=latent), expected
+        )
+        assert_same(alone, expected)
 
 
 def test_global_randomness_is_not_touched(graph):

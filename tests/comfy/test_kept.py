@@ -14,7 +14,6 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from .graph import box, call
 from .neighbours import hooked, lora
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node", "kept")
 
 STEPS = 3

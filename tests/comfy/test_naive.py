@@ -1,4 +1,4 @@
-"""A whole run of the product equals the same run of the plain program in `dense`, step by step."""
+"""A whole run of the product equals the plain program in `dense`, evaluation by evaluation."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from .comparison import Case, negative_of, patched, plain_program, positive_of, references
+from .comparison import Case, assert_found, negative_of, patched, plain_program, positive_of, references, regions_of
 from .graph import HAT, PROMPT, SCARF, Graph
+from .steering import lead
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 STEPS = 4  # two in each stage
@@ -56,52 +56,50 @@ CASES = {
 }
 
 
-def noise_and_sigmas(graph: Graph, case: Case) -> tuple[Tensor, Tensor]:
+def product_run(graph: Graph, case: Case, model: Any) -> Tensor:
+    """The sampled latent (b, 4, H, W)."""
     latent = torch.zeros(case.batch, 4, *case.size)
     sigmas = comfy.samplers.calculate_sigmas(graph.model.get_model_object("model_sampling"), "normal", STEPS)
-    return comfy.sample.prepare_noise(latent, 3), sigmas[case.from_step :]
-
-
-def product_run(graph: Graph, case: Case, model: Any) -> tuple[Tensor, list[Tensor]]:
-    """The sampled latent (b, 4, H, W), and the latents after each step in the UNet's space."""
-    noise, sigmas = noise_and_sigmas(graph, case)
-    before: list[Tensor] = []
-    latent = comfy.sample.sample_custom(
+    return comfy.sample.sample_custom(
         model,
-        noise,
+        comfy.sample.prepare_noise(latent, 3),
         case.cfg,
         comfy.samplers.sampler_object("euler"),
-        sigmas,
+        sigmas[case.from_step :],
         positive_of(graph, case),
         negative_of(graph, case),
-        torch.zeros_like(noise),
-        callback=lambda step, x0, x, total: before.append(x.clone()),
+        latent,
         disable_pbar=True,
         seed=3,
     )
-    return latent, [*before[1:], graph.model.model.process_latent_in(latent)]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_run_is_that_of_the_plain_program(graph_of, tiny_model, name):
+    """Evaluation by evaluation, each from the latent and with the regions that the product had."""
     case = CASES[name]
     graph = graph_of(case.family)
     if case.v_prediction or case.dtype is not torch.float32:
         graph = replace(graph, model=tiny_model.load_unet(case.family, 0, case.dtype, v_prediction=case.v_prediction))
     given = references(graph, case.references)
-    latent, ours = product_run(graph, case, patched(graph, case, given))
-    _, unpatched = product_run(graph, case, graph.model)
+    model = patched(graph, case, given)
+    latent, ours = lead(graph.pack, model, lambda model: product_run(graph, case, model))
+    assert len(ours) == STEPS - case.from_step
     regions = graph.recorded(latent)
+    difference = product_run(graph, case, graph.model) - latent
+    assert (difference.flatten(1).abs().amax(1) > 0.03 * latent.flatten(1).abs().amax(1)).all()  # which says something
 
-    noise, sigmas = noise_and_sigmas(graph, case)
-    first = noise * (torch.sqrt(1 + sigmas[0] ** 2) if case.from_step == 0 else sigmas[0])
     for image in range(case.batch):
-        steps = plain_program(graph, case, given).run(first[image : image + 1], sigmas)
-        assert len(ours) == len(steps) == STEPS - case.from_step
-        for number, (theirs, _) in enumerate(steps):
-            size = theirs.abs().max()
-            assert (ours[number][image] - theirs[0]).abs().max() < 1e-4 * size
-        assert (unpatched[-1][image] - steps[-1][0][0]).abs().max() > 0.03 * size  # which says something
-        found = torch.stack([found.concepts for _, found in steps if found is not None])
-        assert torch.equal(torch.stack(regions[image]), found)
-        assert set(range(len(set(case.references.split())))) <= set(found.flatten().tolist())
+        dense, before, seen = plain_program(graph, case, given), None, []
+        for evaluation in ours:
+            x, steering = evaluation.x[image : image + 1], regions_of(evaluation, image)
+            denoised, found = dense.evaluate(x, evaluation.sigma, before, steering)
+            assert (evaluation.denoised[image] - denoised[0]).abs().max() < 1e-4 * denoised.abs().max()
+            if dense.is_on(evaluation.sigma):
+                assert_found(evaluation, found, image)
+                before = steering
+                seen.append(steering.concepts)
+            else:
+                assert steering is None
+        assert torch.equal(torch.stack(regions[image]), torch.stack(seen))
+        assert set(range(len(set(case.references.split())))) <= set(torch.stack(seen).flatten().tolist())

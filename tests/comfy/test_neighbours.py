@@ -15,7 +15,6 @@ from lab import docs_tables
 from .graph import Graph
 from .neighbours import NEIGHBOURS, Neighbour, unchanged
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 SIZE = (16, 16)

@@ -14,7 +14,6 @@ import nodes as core_nodes
 
 from .graph import HAT, PROMPT, SCARF, box, call, picture
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 # Saved graphs name these: they are never changed, only added to, at the end.

@@ -16,8 +16,8 @@ from comfy_extras.nodes_sag import SelfAttentionGuidance
 
 from .graph import call
 from .neighbours import compiled, gligen, last_writer, longer_keys
+from .steering import assert_same, follow, lead
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 STEPS = 3
@@ -25,8 +25,8 @@ STEPS = 3
 
 def test_an_attention_patch_that_changes_nothing_changes_nothing(graph):
     same = graph.apply(last_writer("attn1", 1.0)(graph, graph.model), *graph.two())
-    expected = graph.sample(graph.apply(graph.model, *graph.two()))
-    torch.testing.assert_close(graph.sample(same), expected, rtol=1e-4, atol=1e-3)
+    _, expected = lead(graph.pack, graph.apply(graph.model, *graph.two()), graph.sample)
+    assert_same(follow(graph.pack, same, graph.sample, expected)[1], expected)
 
 
 def test_keys_that_another_patch_adds(graph):
@@ -35,12 +35,10 @@ def test_keys_that_another_patch_adds(graph):
     def twice(q, k, v, extra):
         return q, torch.cat([k, k], dim=1), torch.cat([v, v], dim=1)
 
-    plain = graph.sample(graph.apply(graph.model, *graph.two(3.0, 2.0)))
+    _, plain = lead(graph.pack, graph.apply(graph.model, *graph.two(3.0, 2.0)), graph.sample)
     model = graph.apply(graph.model, *graph.two(3.0 + math.log(2), 2.0 + math.log(2)))
     model.set_model_attn1_patch(twice)
-    latent = graph.sample(model)
-    torch.testing.assert_close(latent, plain, rtol=1e-4, atol=1e-3)
-    assert torch.equal(torch.stack(graph.recorded(latent)[0]), torch.stack(graph.recorded(plain)[0]))
+    assert_same(follow(graph.pack, model, graph.sample, plain)[1], plain)
 
 
 @pytest.mark.parametrize("patched_first", [True, False])
@@ -71,17 +69,15 @@ def test_skipped_evaluations_keep_the_regions(graph, patched_first):
 def test_nested_calls_leave_the_regions_alone(graph, node, patched_first):
     """Guidance that calls the model again changes the picture by its scale, and else nothing."""
     given = graph.two()
-    plain = graph.sample(graph.apply(graph.model, *given))
+    plain, expected = lead(graph.pack, graph.apply(graph.model, *given), graph.sample)
 
     def with_guidance(scale):
         if patched_first:
-            return graph.sample(call(node, model=graph.apply(graph.model, *given), scale=scale)[0])
-        return graph.sample(graph.apply(call(node, model=graph.model, scale=scale)[0], *given))
+            return call(node, model=graph.apply(graph.model, *given), scale=scale)[0]
+        return graph.apply(call(node, model=graph.model, scale=scale)[0], *given)
 
-    faint = with_guidance(1e-7)
-    torch.testing.assert_close(faint, plain, rtol=1e-3, atol=1e-3)
-    assert torch.equal(torch.stack(graph.recorded(faint)[0]), torch.stack(graph.recorded(plain)[0]))
-    strong = with_guidance(2.0)
+    assert_same(follow(graph.pack, with_guidance(1e-7), graph.sample, expected)[1], expected, rtol=1e-3)
+    strong = graph.sample(with_guidance(2.0))
     assert torch.isfinite(strong).all() and (strong - plain).abs().max() > 0.1
     assert torch.equal(graph.recorded(strong)[0][0], graph.recorded(plain)[0][0])
 

@@ -12,7 +12,6 @@ import nodes as core_nodes
 
 from .graph import call, picture
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = pytest.mark.usefixtures("as_node")
 
 NAMES = ("hat", "scarf")

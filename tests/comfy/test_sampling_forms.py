@@ -15,8 +15,8 @@ import nodes as core_nodes
 
 from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
 from .graph import assert_acts, call, picture
+from .steering import assert_same, assert_same_regions, follow, lead
 
-pytest_plugins = [f"{__package__}.graph"]
 pytestmark = [
     pytest.mark.usefixtures("as_node"),
     pytest.mark.filterwarnings("ignore:Should have t:UserWarning"),  # torchsde's, of the last bit of a time
@@ -27,31 +27,35 @@ STEPS = 3
 
 
 def both_ways(graph, case, sampler, scheduler, *, steps=STEPS, denoise=1.0, latent=None, mask=None):
-    """The product's KSampler and the plain program under the same of ComfyUI's samplers: two latents, two regions."""
+    """The product's KSampler and the plain program under the same of ComfyUI's samplers: two latents."""
     given = references(graph, case.references)
     latent = torch.zeros(1, 4, *case.size) if latent is None else latent
-    ours = graph.sample(
-        patched(graph, case, given),
-        positive_of(graph, case),
-        negative_of(graph, case),
-        latent={"samples": latent} if mask is None else {"samples": latent, "noise_mask": mask},
-        sampler_name=sampler,
-        scheduler=scheduler,
-        steps=steps,
-        denoise=denoise,
-        cfg=case.cfg,
-    )
-    dense = PlainGuider(plain_program(graph, case, given), graph.model)
+
+    def sample(model):
+        return graph.sample(
+            model,
+            positive_of(graph, case),
+            negative_of(graph, case),
+            latent={"samples": latent} if mask is None else {"samples": latent, "noise_mask": mask},
+            sampler_name=sampler,
+            scheduler=scheduler,
+            steps=steps,
+            denoise=denoise,
+            cfg=case.cfg,
+        )
+
+    ours, evaluations = lead(graph.pack, patched(graph, case, given), sample)
+    assert torch.equal(graph.recorded(ours)[0][-1], evaluations[-1].regions.concepts[0])
+    dense = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
     sigmas = comfy.samplers.KSampler(graph.model, steps, "cpu", sampler, scheduler, denoise).sigmas
     noise = comfy.sample.prepare_noise(latent, 1)
     theirs = dense.sample(sampler, sigmas, noise, latent, 1, denoise_mask=mask, disable_pbar=True)
-    return ours, theirs, graph.recorded(ours)[0][-1], dense.found.concepts
+    return ours, theirs
 
 
-def assert_same(ours, theirs, regions, expected):
+def assert_same_latent(ours, theirs):
     assert torch.isfinite(theirs).all()
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
-    assert torch.equal(regions, expected)
 
 
 @pytest.mark.parametrize(
@@ -68,25 +72,25 @@ def assert_same(ours, theirs, regions, expected):
 )
 def test_samplers_and_schedulers(graph, sampler, scheduler, cfg):
     case = Case(size=SIZE, cfg=cfg)
-    assert_same(*both_ways(graph, case, sampler, scheduler))
+    assert_same_latent(*both_ways(graph, case, sampler, scheduler))
 
 
 @pytest.mark.parametrize("size", [(26, 38), (33, 47)])
 def test_sizes(graph, size):
-    assert_same(*both_ways(graph, Case(size=size), "euler", "normal", steps=2))
+    assert_same_latent(*both_ways(graph, Case(size=size), "euler", "normal", steps=2))
 
 
 def test_from_a_picture(graph):
     latent = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2)) * 5
-    assert_same(*both_ways(graph, Case(size=SIZE), "euler", "karras", denoise=0.5, latent=latent))
+    assert_same_latent(*both_ways(graph, Case(size=SIZE), "euler", "karras", denoise=0.5, latent=latent))
 
 
 def test_with_a_noise_mask(graph):
     latent = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2)) * 5
     mask = torch.zeros(1, 1, *SIZE)
     mask[..., 4:12, 4:12] = 1.0
-    ours, *rest = both_ways(graph, Case(size=SIZE), "euler", "normal", latent=latent, mask=mask)
-    assert_same(ours, *rest)
+    ours, theirs = both_ways(graph, Case(size=SIZE), "euler", "normal", latent=latent, mask=mask)
+    assert_same_latent(ours, theirs)
     torch.testing.assert_close((ours - latent) * (1 - mask), torch.zeros_like(latent), rtol=0, atol=1e-4)
     assert ((ours - latent) * mask).abs().max() > 1.0
 
@@ -97,21 +101,34 @@ def test_a_run_in_two_parts(graph, switch, same):
     model = graph.apply(graph.model, *graph.two(), schedule=graph.schedule(switch=switch))
     positive, negative = graph.prompt(), graph.text()
 
-    def part(latent, **inputs):
+    def part(model, latent, **inputs):
         return call(
             core_nodes.KSamplerAdvanced,
             **{"model": model, "positive": positive, "negative": negative, "latent_image": latent, "cfg": 5.0},
             **{"noise_seed": 1, "steps": 4, "sampler_name": "euler", "scheduler": "normal", **inputs},
         )[0]
 
+    def sampled(latent, start, end):
+        noise, leftover = ("disable" if off else "enable" for off in (start, end == 4))
+        inputs = {
+            "add_noise": noise,
+            "start_at_step": start,
+            "end_at_step": end,
+            "return_with_leftover_noise": leftover,
+        }
+        return lambda model: part(model, latent, **inputs)
+
     empty = {"samples": torch.zeros(1, 4, *SIZE)}
-    whole = part(empty, add_noise="enable", start_at_step=0, end_at_step=4, return_with_leftover_noise="disable")
-    first = part(empty, add_noise="enable", start_at_step=0, end_at_step=2, return_with_leftover_noise="enable")
-    second = part(first, add_noise="disable", start_at_step=2, end_at_step=4, return_with_leftover_noise="disable")
-    regions = [graph.recorded(latent["samples"])[0] for latent in (whole, first, second)]
+    latent, whole = lead(graph.pack, model, sampled(empty, 0, 4))
+    half, first = lead(graph.pack, model, sampled(empty, 0, 2))
+    regions = [graph.recorded(each["samples"])[0] for each in (latent, half)]
+    rest, second = follow(graph.pack, model, sampled(half, 2, 4), whole[2:])
+    regions.append(graph.recorded(rest["samples"])[0])
     assert [len(steps) for steps in regions] == [4, 2, 2]
+    assert all(torch.equal(one.denoised, other.denoised) for one, other in zip(whole, first, strict=False))
     assert torch.equal(torch.stack(regions[0][:2]), torch.stack(regions[1]))
-    assert torch.allclose(second["samples"], whole["samples"], rtol=1e-4, atol=1e-3) == same
+    assert torch.allclose(second[0].denoised, whole[2].denoised, rtol=1e-4, atol=1e-3) == same
+    assert_same(second if same else second[1:], whole[2:] if same else whole[3:])
 
 
 def advanced(graph, guider, sampler="euler"):
@@ -157,9 +174,11 @@ def test_guiders_of_three_prompts(graph, kind, caplog):
     assert torch.equal(advanced(graph, guider_of_three(kind, quiet, *texts)), latent)
 
     # The first evaluation sees what a KSampler's sees.
-    ksampler = graph.recorded(graph.sample(graph.apply(graph.model, *given), texts[0], texts[2]))[0]
-    regions = graph.recorded(latent)[0]
-    assert len(regions) == STEPS and torch.equal(regions[0], ksampler[0])
+    model = graph.apply(graph.model, *given)
+    _, ksampler = lead(graph.pack, model, lambda model: graph.sample(model, texts[0], texts[2]))
+    _, ours = lead(graph.pack, model, lambda model: advanced(graph, guider_of_three(kind, model, *texts)))
+    assert len(ours) == len(graph.recorded(latent)[0]) == STEPS
+    assert_same_regions(ours[0], ksampler[0])
 
 
 @pytest.mark.skipif(not hasattr(custom, "DualModelGuider"), reason="this ComfyUI has no guider of two models")

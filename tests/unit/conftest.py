@@ -7,6 +7,7 @@ put on sys.path: `import nodes` must never find the pack's own folder of that na
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def load(name: str, file: Path, folder: Path | None = None) -> None:
 # The same examples on every run and machine, and no time limit on a busy one.
 settings.register_profile("unit", max_examples=80, deadline=None, derandomize=True, database=None)
 settings.load_profile("unit")
-torch.set_num_threads(1)
+torch.set_num_threads(int(os.environ.get("MAGICFACE_TEST_THREADS", "1")))
 
 load("magicface", ROOT / "__init__.py", ROOT)
 for shared in ("naive_images", "naive", "scenes"):
