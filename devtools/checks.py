@@ -49,7 +49,7 @@ COUNTED = {
     "test_every_sampler": "samplers and schedulers",
     "test_devices": "precisions, memory modes and devices",
     "test_faults": "faults survived",
-    "test_naive": "runs equal to the plain program's",
+    "test_plain_program": "runs equal to the plain program's",
 }
 
 

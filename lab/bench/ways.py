@@ -137,7 +137,7 @@ def passing(pack: ModuleType) -> list[Row]:
     module = pack.sampling.references.reference_pass
     kind = module.ReferencePass
     rows: list[Row] = []
-    run, reader = kind.run, kind._reader
+    run, reader = kind.run, kind.reader
 
     def first_keys(references: Any, at: Any, hooks: Any) -> Tensor:
         kv = run(references, at, hooks)
@@ -149,15 +149,15 @@ def passing(pack: ModuleType) -> list[Row]:
         def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
             try:
                 return attn1(q, k, v, extra_options)
-            except module._LastBlockReached:
+            except module.LastBlockReached:
                 return module.HostAttention(extra_options)(q, k, v)
 
         return attention
 
     def compared(*given: Any) -> Any:
         if not rows:
-            each = patch.object(module, "_by_shape", lambda views, level: [[view] for view in views])
-            whole = patch.object(kind, "_reader", endless_reader)
+            each = patch.object(module, "by_shape", lambda views, level: [[view] for view in views])
+            whole = patch.object(kind, "reader", endless_reader)
             ways: dict[str, Way] = {
                 "together, to the last injection block": partial(first_keys, *given),
                 "one after another": each(partial(first_keys, *given)),

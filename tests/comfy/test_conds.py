@@ -45,8 +45,8 @@ def regions_of(graph, latent):
 
 def first_found(graph, case, x):
     """What the plain program finds in the first evaluation."""
-    dense = plain_program(graph, case, references(graph, case.references))
-    return dense.evaluate(x, 14.6146, None)[1]
+    program = plain_program(graph, case, references(graph, case.references))
+    return program.evaluate(x, 14.6146, None)[1]
 
 
 def assert_halves(concepts, left, right):
@@ -64,10 +64,10 @@ def assert_plain(graph, case, given, model):
         model,
         lambda model: graph.sample(model, positive_of(graph, case), negative_of(graph, case), cfg=case.cfg),
     )
-    dense = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
+    program = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
     sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
     latent = torch.zeros(1, 4, *SIZE)
-    theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
+    theirs = program.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
     assert torch.equal(graph.recorded(ours)[0][-1], evaluations[-1].regions.concepts[0])
 
@@ -181,7 +181,7 @@ def test_a_prompt_for_each_half(graph, kind, negative, hat_text):
         mask = half_mask(left)
         return call(core_nodes.ConditioningSetMask, conditioning=conditioning, mask=mask, set_cond_area=bounds)[0]
 
-    case = Case(size=SIZE, negative_tells=negative == "words", guidance=False, picture=SIZE)
+    case = Case(size=SIZE, negative_counts=negative == "words", guidance=False, picture=SIZE)
     long = hat_text is LONG_TEXT
     hat = replace(case, prompt=hat_text, positions=((5,), ()), starts=((0, 77) if long else (0,), (0,)))
     scarf = replace(case, prompt=SCARF_TEXT, positions=((), (5,)))

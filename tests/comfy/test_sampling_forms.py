@@ -46,10 +46,10 @@ def both_ways(graph, case, sampler, scheduler, *, steps=STEPS, denoise=1.0, late
 
     ours, evaluations = lead(graph.pack, patched(graph, case, given), sample)
     assert torch.equal(graph.recorded(ours)[0][-1], evaluations[-1].regions.concepts[0])
-    dense = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
+    program = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
     sigmas = comfy.samplers.KSampler(graph.model, steps, "cpu", sampler, scheduler, denoise).sigmas
     noise = comfy.sample.prepare_noise(latent, 1)
-    theirs = dense.sample(sampler, sigmas, noise, latent, 1, denoise_mask=mask, disable_pbar=True)
+    theirs = program.sample(sampler, sigmas, noise, latent, 1, denoise_mask=mask, disable_pbar=True)
     return ours, theirs
 
 
