@@ -12,18 +12,34 @@ import torch
 
 # Modules whose objects must not outlive a run.
 RUN_STATE = (
-    ".sampling.run",
-    ".sampling.unet_call",
-    ".sampling.reference_pass",
-    ".sampling.keeping",
-    ".sampling.view",
-    ".sampling.roles",
-    ".sampling.segmenter",
-    ".attention.references",
+    ".sampling.run.run",
+    ".sampling.run.evaluation",
+    ".sampling.run.unet_call",
+    ".sampling.references.reference_pass",
+    ".sampling.references.cache_session",
+    ".sampling.references.view",
+    ".sampling.conditioning.roles",
+    ".sampling.regions.segmenter",
+    ".sampling.regions.index",
+    ".attention.injection",
+    ".attention.kv",
+    ".attention.masks",
     ".attention.segmentation",
     ".attention.regions",
 )
-KEEPERS = (".sampling.recording", ".sampling.gazes", ".attention.looking")
+# Modules of which the bounded stores hold objects. The injection rule of the layout stage is one for all runs.
+STORED = (
+    ".sampling.latent_store",
+    ".sampling.regions.history",
+    ".sampling.snapshots",
+    ".sampling.references.cache",
+    ".attention.snapshot",
+)
+STORES = (
+    (".sampling.regions.history", "REGION_STORE"),
+    (".sampling.snapshots", "ATTENTION_STORE"),
+    (".sampling.references.cache", "REFERENCE_CACHE"),
+)
 
 
 def left_over() -> dict[str, int]:
@@ -38,16 +54,20 @@ def left_over() -> dict[str, int]:
 def _stores() -> list[Any]:
     return [
         getattr(module, name)
-        for end, name in ((".sampling.recording", "STORE"), (".sampling.gazes", "GAZES"), (".sampling.kept", "KEPT"))
+        for end, name in STORES
         for path, module in list(sys.modules.items())
         if path.endswith(end)
     ]
 
 
+def _constants() -> list[Any]:
+    return [module.RSA for path, module in list(sys.modules.items()) if path.endswith(".attention.injection")]
+
+
 def _held() -> set[int]:
-    """The ids of all objects that the stores hold."""
+    """The ids of all objects that the stores hold, and of the constants of modules."""
     found: set[int] = set()
-    ahead, is_ours = _stores(), _is_of((*RUN_STATE, *KEEPERS))
+    ahead, is_ours = [*_stores(), *_constants()], _is_of((*RUN_STATE, *STORED))
     while ahead:
         thing = ahead.pop()
         if id(thing) not in found and (isinstance(thing, dict | list | tuple) or is_ours(thing)):

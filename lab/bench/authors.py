@@ -47,7 +47,7 @@ class Authors:
         pack = scene.pack
         self._scene, self._attention, self._references = scene, pack.attention, scene.references(count, coverage)
         self._method = pack.sampling.patch.bind(
-            scene.model, self._references, pack.sampling.method.Schedule(segmentation=blocks)
+            scene.model, self._references, pack.sampling.method.Schedule(segmentation_blocks=blocks)
         )
         comfy.model_management.load_models_gpu([scene.model])
         self._model = scene.model.model
@@ -60,7 +60,8 @@ class Authors:
         self.margin: Any = None  # (1, H2, W2) of the strongest token over the second, as a part of it
         self._stage = "layout"
         self._injected, self._segmented = (
-            {block.key for block in blocks} for blocks in (self._method.injection, self._method.segmentation)
+            {block.key for block in blocks}
+            for blocks in (self._method.injection_blocks, self._method.segmentation_blocks)
         )
         self._masks: dict[tuple[int, int], Tensor] = {}
         self._maps: dict[str, Any] = {}
@@ -119,10 +120,9 @@ class Authors:
             noise = self._method.noise(name, float(sigma), tuple(latent.shape)).to(latent)
             noised.append(self._model.model_sampling.noise_scaling(sigma.view(-1, 1, 1, 1), noise, latent))
         rows = torch.cat([x, *noised] * 2)
+        layout = self._scene.pack.sampling.families.unet.layout_of(self._model.diffusion_model)
         replace = {
-            name: {
-                block.key: attention for block in self._scene.pack.sampling.families.unet.layout_of(self._model.diffusion_model)
-            }
+            name: {block.key: attention for block in layout}
             for name, attention in (("attn1", self._self_attention), ("attn2", self._cross_attention))
         }
         out = self._model.apply_model(
@@ -154,16 +154,16 @@ class Authors:
         """(n, (1 + N) n) additive: in RSA the same for each query, in RBA by region. Made once for an evaluation."""
         if grid in self._masks:
             return self._masks[grid]
-        resized = self._attention.masks.mask_to_grid
         own = torch.zeros(grid[0] * grid[1])
         stage_2 = self._stage == "injection"
-        biases = [
-            resized(r.masks[0], grid, r.resize).log() + (r.weight_injection if stage_2 else r.weight)
-            for r in self._references
-        ]
+        biases = []
+        for r in self._references:
+            inside = self._attention.masks.token_mask(r.masks[0], grid, r.resize)
+            biases.append(torch.full_like(own, -torch.inf))
+            biases[-1][inside.indices] = inside.log_mask + (r.blend_weight if stage_2 else r.weight)
         mask = torch.cat([own, *biases]).to(self._device).expand(len(own), -1).clone()
         if stage_2 and self.regions is not None:
-            concepts = self._attention.regions.carry(self.regions.concepts, grid).flatten()
+            concepts = self._attention.regions.resize_nearest(self.regions.concepts, grid).flatten()
             for index in range(len(biases)):
                 part = mask[:, (1 + index) * len(own) : (2 + index) * len(own)]
                 part[concepts != index] = -torch.inf
@@ -186,7 +186,7 @@ class Authors:
         smoothed = (own @ cross + 3 * (own @ own) @ cross) / 4
         maps = rearrange(smoothed, "b (y x) t -> b t y x", y=grid[0])
         size = self._attention.regions.half_grid((self._scene.side_lat, self._scene.side_lat))
-        maps = segmentation.spread(maps, size)
+        maps = segmentation.upsample_and_blur(maps, size)
         pair = torch.stack([maps[UNCOND, 0], maps[UNCOND, 1:].sum(dim=0)])[None]
         for name, found in (("tokens", maps[COND][None]), ("background", pair)):
             self._maps[name] += found / (found.mean(dim=(2, 3), keepdim=True) + segmentation.EPS)

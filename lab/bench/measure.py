@@ -83,7 +83,7 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
             found.times[name].add(run(number))
         for part, seconds in parts_of(scene).items():
             found.parts.setdefault(part, []).append(seconds)
-    scene.pack.sampling.references.cache.KEPT.clear()
+    scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
     say("curves")
     found.curves = curves(scene, found.times)
     say("memory")  # last, for the profiler slows down what comes after it
@@ -113,7 +113,7 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
 
 
 def _second_run(scene: Scene, seed: int) -> Evaluations:
-    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    keeping = scene.patched(3, cache_mb=PLENTY_MB)
     scene.run(keeping, seed=seed + 1)
     return scene.run(keeping, seed=seed)
 
@@ -135,10 +135,10 @@ def peaks(scene: Scene) -> dict[str, int]:
     """The most memory of an evaluation in either stage."""
     authors, latent = Authors(scene, 3), scene.start().to(scene.device)
     of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
-    keeping = scene.patched(3, keep_mb=PLENTY_MB)
+    keeping = scene.patched(3, cache_mb=PLENTY_MB)
     scene.run(keeping)
     kept = most(scene, keeping, peak_bytes)
-    scene.pack.sampling.references.cache.KEPT.clear()
+    scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
     return {
         UNPATCHED: most(scene, scene.model, peak_bytes),
         **{str(count): most(scene, scene.patched(count), peak_bytes) for count in COUNTS},

@@ -20,7 +20,7 @@ PARTS = ("reference pass", "injection", "segmentation", "guidance", "UNet")
 class Parts:
     """Seconds of each part while it is looked at; "UNet" is what is left, the target's own pass.
 
-    Of the injected blocks' attention only what it takes beyond the target's own counts as injection.
+    Of the injection blocks' attention only what it takes beyond the target's own counts as injection.
     """
 
     def __init__(self, pack: ModuleType) -> None:
@@ -33,18 +33,18 @@ class Parts:
     def watched(self) -> Iterator[None]:
         """Time what the pack does in here."""
         sampling, attention = self._pack.sampling, self._pack.attention
-        call, segmenter = sampling.unet_call, sampling.segmenter
+        call, regions = sampling.run.unet_call, sampling.regions
         with ExitStack() as stack:
             for owner, name, part in (
-                (sampling.reference_pass.ReferencePass, "run", "reference pass"),
+                (sampling.references.reference_pass.ReferencePass, "run", "reference pass"),
                 (call, "cross_attention_map", "segmentation"),
                 (attention.segmentation.AttentionMaps, "add", "segmentation"),
-                (segmenter.Segmenter, "regions", "segmentation"),
-                (segmenter.RegionIndex, "read_with", "segmentation"),
-                (sampling.run.Run, "_post_cfg", "guidance"),
+                (regions.segmenter.Segmenter, "regions", "segmentation"),
+                (regions.index.RegionIndex, "read_with", "segmentation"),
+                (sampling.run.run.Run, "_post_cfg", "guidance"),
             ):
                 stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), part)))
-            stack.enter_context(patch.object(call.UNetCall, "_blend", self._injection(call.UNetCall._blend)))
+            stack.enter_context(patch.object(call.UNetCall, "_inject", self._injection(call.UNetCall._inject)))
             yield
 
     def whole(self, work: Callable[[], Any]) -> Any:
@@ -68,12 +68,12 @@ class Parts:
 
         return timed
 
-    def _injection(self, blend: Callable[..., Any]) -> Callable[..., Any]:
+    def _injection(self, inject: Callable[..., Any]) -> Callable[..., Any]:
         def timed(call: Any, block: Any, grid: Any, row: Any, attend: Any, qkv: Any, own: Any) -> Any:
             if not self._inside:
-                return blend(call, block, grid, row, attend, qkv, own)
+                return inject(call, block, grid, row, attend, qkv, own)
             before = timer()
-            result = blend(call, block, grid, row, attend, qkv, own)
+            result = inject(call, block, grid, row, attend, qkv, own)
             between = timer()
             attend(*qkv)
             after = timer()

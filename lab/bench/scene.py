@@ -126,11 +126,11 @@ class Scene:
         sampling = self.pack.sampling
         method = sampling.patch.bind(self.model, self.references(count, coverage), sampling.method.Schedule(**schedule))
         if not segmented:
-            method = replace(method, segmentation=())
-        return sampling.patch.patched(self.model, method, lambda model: self._watch)
+            method = replace(method, region_source=sampling.regions.source.NoRegions)
+        return sampling.patch.patch_model(self.model, method, lambda model: self._watch)
 
     def _watch(self, run: Any, *_: Any) -> None:
-        self._regions.append(run.regions.regions)
+        self._regions.append(run.latest_regions.on_device)
 
     @cached_property
     def levels(self) -> dict[str, list[float]]:

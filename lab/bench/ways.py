@@ -137,25 +137,27 @@ def passing(pack: ModuleType) -> list[Row]:
     module = pack.sampling.references.reference_pass
     kind = module.ReferencePass
     rows: list[Row] = []
-    run, catchers = kind.run, kind._catchers
+    run, reader = kind.run, kind._reader
 
     def first_keys(references: Any, at: Any, hooks: Any) -> Tensor:
         kept = run(references, at, hooks)
         return torch.cat([concept.k for concept in kept[next(iter(kept))]], dim=1)
 
     def without_end(*args: Any) -> Any:
-        def going_on(attn1: Callable[..., Tensor], *given: Any) -> Tensor:
+        attn1 = reader(*args)
+
+        def going_on(*given: Any) -> Tensor:
             try:
                 return attn1(*given)
             except module._LastBlockReached:
-                return module.HostAttend(given[-1])(*given[:-1])
+                return module.HostAttention(given[-1])(*given[:-1])
 
-        return {key: partial(going_on, attn1) for key, attn1 in catchers(*args).items()}
+        return going_on
 
     def compared(*given: Any) -> Any:
         if not rows:
-            each = patch.object(module, "_groups", lambda views, level: [[view] for view in views])
-            whole = patch.object(kind, "_catchers", without_end)
+            each = patch.object(module, "_by_shape", lambda views, level: [[view] for view in views])
+            whole = patch.object(kind, "_reader", without_end)
             ways: dict[str, Way] = {
                 "together, to the last injected block": partial(first_keys, *given),
                 "one after another": each(partial(first_keys, *given)),

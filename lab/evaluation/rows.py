@@ -59,7 +59,7 @@ ABLATIONS = (
         for factor in (0.3, 0.5, 0.7, 0.9, 1.0)
     ),
     *(
-        Row(f"blocks {blocks}", schedule={"injection": blocks})
+        Row(f"blocks {blocks}", schedule={"injection_blocks": blocks})
         for blocks in ("output.0-2", "output.3-5", "output.1-5", "output.2-5", "middle,output.0-5")
     ),
     *(

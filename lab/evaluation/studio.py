@@ -53,9 +53,9 @@ class Studio:
         model = self._model
         if row.uses:
             references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
-            blocks = {} if row.segmentation is None else {"segmentation": row.segmentation}
+            blocks = {} if row.segmentation is None else {"segmentation_blocks": row.segmentation}
             method = sampling.patch.bind(model, references, sampling.method.Schedule(**blocks, **row.schedule))
-            model = sampling.patch.patched(model, method)
+            model = sampling.patch.patch_model(model, method)
         positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
         negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
         settings, side = INPUTS["KSampler"], SIZE_PX // 8
@@ -77,8 +77,8 @@ class Studio:
         picture = self._vae.decode(samples)[0].float().cpu()
         if not row.uses or row.weight == 0:
             return Made(picture, (), [])
-        ((recording, place),) = sampling.recording.STORE.find(samples)
-        return Made(picture, recording.concepts, [step.concepts[place].long() for step in recording.steps])
+        ((history, index),) = sampling.regions.history.REGION_STORE.find(samples)
+        return Made(picture, history.concept_names, [step.concepts[index].long() for step in history.steps])
 
     def _reference(self, wanted: Combination, concept: Concept, row: Row) -> Any:
         key = wanted.number, concept.part, row.views
@@ -95,5 +95,5 @@ class Studio:
             )
         changed: dict[str, Any] = {} if row.resize is None else {"resize": row.resize}
         if row.weight is not None:
-            changed |= {"weight": row.weight, "weight_injection": row.weight}
+            changed |= {"weight": row.weight, "blend_weight": row.weight}
         return replace(self._encoded[key], **changed)

@@ -1,4 +1,4 @@
-"""One run for two programs: what the product gets from nodes, the plain program in `dense` gets bare."""
+"""One run for two programs: what nodes give to the product is given to the oracle's program as it is."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import comfy.model_management
 import comfy.samplers
 import torch
+from oracle.program import Found, Picture, PlainProgram
 from torch import Tensor
 
-from .dense import Dense, Found, View
 from .graph import HAT, NEGATIVE, PROMPT, SCARF, Graph, box, picture
 from .steering import Evaluation, assert_same_labels
 
@@ -30,7 +30,7 @@ class Case:
     starts: tuple[tuple[int, ...], tuple[int, ...]] = ((0,), (0,))
     through: Callable[[Graph, Any], Any] = lambda graph, positive: positive
     negative: str = NEGATIVE
-    negative_tells: bool = True
+    negative_counts: bool = True
     size: tuple[int, int] = (16, 24)
     batch: int = 1
     cfg: float = 6.0
@@ -85,37 +85,37 @@ def positive_of(graph: Graph, case: Case) -> Any:
 def negative_of(graph: Graph, case: Case) -> Any:
     """Both programs' negative prompt."""
     conditioning = graph.text(case.negative)
-    if case.negative_tells:
+    if case.negative_counts:
         return conditioning
     [[text, options]] = conditioning
     return [[torch.zeros_like(text), {**options, "pooled_output": torch.zeros_like(options["pooled_output"])}]]
 
 
-def _views(graph: Graph, reference: Any, occurrence: int) -> list[View]:
+def _views(graph: Graph, reference: Any, occurrence: int) -> list[Picture]:
     """A reference as the plain program takes it: its latents, masks and text are inputs, not part of the method."""
     [[text, options]] = reference.conditioning
     source = graph.pack.sampling.references.noise.SeededNoise(0)
 
-    def view(number: int) -> View:
+    def view(number: int) -> Picture:
         latent = graph.model.model.process_latent_in(reference.latents[number : number + 1])
         name = f"{reference.concept}|{reference.caption}|{occurrence}|{number}"
-        weights = reference.weight, reference.weight_injection
+        weights = reference.weight, reference.blend_weight
         pooled, mask, shape = options["pooled_output"], reference.masks[number], tuple(latent.shape)
-        return View(latent, mask, text, pooled, lambda sigma: source(name, sigma, shape), weights, reference.resize)
+        return Picture(latent, mask, text, pooled, lambda sigma: source(name, sigma, shape), weights, reference.resize)
 
     return [view(number) for number in range(len(reference.latents))]
 
 
-def _concepts(graph: Graph, given: list[Any]) -> list[list[View]]:
+def _concepts(graph: Graph, given: list[Any]) -> list[list[Picture]]:
     """The views of each concept, in the order of their first references."""
-    concepts: dict[str, list[list[View]]] = {}
+    concepts: dict[str, list[list[Picture]]] = {}
     for reference in given:
         known = concepts.setdefault(reference.concept, [])
         known.append(_views(graph, reference, len(known)))
     return [[view for seen in known for view in seen] for known in concepts.values()]
 
 
-def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:
+def plain_program(graph: Graph, case: Case, given: list[Any]) -> PlainProgram:
     """The plain program for a case, its model loaded."""
     comfy.model_management.load_models_gpu([graph.model])
     base = graph.model.model
@@ -127,7 +127,7 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:
         return ends[percent] if percent in ends else float(base.model_sampling.sigma(torch.tensor(999 * (1 - percent))))
 
     concepts = _concepts(graph, given)
-    return Dense(
+    return PlainProgram(
         model=base,
         concepts=concepts,
         positions=[list(positions) for positions in case.positions[: len(concepts)]],
@@ -142,7 +142,7 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> Dense:
         injected={("output", number) for number in INJECTED[case.family]},
         segmented=None if case.segmented is None else set(case.segmented),
         guidance=case.guidance,
-        negative_tells=case.negative_tells,
+        negative_counts=case.negative_counts,
         picture=case.picture,
     )
 
@@ -158,7 +158,7 @@ def assert_found(evaluation: Evaluation, found: Found | None, image: int = 0) ->
     ours = regions_of(evaluation, image)
     assert (ours is None) == (found is None)
     if ours is not None and found is not None:
-        for name in ("tokens", "concepts", "foreground"):
+        for name in ("labels", "concepts", "foreground"):
             assert_same_labels(getattr(ours, name), getattr(found, name), found.margin, name)
 
 
@@ -167,13 +167,13 @@ class PlainGuider:
     """The plain program where ComfyUI's samplers expect a guider; a run of the product lends it its regions.
 
     Attributes:
-        dense: the program.
+        program: the program.
         model_patcher: its model's.
         leader: the evaluations of the product's run, whose regions take the place of its own.
         found: what its evaluations found themselves.
     """
 
-    dense: Dense
+    program: PlainProgram
     model_patcher: Any
     leader: list[Evaluation]
     found: list[Found | None] = field(default_factory=list)
@@ -181,26 +181,26 @@ class PlainGuider:
     @property
     def inner_model(self) -> Any:
         """ComfyUI's BaseModel."""
-        return self.dense.model
+        return self.program.model
 
     @property
     def cfg(self) -> float:
         """The guidance scale, which ComfyUI writes to its log."""
-        return self.dense.cfg
+        return self.program.cfg
 
     def __call__(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
         """One evaluation; samplers of the cfg++ kind look at it through a function that they hang in."""
         number = len(self.found)
         before = regions_of(self.leader[number - 1]) if number else None
-        denoised, found = self.dense.evaluate(x, float(timestep[0]), before, regions_of(self.leader[number]))
+        denoised, found = self.program.evaluate(x, float(timestep[0]), before, regions_of(self.leader[number]))
         self.found.append(found)
         for look in model_options.get("sampler_post_cfg_function", []):
-            denoised = look({"denoised": denoised, "uncond_denoised": self.dense.uncond})
+            denoised = look({"denoised": denoised, "uncond_denoised": self.program.uncond})
         return denoised
 
     def sample(self, sampler: str, sigmas: Tensor, noise: Tensor, latent: Tensor, seed: int, **kwargs: Any) -> Tensor:
         """What ComfyUI's sampler makes of it, as a KSampler gives it out; on the way it finds what the leader found."""
-        base = self.dense.model
+        base = self.program.model
         start = base.process_latent_in(latent) if latent.any() else latent
         extra = {"model_options": {"transformer_options": {}}, "seed": seed}
         made = comfy.samplers.sampler_object(sampler).sample(self, sigmas, extra, None, noise, start, **kwargs)

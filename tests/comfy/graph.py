@@ -134,10 +134,10 @@ class Graph:
         Raises:
             LookupError: no run is known for it.
         """
-        found = self.pack.sampling.regions.history.STORE.find(latent)
+        found = self.pack.sampling.regions.history.REGION_STORE.find(latent)
         if found is None:
             raise LookupError("no run is known for this latent")
-        return [[step.concepts[place].long() for step in recording.steps] for recording, place in found]
+        return [[step.concepts[index].long() for step in history.steps] for history, index in found]
 
 
 def assert_acts(graph: Graph, model: Any, *references: Any, least: float = 0.1, **sampling: Any) -> Tensor:

@@ -18,9 +18,8 @@ from unittest.mock import patch
 
 import torch
 from comfy.patcher_extension import WrappersMP
+from oracle.regions import margin_of
 from torch import Tensor
-
-from .plain_maths import margin_of
 
 NEAR_TIE = 2e-5  # relative; rounding to float32 was seen to move margins by up to 1.4e-6
 KEY = "steering"

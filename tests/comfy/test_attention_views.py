@@ -1,4 +1,4 @@
-"""Recorded attention and the nodes that show it; the regions in the sampler's own preview."""
+"""Attention snapshots and the nodes that show them; the regions in the sampler's own preview."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ pytestmark = pytest.mark.usefixtures("as_node")
 
 @pytest.fixture(autouse=True)
 def nothing_left(graph):
-    """What the store keeps on purpose must not look like a leak to the tests that follow."""
+    """What the store holds on purpose must not look like a leak to the tests that follow."""
     yield
-    store = graph.pack.sampling.snapshots.GAZES
+    store = graph.pack.sampling.snapshots.ATTENTION_STORE
     store._entries.clear()
 
 
 def recorded(graph, samples):
-    """What the store has for a latent: by (step, block name) the stage's name and the gaze."""
-    found = graph.pack.sampling.snapshots.GAZES.find(samples)
+    """What the store has for a latent: by (step, block name) the stage's name and the snapshot."""
+    found = graph.pack.sampling.snapshots.ATTENTION_STORE.find(samples)
     if found is None:
         return None
     record = found[0][0]
-    return {(step, str(block)): (record.stages[step].name, gaze) for (step, block), gaze in record.gazes.items()}
+    return {(step, str(block)): (record.stages[step].name, found) for (step, block), found in record.snapshots.items()}
 
 
 def sampled(graph, references=None, record=None, schedule=None, **inputs):
@@ -35,7 +35,7 @@ def sampled(graph, references=None, record=None, schedule=None, **inputs):
     return graph.sample(model, **inputs)
 
 
-def test_nothing_is_kept_unless_asked_for(graph):
+def test_nothing_is_recorded_unless_requested(graph):
     samples = sampled(graph, seed=41)
     assert recorded(graph, samples) is None
     with pytest.raises(ValueError, match=r"MagicFaceAttentionView: latent: no attention was kept .* Attention Record"):
@@ -43,21 +43,21 @@ def test_nothing_is_kept_unless_asked_for(graph):
 
 
 @pytest.mark.parametrize("sampler_name", ["euler", "heun"])
-def test_the_chosen_steps_and_blocks_are_kept_and_change_nothing(graph, sampler_name):
+def test_the_chosen_steps_and_blocks_are_recorded_and_change_nothing(graph, sampler_name):
     record = graph.record(steps="0, -1", blocks="output.3.0, output.0.1")
     schedule = graph.schedule(switch=0.5)
     samples = sampled(graph, record=record, schedule=schedule, sampler_name=sampler_name, seed=42)
     assert torch.equal(samples, sampled(graph, schedule=schedule, sampler_name=sampler_name, seed=42))
-    kept = recorded(graph, samples)
+    found = recorded(graph, samples)
     names = ("output.0.1", "output.3.0")
-    assert {key: stage for key, (stage, _) in kept.items()} == {
+    assert {key: stage for key, (stage, _) in found.items()} == {
         **{(0, name): "LAYOUT" for name in names},
-        **{(2, name): "INJECTION" for name in names},
+        **{(2, name): "BLEND" for name in names},
     }
-    assert kept[0, "output.3.0"][1].grid == (8, 8) and kept[0, "output.0.1"][1].grid == (4, 4)
+    assert found[0, "output.3.0"][1].grid == (8, 8) and found[0, "output.0.1"][1].grid == (4, 4)
 
 
-def test_what_is_kept_is_what_the_block_computed_with(graph):
+def test_a_snapshot_has_what_the_block_computed_with(graph):
     """The queries and own keys of the last evaluation of the step, seen by a patch of another pack."""
     seen = {}
 
@@ -74,21 +74,21 @@ def test_what_is_kept_is_what_the_block_computed_with(graph):
     model = graph.apply(model, *graph.two(), record=graph.record(steps="1", blocks="output.3.0"))
     samples = graph.sample(model, batch=2, seed=43)
     sigma = sorted(seen, reverse=True)[1]
-    gaze = recorded(graph, samples)[1, "output.3.0"][1]
+    snapshot = recorded(graph, samples)[1, "output.3.0"][1]
     # The patch sees what goes into the block's projections.
     attn1 = graph.model.model.diffusion_model.output_blocks[3][1].transformer_blocks[0].attn1
-    for kept, project, given in zip((gaze.q, gaze.k), (attn1.to_q, attn1.to_k), seen[sigma], strict=True):
-        torch.testing.assert_close(kept.float(), project(given), rtol=1e-3, atol=1e-3)
+    for stored, project, given in zip((snapshot.q, snapshot.k), (attn1.to_q, attn1.to_k), seen[sigma], strict=True):
+        torch.testing.assert_close(stored.float(), project(given), rtol=1e-3, atol=1e-3)
 
 
-def test_region_queries_are_given_their_own_reference(graph):
+def test_queries_of_a_region_attend_to_their_own_reference(graph):
     record = graph.record(steps="2", blocks="output.3.0")
     samples = sampled(graph, record=record, schedule=graph.schedule(switch=0.0), batch=2, seed=44)
-    gaze = recorded(graph, samples)[2, "output.3.0"][1]
+    snapshot = recorded(graph, samples)[2, "output.3.0"][1]
     # Step 2 is steered by what step 1 found.
     regions = [steps[1] for steps in graph.recorded(samples)]
-    for given, expected in zip(gaze.given, regions, strict=True):
-        assert torch.equal(given.view(8, 8).long(), expected)
+    for labels, expected in zip(snapshot.rule.labels, regions, strict=True):
+        assert torch.equal(labels.view(8, 8).long(), expected)
 
 
 @pytest.mark.parametrize(
@@ -114,17 +114,17 @@ def test_steps_that_a_run_lacks_are_left_out(graph):
 
 
 def test_memory_is_bounded(graph, monkeypatch, caplog):
-    gazes = graph.pack.sampling.snapshots
+    snapshots = graph.pack.sampling.snapshots
     record = graph.record(steps="0, 1, 2", blocks="decoder", most_mb=1)
-    whole = gazes.GAZES.find(sampled(graph, record=record, seed=45))[0][0]
-    assert len(whole.gazes) == 3 * 9
-    monkeypatch.setattr(gazes, "_MEGABYTE", whole.nbytes // 2)
-    part = gazes.GAZES.find(sampled(graph, record=record, seed=46))[0][0]
-    assert 0 < part.nbytes <= whole.nbytes // 2 and len(part.gazes) < len(whole.gazes)
-    assert caplog.text.count("raise most_mb in MagicFaceAttentionRecord") == 1
+    whole = snapshots.ATTENTION_STORE.find(sampled(graph, record=record, seed=45))[0][0]
+    assert len(whole.snapshots) == 3 * 9
+    monkeypatch.setattr(snapshots, "MEGABYTE", whole.nbytes // 2)
+    part = snapshots.ATTENTION_STORE.find(sampled(graph, record=record, seed=46))[0][0]
+    assert 0 < part.nbytes <= whole.nbytes // 2 and len(part.snapshots) < len(whole.snapshots)
+    assert caplog.text.count("raise most_mb in MagicFace Attention Record") == 1
 
 
-def test_of_several_prompts_the_first_that_sees_all_is_kept(graph):
+def test_of_several_prompts_the_first_that_sees_all_is_recorded(graph):
     """Whatever the order in which ComfyUI asks for them; an area's own picture is another one's."""
     record = graph.record(steps="0", blocks="output.3.0")  # both runs begin with the same latent
     model = graph.apply(graph.model, *graph.two(), record=record)
@@ -139,7 +139,7 @@ def test_of_several_prompts_the_first_that_sees_all_is_kept(graph):
 
 
 def test_the_view_of_regions(graph):
-    """A row for each concept, a cell for what looks and one for each view of the references."""
+    """A row for each concept, a cell for the queries and one for each view of the references."""
     two_views = graph.reference("hat", image=picture(1, views=2), mask=box(128, 128, 0, 0, 64, 128).expand(2, -1, -1))
     references = [two_views, graph.reference("scarf", 2)]
     samples = sampled(graph, references, graph.record(steps="0,-1", blocks="output.3.0"), batch=2, seed=47)
@@ -203,7 +203,7 @@ def test_regions_are_shown_live(graph, shown, live):
     assert all(width == 256 and height > 256 for _, _, (width, height) in shown)
 
 
-def test_live_regions_stand_over_the_users_preview(graph, shown, monkeypatch):
+def test_live_regions_are_shown_beside_the_users_preview(graph, shown, monkeypatch):
     """With previews on there are two a step, the sampler's own first."""
     import latent_preview
 

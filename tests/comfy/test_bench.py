@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,8 +46,14 @@ def test_the_product_is_exact(scene, count):
 
 def test_an_error_is_seen(scene, monkeypatch):
     """References a little stronger, in the authors' way alone."""
-    weighted = scene.pack.attention.masks.mask_to_grid
-    monkeypatch.setattr(scene.pack.attention.masks, "mask_to_grid", lambda *given: 1.01 * weighted(*given))
+    masks = scene.pack.attention.masks
+    token_mask = masks.token_mask
+
+    def stronger(*given):
+        found = token_mask(*given)
+        return replace(found, log_mask=found.log_mask + math.log(1.01))
+
+    monkeypatch.setattr(masks, "token_mask", stronger)
     theirs = Authors(scene, 3, blocks="auto")
     ours = scene.run(scene.patched(3))
     prediction = theirs.evaluate(ours.latents[0], scene.levels["layout"][0], "layout", ours.regions[1])
@@ -132,7 +140,7 @@ def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
     warm = measure.ways_of(scene)[KEPT](0)
     assert len(passes) == 2 * every
     assert all(torch.equal(a, b) for a, b in zip(cold.predictions, warm.predictions, strict=True))
-    scene.pack.sampling.references.cache.KEPT.clear()
+    scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
 
 
 def test_exponents():

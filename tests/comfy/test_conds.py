@@ -45,8 +45,8 @@ def regions_of(graph, latent):
 
 def first_found(graph, case, x):
     """What the plain program finds in the first evaluation."""
-    dense = plain_program(graph, case, references(graph, case.references))
-    return dense.evaluate(x, 14.6146, None)[1]
+    program = plain_program(graph, case, references(graph, case.references))
+    return program.evaluate(x, 14.6146, None)[1]
 
 
 def assert_halves(concepts, left, right):
@@ -64,10 +64,10 @@ def assert_plain(graph, case, given, model):
         model,
         lambda model: graph.sample(model, positive_of(graph, case), negative_of(graph, case), cfg=case.cfg),
     )
-    dense = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
+    program = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
     sigmas = comfy.samplers.KSampler(graph.model, 3, "cpu", "euler", "normal").sigmas
     latent = torch.zeros(1, 4, *SIZE)
-    theirs = dense.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
+    theirs = program.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
     assert torch.equal(graph.recorded(ours)[0][-1], evaluations[-1].regions.concepts[0])
 
@@ -105,6 +105,7 @@ def unet_calls(model):
     return model, calls
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("how", ["positive first", "negative first", "memory for one"])
 def test_one_call_or_two(graph, how, monkeypatch):
     model = graph.apply(graph.model, *graph.two())
@@ -119,6 +120,7 @@ def test_one_call_or_two(graph, how, monkeypatch):
     assert_same(apart, together)
 
 
+@pytest.mark.rounding
 def test_prompts_too_unlike_to_share_a_call(graph):
     case = Case(size=SIZE, negative="bad " * 460, starts=((0,), tuple(range(0, 7 * 77, 77))))
     given = references(graph, case.references)
@@ -127,6 +129,7 @@ def test_prompts_too_unlike_to_share_a_call(graph):
     assert {len(call) for call in calls} == {1}
 
 
+@pytest.mark.rounding
 def test_combined_with_itself(graph):
     model, positive, negative = graph.apply(graph.model, *graph.two()), graph.prompt(), graph.text()
     _, alone = lead(graph.pack, model, lambda model: graph.sample(model, positive, negative))
@@ -134,6 +137,7 @@ def test_combined_with_itself(graph):
         assert_same(follow(graph.pack, model, lambda model, twice=twice: graph.sample(model, *twice), alone)[1], alone)
 
 
+@pytest.mark.rounding
 def test_combined_with_a_prompt_of_no_words_of_ours(graph):
     """A cond that does not come from MagicFacePrompt looks at the references too, but finds no regions."""
     model = graph.apply(graph.model, *graph.two())
@@ -158,6 +162,7 @@ def test_conditionings_made_into_one(graph, node):
     assert_plain(graph, case, given, patched(graph, case, given))
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize(
     ("kind", "negative", "hat_text"),
     [
@@ -181,7 +186,7 @@ def test_a_prompt_for_each_half(graph, kind, negative, hat_text):
         mask = half_mask(left)
         return call(core_nodes.ConditioningSetMask, conditioning=conditioning, mask=mask, set_cond_area=bounds)[0]
 
-    case = Case(size=SIZE, negative_tells=negative == "words", guidance=False, picture=SIZE)
+    case = Case(size=SIZE, negative_counts=negative == "words", guidance=False, picture=SIZE)
     long = hat_text is LONG_TEXT
     hat = replace(case, prompt=hat_text, positions=((5,), ()), starts=((0, 77) if long else (0,), (0,)))
     scarf = replace(case, prompt=SCARF_TEXT, positions=((), (5,)))
@@ -216,6 +221,7 @@ def test_a_default_prompt_fills_what_the_others_leave(graph):
     assert {0, 1} <= set(found.flatten().tolist())
 
 
+@pytest.mark.rounding
 def test_an_area_of_everything_is_none(graph):
     model = graph.apply(graph.model, *graph.two())
     everything = {"width": 128, "height": 128, "x": 0, "y": 0}

@@ -92,9 +92,9 @@ AT_THE_NODE = [
     (refer(mask=torch.ones(1, 128, 96)), REFERENCE, "mask", "96x128", "128x128", "drawn on this picture"),
     (refer(mask=with_masks(2)), REFERENCE, "mask", "2 for 1 picture", "each picture its own mask"),
     (refer(image=picture(1, views=3), mask=with_masks(2)), REFERENCE, "mask", "2 for 3 pictures", "its own mask"),
-    (refer(mask=not_a_number((1, 128, 128))), REFERENCE, "mask", "not finite", "look at the node it comes from"),
-    (refer(mask=torch.full((1, 128, 128), 2.0)), REFERENCE, "mask", "outside 0..1", "look at the node it comes from"),
-    (refer(image=not_a_number((1, 128, 128, 3))), REFERENCE, "image", "not finite", "look at the node it comes from"),
+    (refer(mask=not_a_number((1, 128, 128))), REFERENCE, "mask", "not finite", "check the node it comes from"),
+    (refer(mask=torch.full((1, 128, 128), 2.0)), REFERENCE, "mask", "outside 0..1", "check the node it comes from"),
+    (refer(image=not_a_number((1, 128, 128, 3))), REFERENCE, "image", "not finite", "check the node it comes from"),
     (refer(image=torch.zeros(0, 128, 128, 3)), REFERENCE, "image", "(0, 128, 128, 3)", "(views, height, width, 3)"),
     (refer(image=torch.zeros(1, 128, 128)), REFERENCE, "image", "(1, 128, 128)", "(views, height, width, 3)"),
     (refer(size=-64), REFERENCE, "size", "-64", "from 64 to 4096"),
@@ -207,7 +207,7 @@ def shortened(graph, positive):
 @pytest.mark.parametrize(
     ("positive", "says"),
     [
-        (lambda g: g.text("a boy wearing a hat"), (APPLY, "positive", "MagicFacePrompt", "encode it with")),
+        (lambda g: g.text("a boy wearing a hat"), (APPLY, "positive", "MagicFace Prompt", "encode it with")),
         (
             lambda g: g.prompt("a boy (wearing:1.2) a cap"),
             (REFERENCE, "concept", "'hat'", "a, boy, wearing, a, cap", "Write the phrase"),

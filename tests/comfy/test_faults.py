@@ -44,9 +44,9 @@ def test_what_is_alive_in_a_run_is_seen(graph):
         "Run",
         "Evaluation",
         "ReferencePass",
-        "ConceptTokens",
+        "ConceptKV",
         "Segmenter",
-        "CallPlan",
+        "CondBatch",
         "CondRow",
         "RegionIndex",
     }
@@ -56,7 +56,7 @@ def test_what_is_alive_in_a_run_is_seen(graph):
 @pytest.mark.parametrize("kind", ["attn1", "attn2"])
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: ".".join(map(str, block)))
 def test_a_neighbour_that_fails_in_a_block(graph, kind, block):
-    """In the second evaluation, when there are regions and kept keys."""
+    """In the second evaluation, when there are regions and keys of references."""
     patched = graph.apply(graph.model, *graph.two())
     expected = graph.sample(patched)
     fail = raising(1)

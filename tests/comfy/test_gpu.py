@@ -21,7 +21,7 @@ MEGABYTES = {"keep_mb": 1024}
 @pytest.fixture
 def gpu(monkeypatch, pack):
     """A GPU, and nothing kept from before."""
-    store = pack.sampling.references.cache.KEPT
+    store = pack.sampling.references.cache.REFERENCE_CACHE
     store.clear()
     with plugged_in(monkeypatch) as plugged:
         yield plugged
@@ -191,7 +191,7 @@ def test_backends_that_work_in_chunks_do_so_with_weights(gpu, monkeypatch, pack,
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, size, 32, generator=generator).to(GPU) for size in (40, 90, 90))
     bias = torch.cat((torch.zeros(40), 12 + torch.randn(50, generator=generator))).half().to(GPU)
-    attend = attention_call.HostAttend({"n_heads": 2, "attn_precision": None})
+    attend = attention_call.HostAttention({"n_heads": 2, "attn_precision": None})
     expected = attend(q, k, v, bias.float()).cpu()
     monkeypatch.setattr(attention_call, "optimized_attention", getattr(attention, backend))
     monkeypatch.setattr(attention_call, "TorchAttend", None)  # not asked
@@ -212,6 +212,6 @@ def test_what_torch_may_choose_from_is_as_before(gpu, pack, threads):
     """After a call, and where devices work in threads all along: it is told to the whole process."""
     extra = {"n_heads": 2, "attn_precision": None} | ({"multigpu_thread_device": GPU} if threads else {})
     tokens = torch.randn(1, 8, 32).to(GPU)
-    pack.sampling.run.host_attention.HostAttend(extra)(tokens, tokens, tokens, torch.zeros(8).to(GPU))
+    pack.sampling.run.host_attention.HostAttention(extra)(tokens, tokens, tokens, torch.zeros(8).to(GPU))
     assert [call.cudnn for call in gpu.attention] == [threads]
     assert torch.backends.cuda.cudnn_sdp_enabled() and torch.backends.cuda.flash_sdp_enabled()

@@ -100,7 +100,7 @@ def test_defaults(graph):
     spelt_out = graph.apply(graph.model, *graph.two(), schedule=settings)
     assert torch.equal(graph.sample(default), graph.sample(spelt_out))
     plain = graph.reference()
-    for name, value in {"weight": 1.5, "weight_injection": 1.5, "resize": "area"}.items():
+    for name, value in {"weight": 1.5, "blend_weight": 1.5, "resize": "area"}.items():
         assert getattr(plain, name) == getattr(graph.weighted(plain), name) == value
 
 
@@ -171,12 +171,12 @@ def test_masks_of_other_sizes(graph):
 def test_weights(graph):
     reference = graph.reference(mask=box(128, 128, 32, 32, 96, 96))
     weighted, mask = graph.run("MagicFaceMaskWeight", reference=reference, weight=3.5, injection_weight=1.2)
-    assert (weighted.weight, weighted.weight_injection) == (3.5, 1.2)
+    assert (weighted.weight, weighted.blend_weight) == (3.5, 1.2)
     assert torch.equal(mask, weighted.masks) and torch.equal(mask, reference.masks)
     assert weighted.latents is reference.latents and weighted.conditioning is reference.conditioning
-    assert graph.weighted(reference, weight=3.5).weight_injection == 3.5
-    assert graph.weighted(reference, weight=3.5, injection_weight=0.0).weight_injection == 0.0
-    assert (reference.weight, reference.weight_injection) == (1.5, 1.5)
+    assert graph.weighted(reference, weight=3.5).blend_weight == 3.5
+    assert graph.weighted(reference, weight=3.5, injection_weight=0.0).blend_weight == 0.0
+    assert (reference.weight, reference.blend_weight) == (1.5, 1.5)
 
 
 def test_masks_are_inverted_then_grown_then_feathered(graph):

@@ -29,6 +29,7 @@ def test_an_attention_patch_that_changes_nothing_changes_nothing(graph):
     assert_same(follow(graph.pack, same, graph.sample, expected)[1], expected)
 
 
+@pytest.mark.rounding
 def test_keys_that_another_patch_adds(graph):
     """Each own key twice is the same attention, but for references: they must weigh twice as much, e^(w + log 2)."""
 
@@ -102,17 +103,17 @@ def test_nested_calls_see_what_the_first_one_saw(graph):
     assert len(errors) == 2 * STEPS and max(errors) < 1e-3
 
 
-def test_who_else_acts_is_told(graph, caplog):
+def test_other_patches_are_logged(graph, caplog):
     """One line a run names who acts in the same blocks; strict refuses; one's own blocks are not another's."""
     model = last_writer("attn2", 0.5)(graph, longer_keys(graph, graph.model))
     with caplog.at_level(logging.INFO, logger="magicface"):
         latent = graph.sample(graph.apply(model, *graph.two()))
         graph.sample(graph.apply(graph.model, *graph.two()))
-    told = [record.message for record in caplog.records if "in the same blocks" in record.message]
-    assert len(told) == 1
+    logged = [record.message for record in caplog.records if "in the same blocks" in record.message]
+    assert len(logged) == 1
     module = last_writer.__module__
-    assert f"longer_keys.<lambda> ({module}) as attn1_patch" in told[0]
-    assert told[0].endswith(f"last_writer.times ({module}) in place of attn2 in output.1.0, output.4.0.")
+    assert f"longer_keys.<lambda> ({module}) as attn1_patch" in logged[0]
+    assert logged[0].endswith(f"last_writer.times ({module}) in place of attn2 in output.1.0, output.4.0.")
 
     calls = []
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: calls.append(1) or run(*a, **k))
@@ -124,8 +125,8 @@ def test_who_else_acts_is_told(graph, caplog):
     assert not torch.equal(latent, expected)
 
 
-def test_a_prompt_that_is_handed_on_as_a_copy_is_told(graph, caplog):
-    """Whose a row is, is known by the list it stands in: of a copy nothing is known, so the method cannot act."""
+def test_a_prompt_that_is_passed_on_as_a_copy_is_logged(graph, caplog):
+    """A row's role is decided by the list that it is in: a copy has none, so the method cannot act."""
 
     def copied(run, model, conds, *args):
         return run(model, [listed and list(listed) for listed in conds], *args)
@@ -135,7 +136,7 @@ def test_a_prompt_that_is_handed_on_as_a_copy_is_told(graph, caplog):
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", copied)
     with caplog.at_level(logging.WARNING):
         assert torch.equal(graph.sample(graph.apply(model, *graph.two())), plain)
-        assert [r.getMessage() for r in caplog.records if "nothing looked at the references" in r.getMessage()]
+        assert [r.getMessage() for r in caplog.records if "nothing attended to the references" in r.getMessage()]
         caplog.clear()
         graph.sample(graph.apply(graph.model, *graph.two()))
         assert not caplog.records
@@ -149,7 +150,7 @@ def test_strict_sees_a_prompts_gligen(graph_of):
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_torch_compile_is_put_aside(graph, caplog, fails):
+def test_torch_compile_is_switched_off(graph, caplog, fails):
     """Compiled code runs without the method and not with it; after a run, ended or failed, all is as before."""
     runs = []
 
@@ -174,12 +175,12 @@ def test_torch_compile_is_put_aside(graph, caplog, fails):
             for weight in (3.0, 1.0):
                 expected = graph.sample(graph.apply(graph.model, *graph.two(weight, weight)))
                 assert torch.equal(graph.sample(graph.apply(model, *graph.two(weight, weight))), expected)
-        assert sum("torch.compile is put aside" in record.message for record in caplog.records) == 2
+        assert sum("torch.compile is switched off" in record.message for record in caplog.records) == 2
     assert not runs
     assert torch.equal(graph.sample(model), alone) and runs
 
 
-def test_a_torch_that_cannot_put_compile_aside(graph, monkeypatch):
+def test_a_torch_that_cannot_switch_compile_off(graph, monkeypatch):
     """Only a compiled model is refused there."""
     monkeypatch.delattr(torch.compiler, "set_stance")
     expected = graph.sample(graph.apply(graph.model, *graph.two()))

@@ -202,14 +202,13 @@ def test_it_is_shown(graph, patched, tmp_path):
 
 def test_the_store_is_bounded(graph, patched):
     """A store of its own: the least recently used go first, and what it holds stays small."""
-    recording_module = graph.pack.sampling.regions.history
-    samples = graph.sample(patched)
-    [(recording, _)] = recording_module.STORE.find(samples)
-    entry = recording.nbytes + samples.numel() * 4
-    store = recording_module.LatentStore(most_bytes=3 * entry + 100)
+    sampling, samples = graph.pack.sampling, graph.sample(patched)
+    [(history, _)] = sampling.regions.history.REGION_STORE.find(samples)
+    entry = history.nbytes + samples.numel() * 4
+    store = sampling.latent_store.LatentStore(max_bytes=3 * entry + 100)
     runs = [samples + 3 * number for number in range(5)]
     for number, run in enumerate(runs):
-        store.add(recording, [run])
+        store.add(history, [run])
         assert store.nbytes <= 3 * entry + 100
         assert store.find(runs[0]) is not None or number >= 3
     assert [store.find(run) is not None for run in runs] == [True, False, False, True, True]

@@ -22,8 +22,8 @@ def load(name: str, file: Path, folder: Path | None = None) -> None:
     """Import a file under a name, once; with `folder`, as a package whose modules lie there."""
     if name in sys.modules:
         return
-    places = None if folder is None else [str(folder)]
-    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=places)
+    folders = None if folder is None else [str(folder)]
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=folders)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
@@ -36,5 +36,5 @@ settings.load_profile("unit")
 torch.set_num_threads(int(os.environ.get("MAGICFACE_TEST_THREADS", "1")))
 
 load("magicface", ROOT / "__init__.py", ROOT)
-for shared in ("naive_images", "naive", "scenes"):
-    load(shared, HERE / f"{shared}.py")
+load("oracle", HERE.parent / "oracle" / "__init__.py", HERE.parent / "oracle")
+load("scenes", HERE / "scenes.py")

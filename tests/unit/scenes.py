@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from magicface.attention.masks import weighted_mask
-from magicface.attention.kv import ConceptTokens, pool
-from naive import View
+from magicface.attention.kv import ConceptKV, ViewKV, pool
+from magicface.attention.masks import TokenMask, token_mask
+from oracle.attention import View
 from torch import Tensor
 
 
@@ -34,11 +34,13 @@ def some_view(generator: torch.Generator, size: int, channels: int) -> View:
     return View(k, v, some_mask(generator, size), weight)
 
 
-def as_concept(views: list[View], dtype: torch.dtype = torch.float64) -> ConceptTokens | None:
-    """The views of one concept as attention/ keeps them."""
-    kept_views = []
-    for view in views:
-        kept, bias = weighted_mask(view.mask, view.weight)
-        k, v = view.k[None, kept].to(dtype), view.v[None, kept].to(dtype)
-        kept_views.append(ConceptTokens(k, v, bias, (kept,), ((1, len(view.mask)),)))
-    return pool(kept_views)
+def as_view(view: View, dtype: torch.dtype = torch.float64) -> tuple[ViewKV, TokenMask, float]:
+    """A view as `pool` takes it, on a grid one token high."""
+    mask = token_mask(view.mask[None], (1, len(view.mask)), "nearest")
+    k, v = view.k[None, mask.indices].to(dtype), view.v[None, mask.indices].to(dtype)
+    return ViewKV(k, v, mask.grid), mask, view.weight
+
+
+def as_concept(views: list[View], dtype: torch.dtype = torch.float64) -> ConceptKV | None:
+    """The views of one concept as attention/ has them."""
+    return pool([as_view(view, dtype) for view in views])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import naive
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from magicface.attention.attend import EvenLengths, TorchAttend, attend_also_to
+from magicface.attention.attend import PaddedQueries, TorchAttend, joint_attention
+from magicface.attention.kv import select
+from oracle import attention as oracle
 from scenes import as_concept, generator_of, normal, some_view
 from torch import Tensor
 from torch.testing import assert_close
@@ -23,10 +24,10 @@ def test_torch_attention_is_softmax_attention(seed: int, heads: int, n: int, m: 
     bias = normal(g, m)
     found, found_plain = TorchAttend(heads)(q, k, v, bias), TorchAttend(heads)(q, k, v)
     for image in range(2):
-        maps = naive.attention_maps(q[image], k[image], heads, bias)
-        assert_close(found[image], naive.apply_maps(maps, v[image]))
-        maps = naive.attention_maps(q[image], k[image], heads)
-        assert_close(found_plain[image], naive.apply_maps(maps, v[image]))
+        maps = oracle.attention_maps(q[image], k[image], heads, bias)
+        assert_close(found[image], oracle.apply_maps(maps, v[image]))
+        maps = oracle.attention_maps(q[image], k[image], heads)
+        assert_close(found_plain[image], oracle.apply_maps(maps, v[image]))
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 6), extra=st.integers(0, 3), m=st.integers(1, 7))
@@ -35,8 +36,8 @@ def test_own_part_of_ordinary_attention_changes_nothing(seed: int, n: int, extra
     attend = TorchAttend(2)
     q, k, v = normal(g, 2, n, 8), normal(g, 2, n + extra, 8), normal(g, 2, n + extra, 8)
     ref_k, ref_v, bias = normal(g, 1, m, 8), normal(g, 1, m, 8), normal(g, m)
-    ordinary = attend_also_to(attend, q, k, v, ref_k, ref_v, bias)
-    assert_close(attend_also_to(attend, q, k, v, ref_k, ref_v, bias, own=attend(q, k, v)), ordinary)
+    ordinary = joint_attention(attend, q, k, v, ref_k, ref_v, bias)
+    assert_close(joint_attention(attend, q, k, v, ref_k, ref_v, bias, own=attend(q, k, v)), ordinary)
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 5), m=st.integers(1, 6))
@@ -44,12 +45,12 @@ def test_references_keep_their_share_beside_another_own_part(seed: int, n: int, 
     g = generator_of(seed)
     q, k, v, own = (normal(g, 2, n, 8) for _ in range(4))
     view = some_view(g, m, 8)
-    concept = as_concept([view])
-    assert concept is not None
-    bias = concept.bias_for(n, q.dtype)
-    found = attend_also_to(TorchAttend(2), q, k, v, concept.k, concept.v, bias, own)
+    references = select([as_concept([view])], [0], n)
+    assert references is not None
+    ref_k, ref_v, bias = references
+    found = joint_attention(TorchAttend(2), q, k, v, ref_k, ref_v, bias.to(q), own)
     for image in range(2):
-        expected = naive.with_references(q[image], k[image], v[image], [[view]], 2, own[image])
+        expected = oracle.with_references(q[image], k[image], v[image], [[view]], 2, own[image])
         assert_close(found[image], expected, rtol=1e-6, atol=1e-6)
 
 
@@ -59,10 +60,10 @@ def test_shares_are_those_of_the_softmax(heads: int) -> None:
     q, k = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
     v, ref_k, ref_v = torch.zeros(1, 2, 4), torch.ones(1, 1, 4), torch.full((1, 1, 4), 5.0)
     bias = torch.tensor([math.log(3.0)])
-    out = attend_also_to(TorchAttend(heads), q, k, v, ref_k, ref_v, bias)
+    out = joint_attention(TorchAttend(heads), q, k, v, ref_k, ref_v, bias)
     assert_close(out, torch.full((1, 2, 4), 5.0 * 3 / 5))
     own = torch.full((1, 2, 4), 10.0)
-    out = attend_also_to(TorchAttend(heads), q, k, v, ref_k, ref_v, bias, own)
+    out = joint_attention(TorchAttend(heads), q, k, v, ref_k, ref_v, bias, own)
     assert_close(out, torch.full((1, 2, 4), 5.0 * 3 / 5 + 10.0 * 2 / 5))
 
 
@@ -72,15 +73,17 @@ def test_keeps_the_dtype_and_agrees_within_its_precision(dtype: torch.dtype) -> 
     q, k, v = (normal(g, 1, 6, 8).to(dtype) for _ in range(3))
     ref_k, ref_v = normal(g, 1, 4, 8).to(dtype), normal(g, 1, 4, 8).to(dtype)
     bias = normal(g, 4).to(dtype)
-    found = attend_also_to(TorchAttend(2), q, k, v, ref_k, ref_v, bias)
+    found = joint_attention(TorchAttend(2), q, k, v, ref_k, ref_v, bias)
     assert found.dtype is dtype
-    maps = naive.attention_maps(q[0], torch.cat((k[0], ref_k[0])), 2, torch.cat((torch.zeros(6), bias.double())))
+    maps = oracle.attention_maps(q[0], torch.cat((k[0], ref_k[0])), 2, torch.cat((torch.zeros(6), bias.double())))
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-12)
-    assert_close(found[0].double(), naive.apply_maps(maps, torch.cat((v[0], ref_v[0]))), rtol=tolerance, atol=tolerance)
+    assert_close(
+        found[0].double(), oracle.apply_maps(maps, torch.cat((v[0], ref_v[0]))), rtol=tolerance, atol=tolerance
+    )
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 40), step=st.integers(1, 9))
-def test_lengths_are_filled_up_and_nothing_else_changes(seed: int, n: int, step: int) -> None:
+def test_queries_are_padded_and_nothing_else_changes(seed: int, n: int, step: int) -> None:
     g = generator_of(seed)
     q, k, v, bias = normal(g, 1, n, 8), normal(g, 1, 7, 8), normal(g, 1, 7, 8), normal(g, 7)
     lengths = []
@@ -90,7 +93,7 @@ def test_lengths_are_filled_up_and_nothing_else_changes(seed: int, n: int, step:
             lengths.append(q.shape[1])
             return super().__call__(q, *given)
 
-    even = EvenLengths(Counting(2), step)
-    assert_close(even(q, k, v), TorchAttend(2)(q, k, v))
-    assert_close(even(q, k, v, bias), TorchAttend(2)(q, k, v, bias))
-    assert even.heads == 2 and lengths == [-(-n // step) * step] * 2
+    padded = PaddedQueries(Counting(2), step)
+    assert_close(padded(q, k, v), TorchAttend(2)(q, k, v))
+    assert_close(padded(q, k, v, bias), TorchAttend(2)(q, k, v, bias))
+    assert padded.heads == 2 and lengths == [-(-n // step) * step] * 2

@@ -1,29 +1,29 @@
-"""Semantic-aware guidance against loops over words and pixels."""
+"""Semantic guidance compared with loops over labels and pixels."""
 
 from __future__ import annotations
 
-import naive
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from magicface.attention.guidance import guidance_rate
 from magicface.attention.regions import Regions
+from oracle import regions as oracle
 from scenes import generator_of, normal
 from torch import Tensor
 from torch.testing import assert_close
 
 
-def some_regions(g: torch.Generator, images: int, size: tuple[int, int], length: int) -> Regions:
-    """Random regions with pixels of no token."""
-    tokens = torch.randint(-1, length, (images, *size), generator=g)
+def some_regions(g: torch.Generator, images: int, size: tuple[int, int], count: int) -> Regions:
+    """Random regions with pixels of no label."""
+    labels = torch.randint(-1, count, (images, *size), generator=g)
     foreground = torch.rand(images, *size, generator=g) < 0.6
-    return Regions(tokens, tokens, foreground, length)
+    return Regions(labels, labels, foreground, count)
 
 
-def of_one(tokens: Tensor, foreground: Tensor, length: int) -> Regions:
+def of_one(labels: Tensor, foreground: Tensor, count: int) -> Regions:
     """Regions of a single image."""
-    return Regions(tokens[None], tokens[None], foreground[None], length)
+    return Regions(labels[None], labels[None], foreground[None], count)
 
 
 @given(
@@ -31,7 +31,7 @@ def of_one(tokens: Tensor, foreground: Tensor, length: int) -> Regions:
     images=st.integers(1, 2),
     size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     size_lat=st.tuples(st.integers(2, 10), st.integers(2, 10)),
-    length=st.integers(1, 4),
+    count=st.integers(1, 4),
     cfg=st.sampled_from([0.5, 1.5, 4.0, 7.5, 12.0, 18.75, 30.0]),
     spread=st.sampled_from([0.2, 1.5]),
 )
@@ -40,18 +40,18 @@ def test_equals_the_loops(
     images: int,
     size: tuple[int, int],
     size_lat: tuple[int, int],
-    length: int,
+    count: int,
     cfg: float,
     spread: float,
 ) -> None:
-    """Sizes that fit and sizes that do not, words with no pixel, pixels with no word; a wide spread hits the clamps."""
+    """Sizes that fit and sizes that do not, labels with no pixel, pixels with no label; a wide spread is clamped."""
     g = generator_of(seed)
     delta = normal(g, images, 4, *size_lat) * torch.exp(spread * normal(g, images, 1, *size_lat))
-    regions = some_regions(g, images, size, length)
+    regions = some_regions(g, images, size, count)
     found = guidance_rate(delta, regions, cfg)
     assert found.shape == (images, 1, *size_lat) and found.dtype is torch.float32
     for image in range(images):
-        expected = naive.guidance_rate(delta[image], regions.tokens[image], regions.foreground[image], length, cfg)
+        expected = oracle.guidance_rate(delta[image], regions.labels[image], regions.foreground[image], count, cfg)
         assert_close(found[image, 0].double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -97,7 +97,7 @@ def test_no_foreground_leaves_the_lowest_rate() -> None:
     assert_close(rate, torch.full_like(rate, 0.8))
 
 
-def test_pixels_with_no_word_have_the_lowest_rate_and_count_for_no_word() -> None:
+def test_pixels_with_no_label_have_the_lowest_rate_and_count_for_no_label() -> None:
     regions = of_one(torch.tensor([[0, -1], [0, -1]]), EVERYWHERE, 2)
     rate = guidance_rate(two_halves(1.0, 3.0), regions, cfg=4.0)
     assert ends(rate) == pytest.approx([2.0, 0.8], rel=1e-5)
@@ -105,7 +105,7 @@ def test_pixels_with_no_word_have_the_lowest_rate_and_count_for_no_word() -> Non
 
 @pytest.mark.parametrize(("cfg", "highest"), [(4.0, 3.0), (5.0, 3.0), (7.5, 2.0), (18.75, 0.8), (30.0, 0.5)])
 def test_total_guidance_is_bounded(cfg: float, highest: float) -> None:
-    """15 / cfg is the last word, even below 0.8."""
+    """15 / cfg bounds the rate even below 0.8."""
     rate = guidance_rate(two_halves(0.1, 2.0), of_one(HALVES, EVERYWHERE, 2), cfg)
     assert ends(rate) == pytest.approx([highest, min(0.8, highest)], rel=1e-5)
 

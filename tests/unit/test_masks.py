@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 
-import naive
-import naive_images
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from magicface.attention.attend import TorchAttend
-from magicface.attention.masks import feather, grow, mask_to_grid, size_correction, weighted_mask
-from scenes import generator_of, normal, some_mask
+from magicface.attention.masks import TokenMask, feather, grow, reference_bias, token_mask
+from oracle import attention as oracle
+from oracle import images
+from scenes import generator_of, normal, some_mask, some_view
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -25,51 +25,83 @@ def some_picture(seed: int, size: tuple[int, int]) -> Tensor:
     return torch.rand(2, *size, generator=generator_of(seed), dtype=torch.float64)
 
 
+def on_grid(mask: TokenMask) -> Tensor:
+    """The mask (hh, ww) itself, 0 where no token takes part."""
+    values = torch.zeros(mask.grid[0] * mask.grid[1])
+    values[mask.indices] = mask.log_mask.exp()
+    return values.view(mask.grid)
+
+
 @given(seed=st.integers(0, 2**32), size_px=sizes, grid=sizes)
-def test_masks_come_to_a_grid_by_nearest_or_by_area(seed: int, size_px: tuple[int, int], grid: tuple[int, int]) -> None:
-    mask = torch.rand(size_px, generator=generator_of(seed))
-    nearest, area = mask_to_grid(mask, grid, "nearest"), mask_to_grid(mask, grid, "area")
-    assert torch.equal(nearest, naive_images.nearest(mask, grid).flatten())
-    assert_close(area.double(), naive_images.area(mask, grid).flatten(), rtol=1e-5, atol=1e-6)
+def test_masks_are_resized_by_nearest_or_by_area(seed: int, size_px: tuple[int, int], grid: tuple[int, int]) -> None:
+    mask = torch.rand(size_px, generator=generator_of(seed)) + 1e-3
+    nearest, area = token_mask(mask, grid, "nearest"), token_mask(mask, grid, "area")
+    for found, expected in ((nearest, images.nearest(mask, grid)), (area, images.area(mask, grid))):
+        assert found.grid == grid and found.indices.tolist() == list(range(grid[0] * grid[1]))
+        assert_close(on_grid(found).double(), expected.double().clamp(max=1), rtol=1e-5, atol=1e-6)
 
 
 def test_thin_things_vanish_by_nearest_and_leave_a_trace_by_area() -> None:
     mask = torch.zeros(8, 8)
     mask[:, 3] = 1.0
-    assert mask_to_grid(mask, (2, 2), "nearest").tolist() == [0, 0, 0, 0]
-    assert mask_to_grid(mask, (2, 2), "area").tolist() == [0.25, 0, 0.25, 0]
+    assert on_grid(token_mask(mask, (2, 2), "nearest")).tolist() == [[0, 0], [0, 0]]
+    assert on_grid(token_mask(mask, (2, 2), "area")).tolist() == [[0.25, 0], [0.25, 0]]
 
 
 def test_masks_on_a_grid_are_single_precision_in_0_to_1() -> None:
     mask = torch.tensor([[-0.5, 0.5], [1.5, 1.0]], dtype=torch.float16)
     for resize in ("nearest", "area"):
-        found = mask_to_grid(mask, (2, 2), resize)
-        assert found.dtype is torch.float32 and found.tolist() == [0.0, 0.5, 1.0, 1.0]
+        found = token_mask(mask, (2, 2), resize)
+        assert found.log_mask.dtype is torch.float32 and on_grid(found).tolist() == [[0.0, 0.5], [1.0, 1.0]]
 
 
-def test_weighted_mask_by_hand() -> None:
-    kept, bias = weighted_mask(torch.tensor([0.0, 1.0, 0.0, 0.5]), 3.0)
-    assert kept.dtype is torch.int64 and kept.tolist() == [1, 3]
+def row_mask(*values: float) -> TokenMask:
+    """A mask on a grid one token high."""
+    return token_mask(torch.tensor([values]), (1, len(values)), "nearest")
+
+
+def test_tokens_inside_a_mask_and_their_bias_by_hand() -> None:
+    mask = row_mask(0.0, 1.0, 0.0, 0.5)
+    assert mask.indices.dtype is torch.int64 and mask.indices.tolist() == [1, 3]
+    bias = reference_bias([mask], [3.0], 4)
+    assert bias.dtype is torch.float32
     assert_close(bias, torch.tensor([3.0, 3.0 + math.log(0.5)]))
-    kept, bias = weighted_mask(torch.zeros(4), 3.0)
-    assert kept.numel() == bias.numel() == 0
+    empty = row_mask(0.0, 0.0, 0.0, 0.0)
+    assert empty.indices.numel() == reference_bias([empty], [3.0], 4).numel() == 0
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 5), m=st.integers(1, 8), weight=st.floats(-2, 5))
 def test_dropping_keys_is_a_bias_of_minus_infinity(seed: int, n: int, m: int, weight: float) -> None:
     g = generator_of(seed)
     q, k, v, mask = normal(g, 1, n, 8), normal(g, 1, m, 8), normal(g, 1, m, 8), some_mask(g, m)
-    kept, bias = weighted_mask(mask, weight)
-    found = TorchAttend(2)(q, k[:, kept], v[:, kept], bias)
+    inside = token_mask(mask[None], (1, m), "nearest")
+    bias = reference_bias([inside], [weight], m)
+    found = TorchAttend(2)(q, k[:, inside.indices], v[:, inside.indices], bias)
     full = torch.tensor([weight + math.log(x) if x > 0 else -math.inf for x in mask.tolist()]).double()
-    expected = naive.apply_maps(naive.attention_maps(q[0], k[0], 2, full), v[0])
+    expected = oracle.apply_maps(oracle.attention_maps(q[0], k[0], 2, full), v[0])
     assert_close(found[0], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_size_correction() -> None:
-    assert size_correction(4096, 4096) == 0.0
-    assert size_correction(2 * 4096, 1024) == pytest.approx(math.log(8))
-    assert size_correction(512, 1024) == pytest.approx(-math.log(2))
+@given(seed=st.integers(0, 2**32), sizes=st.lists(st.integers(1, 9), min_size=1, max_size=3), target=st.integers(1, 99))
+def test_bias_of_several_views_is_that_of_the_loops(seed: int, sizes: list[int], target: int) -> None:
+    g = generator_of(seed)
+    views = [some_view(g, size, 4) for size in sizes]
+    masks = [token_mask(view.mask[None], (1, len(view.mask)), "nearest") for view in views]
+    expected = oracle.bias_of(views, target)
+    found = reference_bias(masks, [view.weight for view in views], target)
+    assert_close(found.double(), expected[~torch.isinf(expected)], rtol=1e-5, atol=1e-5)
+
+
+def test_the_bias_is_less_by_the_logarithm_of_the_ratio_of_token_counts() -> None:
+    def correction(target_tok: int, *grids: tuple[int, int]) -> float:
+        masks = [token_mask(torch.ones(grid), grid, "nearest") for grid in grids]
+        biases = reference_bias(masks, [2.0] * len(grids), target_tok)
+        assert len(biases) == sum(height * width for height, width in grids) and biases.unique().numel() == 1
+        return 2.0 - float(biases[0])
+
+    assert correction(4096, (64, 64)) == 0.0
+    assert correction(1024, (64, 64), (64, 64)) == pytest.approx(math.log(8), rel=1e-5)
+    assert correction(1024, (32, 16)) == pytest.approx(-math.log(2), rel=1e-5)
 
 
 @given(seed=st.integers(0, 2**32), size=sizes, radius=radii)

@@ -7,17 +7,18 @@ import torch
 from magicface.attention.schedule import Stage
 from magicface.sampling.method import Method, Reference, Schedule
 from magicface.sampling.references.noise import SeededNoise
+from magicface.sampling.regions.source import NoRegions
 
 
-def reference_of(*tokens: int, weight: float = 2.0, weight_injection: float = 2.0, concept: str = "") -> Reference:
+def reference_of(*tokens: int, weight: float = 2.0, blend_weight: float = 2.0, concept: str = "") -> Reference:
     """A reference of a phrase of tokens."""
     latents, masks = torch.zeros(1, 4, 8, 8), torch.ones(1, 64, 64)
-    return Reference(concept, tokens, "a caption", [], latents, masks, weight, weight_injection)
+    return Reference(concept, tokens, "a caption", [], latents, masks, weight, blend_weight)
 
 
 def method_of(*references: Reference, schedule: Schedule | None = None) -> Method:
     """A method on no blocks."""
-    return Method(references, schedule or Schedule(), (), (), SeededNoise(0))
+    return Method(references, schedule or Schedule(), (), (), SeededNoise(0), NoRegions)
 
 
 def test_references_of_one_phrase_are_one_concept() -> None:
@@ -30,21 +31,21 @@ def test_references_of_one_phrase_are_one_concept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("weight", "weight_injection", "active"), [(0.0, 0.0, False), (0.0, 1.0, True), (1.0, 0.0, True), (-1.0, 0.0, True)]
+    ("weight", "blend_weight", "active"), [(0.0, 0.0, False), (0.0, 1.0, True), (1.0, 0.0, True), (-1.0, 0.0, True)]
 )
-def test_a_reference_is_off_where_both_weights_are_zero(weight: float, weight_injection: float, active: bool) -> None:
-    reference = reference_of(1, weight=weight, weight_injection=weight_injection)
+def test_a_reference_is_off_where_both_weights_are_zero(weight: float, blend_weight: float, active: bool) -> None:
+    reference = reference_of(1, weight=weight, blend_weight=blend_weight)
     assert reference.active is active
-    assert [reference.weight_at(stage) for stage in (Stage.OFF, Stage.LAYOUT, Stage.INJECTION)] == [
+    assert [reference.weight_at(stage) for stage in (Stage.OFF, Stage.LAYOUT, Stage.BLEND)] == [
         0.0,
         weight,
-        weight_injection,
+        blend_weight,
     ]
 
 
 def test_a_concept_is_active_while_any_of_its_references_is() -> None:
-    off, on = reference_of(1, weight=0, weight_injection=0), reference_of(1)
-    method = method_of(off, on, reference_of(2, weight=0, weight_injection=0))
+    off, on = reference_of(1, weight=0, blend_weight=0), reference_of(1)
+    method = method_of(off, on, reference_of(2, weight=0, blend_weight=0))
     assert [method.is_active(concept) for concept in method.concepts] == [True, False]
 
 
@@ -54,7 +55,7 @@ def test_a_concept_is_active_while_any_of_its_references_is() -> None:
 def test_the_authors_suppression_by_number_of_concepts(count: int, suppression: float, cut: bool) -> None:
     method = method_of(*(reference_of(number) for number in range(count)))
     assert (method.suppression, method.cut_to_foreground) == (suppression, cut)
-    views_and_absent = (reference_of(0), reference_of(99, weight=0, weight_injection=0))
+    views_and_absent = (reference_of(0), reference_of(99, weight=0, blend_weight=0))
     method = method_of(*method.references, *views_and_absent)
     assert (method.suppression, method.cut_to_foreground) == (suppression, cut)
 
@@ -70,7 +71,7 @@ def test_the_authors_suppression_by_number_of_concepts(count: int, suppression: 
         (0.3, "never", False),
     ],
 )
-def test_settings_go_before_the_rule(suppression: float, foreground: str, cut: bool) -> None:
+def test_settings_override_the_rule(suppression: float, foreground: str, cut: bool) -> None:
     schedule = Schedule(suppression=suppression, foreground=foreground)
     method = method_of(reference_of(1), reference_of(2), schedule=schedule)
     assert (method.suppression, method.cut_to_foreground) == (suppression, cut)
@@ -78,6 +79,11 @@ def test_settings_go_before_the_rule(suppression: float, foreground: str, cut: b
 
 def test_defaults_are_the_authors() -> None:
     schedule = Schedule()
-    assert (schedule.start, schedule.end, schedule.injection, schedule.segmentation) == (0.0, 1.0, "auto", "auto")
+    assert (schedule.start, schedule.end, schedule.injection_blocks, schedule.segmentation_blocks) == (
+        0.0,
+        1.0,
+        "auto",
+        "auto",
+    )
     assert 0.4195 < schedule.switch < 0.4394
     assert schedule.suppression is None and schedule.foreground == "auto" and schedule.guidance

@@ -1,4 +1,4 @@
-"""Where words stand among a prompt's tokens."""
+"""The positions of words among a prompt's tokens."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from magicface.sampling.conditioning.prompt import CHUNK, TAG, PromptTokens, Token, read_tokens, start_positions, tagged
+from magicface.sampling.conditioning.prompt import TAG, PromptTokens, Token, read_tokens, start_positions, tagged
+from magicface.sampling.families.clip import CHUNK_TOK
 
 
 def laid_out(*chunks: list[Token]) -> PromptTokens:
     """Chunks of 77: a start token, the words, and no word from there on."""
     tokens: list[Token | None] = []
     for chunk in chunks:
-        tokens += [None, *chunk, *[None] * (CHUNK - 1 - len(chunk))]
-    return PromptTokens("", tuple(tokens), tuple(range(0, len(tokens), CHUNK)))
+        tokens += [None, *chunk, *[None] * (CHUNK_TOK - 1 - len(chunk))]
+    return PromptTokens("", tuple(tokens), tuple(range(0, len(tokens), CHUNK_TOK)))
 
 
 def test_a_phrase_of_one_or_several_tokens() -> None:
@@ -65,7 +66,7 @@ def test_positions_are_those_found_by_marking(chunks: list[list[Token]], phrase:
     expected = set()
     for first in range(len(words)):
         if [token for _, token in words[first : first + len(phrase)]] == phrase:
-            expected |= {place for place, _ in words[first : first + len(phrase)]}
+            expected |= {position for position, _ in words[first : first + len(phrase)]}
     assert tag.positions(phrase) == sorted(expected)
 
 

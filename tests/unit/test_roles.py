@@ -1,4 +1,4 @@
-"""Whose a cond is, what it sees, and which words it carries."""
+"""The role of a cond, what it sees, and its words."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class StandInText:
         self.cond = cond
 
 
-@pytest.mark.parametrize(("place", "role"), [(0, "negative"), (1, "positive"), (2, "other")])
-def test_a_role_is_whose_list_it_is_and_not_its_place(place: int, role: str) -> None:
+@pytest.mark.parametrize(("index", "role"), [(0, "negative"), (1, "positive"), (2, "other")])
+def test_a_role_is_decided_by_the_list_and_not_by_its_position(index: int, role: str) -> None:
     """Three lists in an order of their own, the last one a copy of the positive list."""
     cond = {"uuid": "a", "model_conds": {}, "area": (100, 9, 2, 4)}
     positive, negative = [cond], [dict(cond)]
     guider_conds = {"positive": positive, "negative": negative}
     known = known_conds([negative, positive, list(positive), None], guider_conds, Texts({}), (1, 4, 8, 12))
     assert set(known) == {(0, "a"), (1, "a"), (2, "a")}
-    row = known[place, "a"]
+    row = known[index, "a"]
     assert (row.role, row.length, row.tag, row.zeroed, row.starts) == (role, 0, None, False, [])
     assert row.area == (6, 8, 2, 4)  # cut to the latent
 
@@ -52,7 +52,7 @@ def test_a_scheduled_cond_is_on_between_its_noise_levels(sigma: float, on: bool)
 
 
 @pytest.mark.parametrize("tagged_first", [True, False])
-def test_a_text_that_stands_with_and_without_its_tag_has_it(tagged_first: bool) -> None:
+def test_a_text_with_its_tag_in_one_list_only_has_it(tagged_first: bool) -> None:
     """One encoding both tagged for the positive prompt and used as it is for the negative."""
     text = torch.ones(1, 5, 4)
     lists = [[{"cross_attn": text, TAG: PROMPT}], [{"cross_attn": text}]]

@@ -15,8 +15,8 @@ BORDERS = StageSigmas(start=10.0, switch=4.0, end=1.0)
         (10.0, Stage.LAYOUT),
         (7.0, Stage.LAYOUT),
         (4.0, Stage.LAYOUT),
-        (3.99, Stage.INJECTION),
-        (1.0, Stage.INJECTION),
+        (3.99, Stage.BLEND),
+        (1.0, Stage.BLEND),
         (0.99, Stage.OFF),
         (0.0, Stage.OFF),
     ],
@@ -30,7 +30,7 @@ def test_whole_runs() -> None:
     """ComfyUI's percent 0 and 1 are sigmas of 999999999.9 and 0."""
     most, least = 999999999.9, 0.0
     levels = (14.6, 3.0, 0.03, 0.0)
-    assert {StageSigmas(most, most, least).stage(level) for level in levels} == {Stage.INJECTION}
+    assert {StageSigmas(most, most, least).stage(level) for level in levels} == {Stage.BLEND}
     assert {StageSigmas(most, least, least).stage(level) for level in levels} == {Stage.LAYOUT}
     assert {StageSigmas(least, least, least).stage(level) for level in levels[:3]} == {Stage.OFF}
 
@@ -39,8 +39,8 @@ def test_an_empty_stage_is_passed_over() -> None:
     no_layout, no_injection = StageSigmas(10.0, 10.0, 1.0), StageSigmas(10.0, 1.0, 1.0)
     assert [no_layout.stage(sigma) for sigma in (11.0, 9.9, 1.0, 0.5)] == [
         Stage.OFF,
-        Stage.INJECTION,
-        Stage.INJECTION,
+        Stage.BLEND,
+        Stage.BLEND,
         Stage.OFF,
     ]
     assert [no_injection.stage(sigma) for sigma in (10.0, 5.0, 1.0, 0.5)] == [

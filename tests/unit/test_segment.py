@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import naive
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from magicface.attention.segmentation import segment
+from oracle import regions as oracle
 from scenes import generator_of
 from torch import Tensor
 
@@ -29,12 +29,12 @@ def test_equals_the_loop_over_pixels(
     maps = torch.rand(2, 6, *size, generator=g) + 0.01
     foreground = torch.rand(2, *size, generator=g) < 0.6
     found = segment(maps, foreground, concepts, suppression, cut)
-    assert found.length == 6 and torch.equal(found.foreground, foreground)
+    assert found.label_count == 6 and torch.equal(found.foreground, foreground)
     if suppression == 0 and not any(concepts):
         return  # every score is equal, and no word better than another
     for image in range(2):
-        tokens, of_concept = naive.segment(maps[image], foreground[image], concepts, suppression, cut)
-        assert torch.equal(found.tokens[image], tokens)
+        tokens, of_concept = oracle.segment(maps[image], foreground[image], concepts, suppression, cut)
+        assert torch.equal(found.labels[image], tokens)
         assert torch.equal(found.concepts[image], of_concept)
 
 
@@ -50,14 +50,14 @@ EVERYWHERE = torch.ones(1, 1, 2, dtype=torch.bool)
 def test_words_that_name_no_concept_are_held_back(suppression: float, winner: list[int]) -> None:
     maps = row([1.0, 0.85, 0.2], [1.0, 0.95, 0.2])
     found = segment(maps, EVERYWHERE, [[1]], suppression, cut=False)
-    assert found.tokens.flatten().tolist() == winner
+    assert found.labels.flatten().tolist() == winner
     assert found.concepts.flatten().tolist() == [0 if token == 1 else -1 for token in winner]
 
 
 def test_words_of_concepts_are_not_held_back_among_themselves() -> None:
     maps = row([0.2, 0.8, 0.7], [0.2, 0.7, 0.8])
     found = segment(maps, EVERYWHERE, [[2], [1]], 0.5, cut=False)
-    assert found.tokens.flatten().tolist() == [1, 2]
+    assert found.labels.flatten().tolist() == [1, 2]
     assert found.concepts.flatten().tolist() == [1, 0]
 
 
@@ -76,11 +76,11 @@ def test_a_word_in_two_phrases_is_the_later_ones() -> None:
 def test_the_background_is_cut_from_every_word_only_where_asked() -> None:
     maps = row([0.9, 0.1], [0.1, 0.9])
     nowhere = ~EVERYWHERE
-    kept, cut = (segment(maps, nowhere, [[1]], 0.9, cut=cut) for cut in (False, True))
-    assert (kept.tokens.flatten().tolist(), kept.concepts.flatten().tolist()) == ([0, 1], [-1, 0])
-    assert (cut.tokens.flatten().tolist(), cut.concepts.flatten().tolist()) == ([-1, -1], [-1, -1])
+    uncut, cut = (segment(maps, nowhere, [[1]], 0.9, cut=cut) for cut in (False, True))
+    assert (uncut.labels.flatten().tolist(), uncut.concepts.flatten().tolist()) == ([0, 1], [-1, 0])
+    assert (cut.labels.flatten().tolist(), cut.concepts.flatten().tolist()) == ([-1, -1], [-1, -1])
     half = torch.tensor([[[False, True]]])
-    assert segment(maps, half, [[1]], 0.9, cut=True).tokens.flatten().tolist() == [-1, 1]
+    assert segment(maps, half, [[1]], 0.9, cut=True).labels.flatten().tolist() == [-1, 1]
 
 
 def test_a_concept_without_words_has_no_region() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import naive
-import naive_images
 import pytest
 import torch
 from hypothesis import given, settings
@@ -16,11 +14,12 @@ from magicface.attention.segmentation import (
     apply_self_attention,
     blur,
     cross_attention_map,
+    mean_weights,
     power_average,
-    shares_of_mean,
-    spread,
+    upsample_and_blur,
 )
-from naive import BlockInput
+from oracle import images, regions
+from oracle.regions import BlockInput
 from scenes import generator_of, normal
 from torch import Tensor
 from torch.testing import assert_close
@@ -51,7 +50,7 @@ def test_cross_attention_map(seed: int, images: int, heads: int, n: int, length:
     found = cross_attention_map(q, k, heads, length)
     assert found.dtype is torch.float32
     for image in range(images):
-        expected = naive.cross_map(q[image], k[image], heads, length)
+        expected = regions.cross_map(q[image], k[image], heads, length)
         assert_close(found[image].double(), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -73,9 +72,9 @@ def test_self_attention_smooths_as_its_dense_map(seed: int, heads: int, n: int, 
     once, averaged = apply_self_attention(maps, q, k, attend), power_average(maps, q, k, attend)
     assert once.dtype is averaged.dtype is torch.float32
     for image in range(2):
-        dense = naive.attention_maps(q[image], k[image], heads).mean(dim=0)
+        dense = regions.self_map(q[image], k[image], heads)
         assert_close(once[image].double(), dense @ maps[image].double(), rtol=1e-5, atol=1e-12)
-        expected = naive.power_average(maps[image], q[image], k[image], heads)
+        expected = regions.power_average(maps[image], dense)
         assert_close(averaged[image].double(), expected, rtol=1e-5, atol=1e-12)
 
 
@@ -96,7 +95,7 @@ def test_faint_columns_survive_half_precision(dtype: torch.dtype, tolerance: flo
     maps = (torch.rand(1, 16, 6, generator=g) + 0.1) * strength
     found = power_average(maps, q, k, TorchAttend(2))
     assert found.dtype is torch.float32
-    expected = naive.power_average(maps[0], q[0], k[0], 2)
+    expected = regions.power_average(maps[0], regions.self_map(q[0], k[0], 2))
     assert_close(found[0].double(), expected, rtol=tolerance, atol=0)
 
 
@@ -104,14 +103,14 @@ def test_cross_attention_map_of_half_precision_is_made_in_full() -> None:
     g = generator_of(4)
     q, k = (6 * normal(g, 1, 5, 8)).half(), (6 * normal(g, 1, 9, 8)).half()
     found = cross_attention_map(q, k, 2, 9)
-    assert_close(found[0].double(), naive.cross_map(q[0], k[0], 2, 9), rtol=1e-4, atol=1e-12)
+    assert_close(found[0].double(), regions.cross_map(q[0], k[0], 2, 9), rtol=1e-4, atol=1e-12)
 
 
 @given(seed=st.integers(0, 2**32), size=grids, count=st.integers(1, 3))
 def test_blur_of_maps(seed: int, size: tuple[int, int], count: int) -> None:
     maps = torch.rand(2, count, *size, generator=generator_of(seed), dtype=torch.float64)
     for image in range(2):
-        assert_close(blur(maps)[image], naive_images.blur(maps[image]))
+        assert_close(blur(maps)[image], images.blur(maps[image]))
     flat = torch.full((1, 1, *size), 0.3)
     assert_close(blur(flat), flat)
 
@@ -128,10 +127,10 @@ def test_blur_of_one_pixel() -> None:
 
 
 @given(seed=st.integers(0, 2**32), grid=grids, size=grids)
-def test_shares_of_the_mean(seed: int, grid: tuple[int, int], size: tuple[int, int]) -> None:
+def test_weights_of_the_mean(seed: int, grid: tuple[int, int], size: tuple[int, int]) -> None:
     """The mean of a map brought to another size and blurred, without doing so."""
     maps = torch.rand(1, 3, *grid, generator=generator_of(seed))
-    assert_close(maps.flatten(2) @ shares_of_mean(grid, size), spread(maps, size).mean(dim=(2, 3)))
+    assert_close(maps.flatten(2) @ mean_weights(grid, size), upsample_and_blur(maps, size).mean(dim=(2, 3)))
 
 
 def some_block(g: torch.Generator, grid: tuple[int, int], heads: int, length: int, images: int) -> BlockInput:
@@ -175,10 +174,10 @@ def test_maps_of_several_blocks(
     two = fill(AttentionMaps(size, starts, every_token=False), blocks, length)
     assert every.blocks == two.blocks == len(blocks)
     for image in range(2):
-        here = [of_image(block, image) for block in blocks]
-        expected = naive.token_maps(here, size, length)
+        here = [regions.image_maps(of_image(block, image), size, length) for block in blocks]
+        expected = regions.token_maps(here)
         assert_close(every.tokens[image].double(), expected, rtol=1e-4, atol=1e-5)
-        expected = naive.background_maps(here, size, length, starts)
+        expected = regions.background_maps(here, starts)
         assert_close(every.background[image].double(), expected, rtol=1e-4, atol=1e-5)
         assert_close(two.background[image].double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -190,7 +189,7 @@ def test_upsampling_sets_the_pixels_of_a_grid_at_their_centres() -> None:
     maps = AttentionMaps((4, 4), [0], every_token=True)
     maps.add(cross.repeat(1, 2, 1), sharp.repeat(1, 2, 1), sharp.repeat(1, 2, 1), (2, 2), TorchAttend(1))
     rising = torch.tensor([0.0, 0.25, 0.75, 1.0])
-    expected = naive_images.blur(rising.repeat(2, 4, 1))[0] / 0.5
+    expected = images.blur(rising.repeat(2, 4, 1))[0] / 0.5
     assert_close(maps.tokens[0, 1].double(), expected, rtol=1e-5, atol=1e-5)
     assert_close(maps.background[0, 1].double(), expected, rtol=1e-5, atol=1e-5)
     assert_close(maps.tokens[0, 0].double(), expected.flip(1), rtol=1e-5, atol=1e-5)

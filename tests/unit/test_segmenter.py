@@ -5,17 +5,18 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-import naive
-import naive_images
 import pytest
 import torch
 from magicface.attention.attend import TorchAttend
 from magicface.attention.regions import Regions
-from magicface.sampling.method import Method, Reference, Schedule
-from magicface.sampling.references.noise import SeededNoise
 from magicface.sampling.conditioning.prompt import PromptTokens
 from magicface.sampling.conditioning.roles import Area, CondRow, Role
-from magicface.sampling.regions.segmenter import RegionIndex, Segmenter
+from magicface.sampling.method import Method, Reference, Schedule
+from magicface.sampling.references.noise import SeededNoise
+from magicface.sampling.regions.index import RegionIndex
+from magicface.sampling.regions.segmenter import Segmenter
+from oracle import images as oracle_images
+from oracle import regions as oracle
 from scenes import generator_of, normal
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def method_of(*phrases: tuple[int, ...], off: tuple[int, ...] = (), **schedule: 
         Reference("", phrase, "", [], latents, masks, *((0.0, 0.0) if phrase[0] in off else (2.0, 2.0)))
         for phrase in phrases
     )
-    return Method(references, Schedule(**schedule), (), (), SeededNoise(0))
+    return Method(references, Schedule(**schedule), (), (), SeededNoise(0), Segmenter)
 
 
 def row_of(
@@ -50,11 +51,11 @@ def row_of(
 
 def regions_of(segmenter: Segmenter, *rows: CondRow) -> Regions | None:
     """What was found for an evaluation's conds in their order."""
-    return segmenter.regions({(place, row.cond["uuid"]): row for place, row in enumerate(rows)}, CPU)
+    return segmenter.regions({(index, row.cond["uuid"]): row for index, row in enumerate(rows)}, CPU)
 
 
 def feed(segmenter: Segmenter, row: CondRow, seed: int, images: int = 2) -> tuple[Tensor, Tensor]:
-    """Give a cond random attention on the grid that it sees, and tell its A and F by loops."""
+    """Give a cond random attention on the grid that it sees; its A and F by the oracle."""
     g = generator_of(seed)
     height, width = SIZE_LAT if row.area is None else row.area[:2]
     grid = ((height + 1) // 2, (width + 1) // 2)
@@ -65,10 +66,10 @@ def feed(segmenter: Segmenter, row: CondRow, seed: int, images: int = 2) -> tupl
     maps.add(cross, q, k, grid, TorchAttend(2))
     each, both = [], []
     for image in range(images):
-        smooth = naive.power_average(cross[image], q[image], k[image], 2)
-        tokens = naive_images.blur(smooth.T.reshape(5, *grid))
-        each.append(torch.stack([naive_images.over_mean(token) for token in tokens]))
-        both.append(torch.stack([naive_images.over_mean(tokens[0]), naive_images.over_mean(tokens[1:].sum(dim=0))]))
+        smooth = oracle.power_average(cross[image], oracle.self_map(q[image], k[image], 2))
+        tokens = oracle_images.blur(smooth.T.reshape(5, *grid))
+        each.append(torch.stack([oracle_images.over_mean(token) for token in tokens]))
+        both.append(torch.stack([oracle_images.over_mean(tokens[0]), oracle_images.over_mean(tokens[1:].sum(dim=0))]))
     return torch.stack(each), torch.stack(both)
 
 
@@ -77,9 +78,9 @@ def assert_regions(found: Regions | None, tokens: Tensor, background: Tensor, ph
     assert found is not None
     for image in range(len(tokens)):
         foreground = background[image, 0] <= background[image, 1]
-        expected = naive.segment(tokens[image], foreground, phrases, suppression=0.6, cut=True)
+        expected = oracle.segment(tokens[image], foreground, phrases, suppression=0.6, cut=True)
         assert torch.equal(found.foreground[image], foreground)
-        assert torch.equal(found.tokens[image], expected[0])
+        assert torch.equal(found.labels[image], expected[0])
         assert torch.equal(found.concepts[image], expected[1])
 
 
@@ -98,7 +99,7 @@ def test_foreground_comes_from_the_negative_where_there_is_one() -> None:
     assert_regions(regions_of(against, negative, positive, second), tokens, (uncond + other) / 2, phrases)
 
 
-def test_a_zeroed_negative_tells_nothing() -> None:
+def test_a_zeroed_negative_does_not_count() -> None:
     segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
     zeroed = row_of("negative", zeroed=True)
     tokens, own = feed(segmenter, positive, seed=1)
@@ -112,7 +113,7 @@ def test_a_concept_that_is_off_has_no_words() -> None:
     assert_regions(regions_of(segmenter, row), tokens, own, [[], [3]])
 
 
-def test_conds_that_tell_nothing() -> None:
+def test_conds_without_maps() -> None:
     segmenter = Segmenter(method_of((12,)), SIZE_LAT)
     textless = CondRow("positive", {"uuid": 1}, None, None, 0, TAG_OF_PROMPT)
     silent = [row_of("other"), row_of("positive", tag=None), textless]
@@ -126,26 +127,26 @@ def test_conds_that_tell_nothing() -> None:
 
 def assert_nothing_at(found: Regions, where: Tensor) -> None:
     """No token, no concept and no foreground there."""
-    where = where.expand(found.tokens.shape)
-    assert (found.tokens[where] == -1).all() and (found.concepts[where] == -1).all()
+    where = where.expand(found.labels.shape)
+    assert (found.labels[where] == -1).all() and (found.concepts[where] == -1).all()
     assert not found.foreground[where].any()
 
 
-def test_an_area_stands_at_its_place() -> None:
+def test_an_area_is_pasted_at_its_location() -> None:
     area: Area = (4, 6, 2, 4)  # height, width, top, left
     segmenter, row = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive", area)
     tokens, own = feed(segmenter, row, seed=1)
-    part, found = naive_regions(tokens, own), regions_of(segmenter, row)
-    assert found is not None and found.tokens.shape == (2, *GRID)
+    part, found = expected_regions(tokens, own), regions_of(segmenter, row)
+    assert found is not None and found.labels.shape == (2, *GRID)
     inside = (slice(None), slice(1, 3), slice(2, 5))
-    assert torch.equal(found.tokens[inside], part[0]) and torch.equal(found.concepts[inside], part[1])
+    assert torch.equal(found.labels[inside], part[0]) and torch.equal(found.concepts[inside], part[1])
     assert torch.equal(found.foreground[inside], own[:, 0] <= own[:, 1])
     outside = torch.ones(2, *GRID, dtype=torch.bool)
     outside[inside] = False
     assert_nothing_at(found, outside)
 
 
-def test_a_negative_of_another_area_is_no_measure() -> None:
+def test_a_negative_of_another_area_does_not_count() -> None:
     segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
     negative = row_of("negative", area=(8, 6, 0, 0))
     tokens, own = feed(segmenter, positive, seed=1)
@@ -153,14 +154,14 @@ def test_a_negative_of_another_area_is_no_measure() -> None:
     assert_regions(regions_of(segmenter, positive, negative), tokens, own, [[2], [3]])
 
 
-def naive_regions(tokens: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Tokens and concepts of both images, for the phrases of the tokens 2 and 3."""
+def expected_regions(tokens: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+    """Labels and concepts of both images, for the phrases of the tokens 2 and 3."""
     foreground = background[:, 0] <= background[:, 1]
-    both = [naive.segment(tokens[image], foreground[image], [[2], [3]], 0.6, cut=True) for image in range(2)]
+    both = [oracle.segment(tokens[image], foreground[image], [[2], [3]], 0.6, cut=True) for image in range(2)]
     return torch.stack([found[0] for found in both]), torch.stack([found[1] for found in both])
 
 
-def test_a_mask_silences_what_lies_outside_it() -> None:
+def test_nothing_is_found_outside_a_conds_mask() -> None:
     mask = torch.zeros(1, *SIZE_LAT)
     mask[:, :, 6:] = 0.2
     whole, masked = row_of("positive"), row_of("positive", mask=mask)
@@ -169,19 +170,19 @@ def test_a_mask_silences_what_lies_outside_it() -> None:
         feed(segmenter, row, seed=1)
     all_of_it, found = regions_of(segmenter, whole), regions_of(segmenter, masked)
     assert all_of_it is not None and found is not None
-    for name in ("tokens", "concepts", "foreground"):
+    for name in ("labels", "concepts", "foreground"):
         assert torch.equal(getattr(found, name)[..., 3:], getattr(all_of_it, name)[..., 3:])
     assert_nothing_at(found, torch.arange(GRID[1]) < 3)
 
 
-def test_a_default_cond_fills_what_others_leave() -> None:
+def test_a_default_cond_counts_where_no_other_does() -> None:
     default, left = row_of("positive", default=True), row_of("positive", area=(8, 6, 0, 0))
     segmenter = Segmenter(method_of((12,), (13,)), SIZE_LAT)
     feed(segmenter, default, seed=1)
     everywhere = regions_of(segmenter, default)
     beside = regions_of(segmenter, default, left)  # which has not been called
     assert everywhere is not None and beside is not None
-    assert torch.equal(beside.tokens[..., 3:], everywhere.tokens[..., 3:])
+    assert torch.equal(beside.labels[..., 3:], everywhere.labels[..., 3:])
     assert_nothing_at(beside, torch.arange(GRID[1]) < 3)
 
 
@@ -195,23 +196,27 @@ def test_two_prompts_are_united_and_the_later_concept_wins(called_in_order: bool
     assert one is not None and other is not None and found is not None
     assert torch.equal(found.concepts, torch.maximum(one.concepts, other.concepts))
     assert torch.equal(found.foreground, one.foreground | other.foreground)
-    assert found.length == 10
-    for place in range(found.tokens.numel()):
-        mine, theirs = int(one.tokens.flatten()[place]), int(other.tokens.flatten()[place])
-        by_concept = int(other.concepts.flatten()[place]) > int(one.concepts.flatten()[place])
+    assert found.label_count == 10
+    for pixel in range(found.labels.numel()):
+        mine, theirs = int(one.labels.flatten()[pixel]), int(other.labels.flatten()[pixel])
+        by_concept = int(other.concepts.flatten()[pixel]) > int(one.concepts.flatten()[pixel])
         expected = theirs + 5 if theirs >= 0 and (by_concept or mine < 0) else mine
-        assert int(found.tokens.flatten()[place]) == expected
+        assert int(found.labels.flatten()[pixel]) == expected
 
 
-def test_query_groups_of_an_area_are_those_of_what_it_sees() -> None:
+def test_the_rule_of_an_area_is_that_of_what_it_sees() -> None:
     concepts = torch.tensor([[[0, 0, 1, 1], [0, -1, 1, 1], [2, 2, 2, 2]]])
     index = RegionIndex(Regions(concepts, concepts, concepts >= 0, 3))
 
     def groups(area: Area | None, grid: tuple[int, int]) -> dict[int, list[int]]:
-        return {label: queries.tolist() for label, queries in index.groups(area, grid, CPU)[0]}
+        rule = index.rule(area, grid, CPU)
+        assert rule.labels is not None and rule.labels.shape == (1, grid[0] * grid[1])
+        found = {label: queries.tolist() for label, queries in rule.groups[0]}
+        assert all(rule.labels[0, queries].tolist() == [label] * len(queries) for label, queries in found.items())
+        return found
 
     assert groups(None, (3, 4)) == {0: [0, 1, 4], -1: [5], 1: [2, 3, 6, 7], 2: [8, 9, 10, 11]}
     assert groups((4, 4, 0, 2), (2, 2)) == {0: [0], 1: [1, 3], -1: [2]}
     assert groups((2, 8, 4, 0), (1, 2)) == {2: [0, 1]}
-    assert index.groups(None, (3, 4), CPU) is index.groups(None, (3, 4), CPU)
+    assert index.rule(None, (3, 4), CPU) is index.rule(None, (3, 4), CPU)
     assert torch.equal(index.foreground, concepts >= 0) and torch.equal(index.concepts, concepts)

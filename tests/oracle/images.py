@@ -1,16 +1,19 @@
-"""Maps resized, blurred and set against their mean by loops over pixels; the numbers are METHOD's sections."""
+"""Resizing and blurring of maps: as loops over pixels, and as matrices that these loops make."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
+Resize = Callable[[Tensor, Sequence[int]], Tensor]
+
 
 def nearest(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """(H, W) to another size: each pixel takes the one that its top left corner falls into."""
+    """Resize (H, W): each pixel takes the one that its top left corner falls into."""
     height, width = picture.shape
     out = torch.zeros(*size, dtype=picture.dtype)
     for y in range(size[0]):
@@ -20,7 +23,7 @@ def nearest(picture: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def area(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """(H, W) to another size: each pixel is the mean of all that it touches."""
+    """Resize (H, W): each pixel is the mean of all that it touches."""
     height, width = picture.shape
     out = torch.zeros(*size, dtype=torch.float64)
     for y in range(size[0]):
@@ -32,12 +35,12 @@ def area(picture: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """(T, H, W) to another size, pixel centres kept apart evenly (align_corners off)."""
+    """Resize (T, H, W), with pixel centres evenly spaced (align_corners off)."""
     out = torch.zeros(len(maps), *size, dtype=torch.float64)
     for y in range(size[0]):
         for x in range(size[1]):
             (y0, y1, fy), (x0, x1, fx) = (
-                _neighbours(at, given, wanted) for at, given, wanted in zip((y, x), maps.shape[1:], size, strict=True)
+                _adjacent(at, given, wanted) for at, given, wanted in zip((y, x), maps.shape[1:], size, strict=True)
             )
             above = (1 - fx) * maps[:, y0, x0] + fx * maps[:, y0, x1]
             below = (1 - fx) * maps[:, y1, x0] + fx * maps[:, y1, x1]
@@ -45,14 +48,14 @@ def bilinear(maps: Tensor, size: Sequence[int]) -> Tensor:
     return out
 
 
-def _neighbours(at: int, given: int, wanted: int) -> tuple[int, int, float]:
-    place = max(0.0, (at + 0.5) * given / wanted - 0.5)
-    first = int(place)
-    return first, min(first + 1, given - 1), place - first
+def _adjacent(at: int, given: int, wanted: int) -> tuple[int, int, float]:
+    location = max(0.0, (at + 0.5) * given / wanted - 0.5)
+    first = int(location)
+    return first, min(first + 1, given - 1), location - first
 
 
 def blur(maps: Tensor) -> Tensor:
-    """3 x 3 blur of (T, H, W): weights e^-1 : 1 : e^-1 both ways, normalised, borders reflected (3.3)."""
+    """3 x 3 blur of (T, H, W): weights e^-1 : 1 : e^-1 both ways, summing to 1, with reflected borders."""
     line = [math.exp(-1), 1.0, math.exp(-1)]
     height, width = maps.shape[1:]
     out = torch.zeros_like(maps, dtype=torch.float64)
@@ -72,5 +75,18 @@ def _reflect(at: int, size: int) -> int:
 
 
 def over_mean(picture: Tensor) -> Tensor:
-    """A map (H, W) over its spatial mean (3.4)."""
+    """A map (H, W) divided by its spatial mean."""
     return picture / (picture.mean() + 1e-8)
+
+
+def upsample_and_blur(maps: Tensor, size: Sequence[int]) -> Tensor:
+    """`blur(bilinear(maps, size))` of (T, h, w), as a product with the matrix that the loops make of unit maps."""
+    matrix = _upsample_and_blur_matrix(tuple(maps.shape[1:]), tuple(size))
+    return (maps.double().flatten(1) @ matrix).view(len(maps), *size)
+
+
+@lru_cache
+def _upsample_and_blur_matrix(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    cells = grid[0] * grid[1]
+    unit_maps = torch.eye(cells, dtype=torch.float64).view(cells, *grid)
+    return blur(bilinear(unit_maps, size)).flatten(1)

@@ -1,4 +1,4 @@
-"""Kept references: found whenever nothing that they depend on has changed, and then only; the picture is the same."""
+"""The reference cache: entries are found if and only if nothing that they depend on has changed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 from .graph import box, call
 from .neighbours import hooked, lora
 
-pytestmark = pytest.mark.usefixtures("as_node", "kept")
+pytestmark = pytest.mark.usefixtures("as_node", "cache")
 
 STEPS = 3
 PLENTY = {"keep_mb": 1024}
 
 
 @pytest.fixture
-def kept(pack):
-    """The kept references, none at first and none at last."""
-    store = pack.sampling.references.cache.KEPT
+def cache(pack):
+    """The reference cache, empty before and after a test."""
+    store = pack.sampling.references.cache.REFERENCE_CACHE
     store.clear()
     yield store
     store.clear()
@@ -52,9 +52,9 @@ def hats(graph, **changed):
     return [graph.weighted(hat, **mask), scarf]
 
 
-def sample(graph, settings=None, *, model=None, reference=None, text=None, keep=PLENTY, **sampling):
-    """A run that keeps its references, or not."""
-    schedule = graph.schedule(**(settings or {}), **keep)
+def sample(graph, settings=None, *, model=None, reference=None, text=None, room=PLENTY, **sampling):
+    """A run with room in the cache, or without."""
+    schedule = graph.schedule(**(settings or {}), **room)
     patched = graph.apply(model or graph.model, *hats(graph, **(reference or {})), schedule=schedule)
     return graph.sample(patched, text, **sampling)
 
@@ -123,8 +123,8 @@ MODELS = {
 
 @pytest.mark.parametrize("what", UNCHANGED)
 def test_what_the_references_do_not_depend_on(graph, passes, what):
-    """All are found, and the picture is that of a run that computes them, to the last bit."""
-    expected = sample(graph, keep={}, **UNCHANGED[what])
+    """All are found, and the picture is bit for bit that of a run that computes them."""
+    expected = sample(graph, room={}, **UNCHANGED[what])
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, **UNCHANGED[what]), expected)
@@ -132,7 +132,7 @@ def test_what_the_references_do_not_depend_on(graph, passes, what):
 
 
 def test_another_prompt(graph, passes):
-    expected = sample(graph, text=graph.prompt("a scarf, and a hat on a dog"), keep={})
+    expected = sample(graph, text=graph.prompt("a scarf, and a hat on a dog"), room={})
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, text=graph.prompt("a scarf, and a hat on a dog")), expected)
@@ -142,7 +142,7 @@ def test_another_prompt(graph, passes):
 @pytest.mark.parametrize("what", CHANGED)
 def test_what_the_references_depend_on(graph, passes, what):
     """Nothing is found, so nothing is stale; what did not change comes along, for it went through the UNet with it."""
-    expected = sample(graph, keep={}, **CHANGED[what])
+    expected = sample(graph, room={}, **CHANGED[what])
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, **CHANGED[what]), expected)
@@ -157,10 +157,10 @@ def test_what_the_references_depend_on(graph, passes, what):
 
 
 @pytest.mark.parametrize("what", MODELS)
-def test_what_models_are_made_of(graph, passes, what):
+def test_changes_of_the_model(graph, passes, what):
     """Another model finds nothing of the first one's, and all of its own."""
     model = MODELS[what](graph)
-    expected = sample(graph, model=model, keep={})
+    expected = sample(graph, model=model, room={})
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, model=model), expected)
@@ -169,8 +169,8 @@ def test_what_models_are_made_of(graph, passes, what):
     assert len(passes) == STEPS
 
 
-def test_patches_made_anew_are_not_the_same(graph, passes):
-    """Of equal LoRAs nobody knows that they are."""
+def test_equal_patches_made_anew_are_not_the_same(graph, passes):
+    """That two LoRAs are equal cannot be known."""
     for number in (1, 2):
         sample(graph, model=lora(graph, graph.model))
         assert len(passes) == number * STEPS
@@ -181,7 +181,7 @@ def test_hooks(graph, passes):
     hook = hooked(graph, graph.prompt(), graph.text(), scheduled=True)
     other = hooked(graph, graph.prompt(), graph.text(), scheduled=True)
     given = {"text": hook[0], "negative": hook[1], "model": graph.model}
-    expected = sample(graph, keep={}, **given)
+    expected = sample(graph, room={}, **given)
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, **given), expected) and len(passes) == STEPS
@@ -190,64 +190,64 @@ def test_hooks(graph, passes):
     assert len(passes) == 2 * STEPS
 
 
-def test_room_for_some_steps(graph, kept, passes, caplog, monkeypatch, pack):
-    """What fits is kept and found again, and a line says how much would hold all."""
+def test_room_for_some_steps(graph, cache, passes, caplog, monkeypatch, pack):
+    """What fits is cached and found again, and a line of the log says how much room everything needs."""
     sample(graph)
-    all_of_it = kept.nbytes
-    kept.clear()
+    all_of_it = cache.nbytes
+    cache.clear()
     monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", all_of_it * 2 // 3)
-    expected = sample(graph, keep={})
+    expected = sample(graph, room={})
     passes.clear()
     with caplog.at_level(logging.INFO):
-        assert torch.equal(sample(graph, keep={"keep_mb": 1}), expected)
-    assert all_of_it / 2 < kept.nbytes <= all_of_it * 2 // 3 and len(passes) == STEPS
-    said = [record.getMessage() for record in caplog.records]
-    assert any("of 3 passes of the references 0 were kept" in line for line in said)
-    assert any("a keep_mb of 2 in MagicFaceSchedule would hold all" in line for line in said)
-    assert torch.equal(sample(graph, keep={"keep_mb": 1}), expected)
+        assert torch.equal(sample(graph, room={"keep_mb": 1}), expected)
+    assert all_of_it / 2 < cache.nbytes <= all_of_it * 2 // 3 and len(passes) == STEPS
+    lines = [record.getMessage() for record in caplog.records]
+    assert any("of 3 reference passes 0 were found in the cache" in line for line in lines)
+    assert any("set keep_mb to 2 in MagicFace Schedule to cache everything" in line for line in lines)
+    assert torch.equal(sample(graph, room={"keep_mb": 1}), expected)
     assert len(passes) == STEPS + 1
 
 
-def test_less_room(graph, kept):
+def test_less_room(graph, cache):
     """Not at the cost of what the run before used: it may be that of another sampler of the same graph."""
     sample(graph)
-    assert kept.nbytes
-    sample(graph, keep={"keep_mb": 0})
-    assert kept.nbytes
-    sample(graph, keep={"keep_mb": 0})
-    assert kept.nbytes == 0
+    assert cache.nbytes
+    sample(graph, room={"keep_mb": 0})
+    assert cache.nbytes
+    sample(graph, room={"keep_mb": 0})
+    assert cache.nbytes == 0
 
 
-def test_two_samplers_with_room_for_one(graph, kept, passes, pack, monkeypatch):
-    """They do not drive out each other's, prompt after prompt."""
+def test_two_samplers_with_room_for_one(graph, cache, passes, pack, monkeypatch):
+    """They do not evict each other's entries, prompt after prompt."""
     sample(graph)
-    monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", kept.nbytes * 4 // 3)
+    monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", cache.nbytes * 4 // 3)
     for _ in range(3):
         passes.clear()
         for scheduler in ("normal", "karras"):
-            sample(graph, keep={"keep_mb": 1}, scheduler=scheduler)
+            sample(graph, room={"keep_mb": 1}, scheduler=scheduler)
     assert len(passes) <= STEPS - 1
 
 
-def test_it_goes_with_its_model(graph, kept, tiny_model):
+def test_entries_are_dropped_with_their_model(graph, cache, tiny_model):
     model = tiny_model.load_unet("sdxl", 1, torch.float32)
     sample(graph)
-    before = kept.nbytes
+    before = cache.nbytes
     sample(graph, model=model)
-    assert kept.nbytes > before
+    assert cache.nbytes > before
     comfy.model_management.unload_all_models()
     del model
     gc.collect()
     comfy.model_management.cleanup_models()
     gc.collect()
-    assert kept.nbytes == before
+    assert cache.nbytes == before
 
 
-def test_it_leaves_the_device_with_its_model(graph, kept, passes, monkeypatch):
+def test_entries_leave_the_device_with_their_model(graph, cache, passes, monkeypatch):
     """Whatever unloads the model; and in main memory it is found as well."""
     asked = []
-    real = kept.to_main_memory
-    monkeypatch.setattr(kept, "to_main_memory", lambda model: asked.append(model) or real(model))
+    real = cache.to_main_memory
+    monkeypatch.setattr(cache, "to_main_memory", lambda model: asked.append(model) or real(model))
     on_device = {**PLENTY, "keep_on": "device"}
     schedule = graph.schedule(**on_device)
     patched = graph.apply(graph.model, *hats(graph), schedule=schedule)
@@ -256,14 +256,14 @@ def test_it_leaves_the_device_with_its_model(graph, kept, passes, monkeypatch):
     assert len(passes) == STEPS and not asked
     comfy.model_management.unload_all_models()
     assert asked == [graph.model.model]
-    assert torch.equal(sample(graph, keep=on_device), expected)
+    assert torch.equal(sample(graph, room=on_device), expected)
     assert len(passes) == STEPS
 
 
-def test_inputs_that_cannot_be_told_are_not_kept(graph, pack, kept, monkeypatch):
+def test_inputs_that_cannot_be_read_are_not_cached(graph, pack, cache, monkeypatch):
     def cannot(thing):
         raise TypeError
 
     monkeypatch.setattr(pack.sampling.references.view, "content", cannot)
     sample(graph)
-    assert kept.nbytes == 0
+    assert cache.nbytes == 0

@@ -1,4 +1,4 @@
-"""Kept references by their keys, and what makes keys equal."""
+"""The reference cache, and what makes its keys equal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import gc
 import pytest
 import torch
 from magicface.attention.blocks import Block
-from magicface.sampling import kept
-from magicface.sampling.references.identity import Same, content, identity
-from magicface.sampling.references.cache import BlockTokens, GroupTokens, KeptReferences
+from magicface.attention.kv import ViewKV
+from magicface.sampling.references import cache
+from magicface.sampling.references.cache import GroupKV, ReferenceCache
+from magicface.sampling.references.identity import IdentityKey, content, identity
 
 BLOCK = Block("output", 3, 0, 2)
 KILOBYTE = 1024
@@ -20,35 +21,35 @@ class Model:
     """Something that can die."""
 
 
-def tokens(kilobytes: int = 1) -> GroupTokens:
-    """So much to keep."""
+def group(kilobytes: int = 1) -> GroupKV:
+    """Keys and values of this size."""
     half = torch.zeros(1, 128 * kilobytes, 1)
-    return [{BLOCK: BlockTokens(half, half.clone(), (4, 4))}]
+    return {BLOCK: [ViewKV(half, half.clone(), (4, 4))]}
 
 
-def test_a_run_keeps_what_fits_beside_what_it_uses() -> None:
-    store, model = KeptReferences(), Model()
+def test_a_run_caches_what_fits_beside_what_it_uses() -> None:
+    store, model = ReferenceCache(), Model()
     first = store.open(3 * KILOBYTE)
-    assert [store.keep(key, model, tokens(), CPU, first, 3 * KILOBYTE) for key in "abcd"] == [True, True, True, False]
+    assert [store.add(key, model, group(), CPU, first, 3 * KILOBYTE) for key in "abcd"] == [True, True, True, False]
     assert store.nbytes == 3 * KILOBYTE and store.find("d", first) is None
 
     second = store.open(3 * KILOBYTE)
     assert store.find("a", second) is not None
-    assert not store.keep("e", model, tokens(), CPU, second, 3 * KILOBYTE)  # the first run's may be wanted again
+    assert not store.add("e", model, group(), CPU, second, 3 * KILOBYTE)  # the first run's may be needed again
 
     third = store.open(3 * KILOBYTE)
-    assert store.keep("e", model, tokens(), CPU, third, 3 * KILOBYTE)  # in the place of b, the oldest of the first run
-    assert not store.keep("f", model, tokens(3), CPU, third, 3 * KILOBYTE)
+    assert store.add("e", model, group(), CPU, third, 3 * KILOBYTE)  # instead of b, the oldest of the first run
+    assert not store.add("f", model, group(3), CPU, third, 3 * KILOBYTE)
     assert [store.find(key, third) is not None for key in "abce"] == [True, False, True, True]
-    assert not store.keep("g", model, tokens(4), CPU, store.open(3 * KILOBYTE), 3 * KILOBYTE)
+    assert not store.add("g", model, group(4), CPU, store.open(3 * KILOBYTE), 3 * KILOBYTE)
     assert store.nbytes == 3 * KILOBYTE
 
 
 def test_the_same_key_again_takes_no_more_room() -> None:
-    store, model = KeptReferences(), Model()
+    store, model = ReferenceCache(), Model()
     run = store.open(KILOBYTE)
-    assert all(store.keep("a", model, tokens(), CPU, run, KILOBYTE) for _ in range(3))
-    assert not store.keep("a", model, tokens(2), CPU, run, KILOBYTE)
+    assert all(store.add("a", model, group(), CPU, run, KILOBYTE) for _ in range(3))
+    assert not store.add("a", model, group(2), CPU, run, KILOBYTE)
     assert store.nbytes == KILOBYTE and store.find("a", run) is not None
 
 
@@ -56,32 +57,32 @@ def test_leaving_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """One model's goes to main memory, another's stays."""
     moves: list[torch.device] = []
 
-    def moved(group: GroupTokens, device: torch.device) -> GroupTokens:
+    def move(given: GroupKV, device: torch.device) -> GroupKV:
         moves.append(device)
-        return tokens(2)
+        return group(2)
 
-    store, one, other = KeptReferences(), Model(), Model()
+    store, one, other = ReferenceCache(), Model(), Model()
     run = store.open(9 * KILOBYTE)
-    store.keep("a", one, tokens(), CPU, run, 9 * KILOBYTE)
-    store.keep("b", other, tokens(), CPU, run, 9 * KILOBYTE)
-    monkeypatch.setattr(kept, "moved", moved)
+    store.add("a", one, group(), CPU, run, 9 * KILOBYTE)
+    store.add("b", other, group(), CPU, run, 9 * KILOBYTE)
+    monkeypatch.setattr(cache, "move", move)
     store.to_main_memory(one)
     assert moves == [torch.device("cpu")]
     found = [store.find(key, run) for key in "ab"]
-    assert [kept.bytes_of(group) for group in found if group] == [2 * KILOBYTE, KILOBYTE]
+    assert [cache.size_of(each) for each in found if each] == [2 * KILOBYTE, KILOBYTE]
 
 
 def test_what_has_no_room_is_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "moved", lambda *_: pytest.fail("moved"))
-    store = KeptReferences()
-    assert not store.keep("a", Model(), tokens(2), CPU, store.open(KILOBYTE), KILOBYTE)
+    monkeypatch.setattr(cache, "move", lambda *_: pytest.fail("moved"))
+    store = ReferenceCache()
+    assert not store.add("a", Model(), group(2), CPU, store.open(KILOBYTE), KILOBYTE)
 
 
 def test_a_run_with_less_room_drops_the_oldest() -> None:
-    store, model = KeptReferences(), Model()
+    store, model = ReferenceCache(), Model()
     run = store.open(9 * KILOBYTE)
     for key in "abc":
-        store.keep(key, model, tokens(), CPU, run, 9 * KILOBYTE)
+        store.add(key, model, group(), CPU, run, 9 * KILOBYTE)
     store.find("a", run)
     store.open(2 * KILOBYTE)
     assert store.nbytes == 3 * KILOBYTE
@@ -91,32 +92,32 @@ def test_a_run_with_less_room_drops_the_oldest() -> None:
     assert store.nbytes == 0
 
 
-def test_it_dies_with_its_model_even_in_the_middle_of_work() -> None:
-    store, one, other = KeptReferences(), Model(), Model()
+def test_entries_die_with_their_model_even_while_the_cache_is_locked() -> None:
+    store, one, other = ReferenceCache(), Model(), Model()
     run = store.open(9 * KILOBYTE)
-    store.keep("a", one, tokens(), CPU, run, 9 * KILOBYTE)
-    store.keep("b", other, tokens(2), CPU, run, 9 * KILOBYTE)
+    store.add("a", one, group(), CPU, run, 9 * KILOBYTE)
+    store.add("b", other, group(2), CPU, run, 9 * KILOBYTE)
     del one
     gc.collect()
     assert store.nbytes == 2 * KILOBYTE
-    with store._at_work():
+    with store._locked():
         del other
         gc.collect()
     assert store.nbytes == 0
 
 
-def test_same_is_the_very_object_while_it_lives() -> None:
+def test_an_identity_key_is_the_very_object_while_it_lives() -> None:
     one, other = Model(), Model()
-    assert Same(one) == Same(one) and hash(Same(one)) == hash(Same(one))
-    assert Same(one) != Same(other)
-    before = Same(one)
+    assert IdentityKey(one) == IdentityKey(one) and hash(IdentityKey(one)) == hash(IdentityKey(one))
+    assert IdentityKey(one) != IdentityKey(other)
+    before = IdentityKey(one)
     del one
     gc.collect()
     assert before != before
-    assert Same((1, 2)) != Same((1, 2))
+    assert IdentityKey((1, 2)) != IdentityKey((1, 2))
 
 
-def test_identity_is_by_value_as_far_as_values_can_be_told() -> None:
+def test_identity_is_by_value_as_far_as_values_can_be_read() -> None:
     model = Model()
     given = {"a": [1, "x", None, torch.float16], "b": (model, 2.0)}
     assert identity(given) == identity({"a": [1, "x", None, torch.float16], "b": (model, 2.0)})
@@ -157,6 +158,6 @@ def test_content_is_of_every_bit() -> None:
 
 
 @pytest.mark.parametrize("thing", [lambda: 0, object(), [object()], {1, 2}])
-def test_content_that_cannot_be_told(thing: object) -> None:
-    with pytest.raises(TypeError, match="cannot be told"):
+def test_content_that_cannot_be_read(thing: object) -> None:
+    with pytest.raises(TypeError, match="cannot be read"):
         content(thing)

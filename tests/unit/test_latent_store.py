@@ -1,4 +1,4 @@
-"""Recorded regions, and how they are found again by the latent that a run made."""
+"""Results of runs, found again by the latent that a run made; region histories stand for all of them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from magicface.sampling.regions.history import LatentStore, Recording, StepRegions, fingerprint
+from magicface.sampling.latent_store import LatentStore, fingerprint
+from magicface.sampling.regions.history import RegionHistory, StepRegions
 from torch import Tensor
 
 SHAPE = (4, 16, 16)
@@ -17,46 +18,50 @@ def some_latent(seed: int, images: int = 1, shape: tuple[int, ...] = SHAPE) -> T
     return 5 * torch.randn(images, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def recording_of(name: str, images: int = 1, steps: int = 1) -> Recording:
-    """A recording that is known by its concept."""
+def history_of(name: str, images: int = 1, steps: int = 1) -> RegionHistory:
+    """A history that is known by its concept's name."""
     maps = torch.zeros(images, 8, 8, dtype=torch.int64)
-    return Recording((name,), [StepRegions(step, maps + step, maps == 0).compact() for step in range(steps)])
+    return RegionHistory((name,), [StepRegions(step, maps + step, maps == 0).compact() for step in range(steps)])
 
 
-def name_of(found: list[tuple[Recording, int]] | None) -> str | None:
-    """Which recording was found for a latent of one image."""
-    return None if found is None else found[0][0].concepts[0]
+def name_of(found: list[tuple[RegionHistory, int]] | None) -> str | None:
+    """Which history was found for a latent of one image."""
+    return None if found is None else found[0][0].concept_names[0]
 
 
-def test_a_latent_finds_its_recording() -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+def test_a_latent_finds_its_result() -> None:
+    store = LatentStore(max_bytes=64 * 2**20)
     latents = {name: some_latent(seed, images=2) for seed, name in enumerate(("first", "second", "third"))}
     for name, latent in latents.items():
-        store.add(recording_of(name, images=2, steps=3), [latent])
+        store.add(history_of(name, images=2, steps=3), [latent])
     for name, latent in latents.items():
         found = store.find(latent)
         assert found is not None
-        assert [(recording.concepts, place) for recording, place in found] == [((name,), 0), ((name,), 1)]
+        assert [(history.concept_names, index) for history, index in found] == [((name,), 0), ((name,), 1)]
         assert [step.step for step in found[0][0].steps] == [0, 1, 2]
         assert found[0][0].steps[2].concepts.unique().tolist() == [2]
 
 
-def test_an_image_of_a_batch_is_found_at_its_place() -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+def test_an_image_of_a_batch_is_found_by_its_index() -> None:
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1, images=3)
-    store.add(recording_of("batch", images=3), [latent])
+    store.add(history_of("batch", images=3), [latent])
     other = some_latent(2)
-    store.add(recording_of("single"), [other])
+    store.add(history_of("single"), [other])
     found = store.find(torch.cat((latent[2:], other, latent[:1])))
     assert found is not None
-    assert [(recording.concepts[0], place) for recording, place in found] == [("batch", 2), ("single", 0), ("batch", 0)]
+    assert [(history.concept_names[0], index) for history, index in found] == [
+        ("batch", 2),
+        ("single", 0),
+        ("batch", 0),
+    ]
 
 
 def test_unknown_latents_are_not_found() -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1, images=2)
     assert store.find(latent) is None
-    store.add(recording_of("known", images=2), [latent])
+    store.add(history_of("known", images=2), [latent])
     assert store.find(some_latent(2)) is None
     assert store.find(torch.cat((latent[:1], some_latent(2)))) is None
     assert store.find(1.01 * latent) is None and store.find(-latent) is None
@@ -65,115 +70,115 @@ def test_unknown_latents_are_not_found() -> None:
     assert store.find(touched) is None
 
 
-def test_the_shape_is_part_of_what_is_known() -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+def test_the_shape_is_part_of_the_fingerprint() -> None:
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = torch.zeros(1, 4, 8, 16)
-    store.add(recording_of("wide"), [latent])
+    store.add(history_of("wide"), [latent])
     assert name_of(store.find(latent)) == "wide"
     assert store.find(latent.reshape(1, 4, 16, 8)) is None
     assert store.find(latent[..., :8]) is None
     assert store.find(torch.zeros(1, 16, 8, 4)) is None
 
 
-@pytest.mark.parametrize("kept_as", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("asked_as", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_change_of_precision_hides_nothing(kept_as: torch.dtype, asked_as: torch.dtype) -> None:
+@pytest.mark.parametrize("stored_as", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("given_as", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_change_of_precision_hides_nothing(stored_as: torch.dtype, given_as: torch.dtype) -> None:
     """Latents are cast on their way through a graph, and back again."""
-    store = LatentStore(most_bytes=64 * 2**20)
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1, images=2)
     latent[0, 0, 0, :4] = torch.tensor([0.0, 1e-7, 1.00390625, -3e-9])  # the third lies between two bfloat16
-    store.add(recording_of("known", images=2), [latent.to(kept_as)])
-    store.add(recording_of("other", images=2), [some_latent(2, images=2)])
-    for asked in (latent.to(asked_as), latent.to(asked_as).float()):
-        found = store.find(asked)
+    store.add(history_of("known", images=2), [latent.to(stored_as)])
+    store.add(history_of("other", images=2), [some_latent(2, images=2)])
+    for given_latent in (latent.to(given_as), latent.to(given_as).float()):
+        found = store.find(given_latent)
         assert found is not None
-        assert [(recording.concepts[0], place) for recording, place in found] == [("known", 0), ("known", 1)]
+        assert [(history.concept_names[0], index) for history, index in found] == [("known", 0), ("known", 1)]
 
 
 @given(value=st.floats(2.0**-14, 60000.0, width=32), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
 def test_any_number_is_known_again_after_a_cast(value: float, dtype: torch.dtype) -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = torch.full((1, 1, 1, 2), value)
-    store.add(recording_of("known"), [latent])
+    store.add(history_of("known"), [latent])
     assert store.find(latent.to(dtype)) is not None
     assert store.find(-latent) is None
 
 
-def test_the_nearest_of_two_that_are_alike_is_meant() -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+def test_the_nearest_of_two_that_are_alike_is_found() -> None:
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1)
-    store.add(recording_of("exact"), [latent])
-    store.add(recording_of("near"), [latent * (1 + 1e-4)])
+    store.add(history_of("exact"), [latent])
+    store.add(history_of("near"), [latent * (1 + 1e-4)])
     assert name_of(store.find(latent)) == "exact"
     assert name_of(store.find(latent * (1 + 1e-4))) == "near"
 
 
-def test_the_latest_of_equal_runs_is_meant() -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+def test_the_latest_of_equal_runs_is_found() -> None:
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1)
     for name in ("first", "second"):
-        store.add(recording_of(name), [latent])
+        store.add(history_of(name), [latent])
         assert name_of(store.find(latent)) == name
-    store.add(recording_of("third"), [latent.half().float()])
+    store.add(history_of("third"), [latent.half().float()])
     assert name_of(store.find(latent.half())) == "third"
 
 
 def test_the_denoised_latent_is_known_too() -> None:
-    store = LatentStore(most_bytes=64 * 2**20)
+    store = LatentStore(max_bytes=64 * 2**20)
     samples, denoised = some_latent(1), some_latent(2)
-    store.add(recording_of("run"), [samples, denoised])
-    store.add(recording_of("other"), [some_latent(3)])
+    store.add(history_of("run"), [samples, denoised])
+    store.add(history_of("other"), [some_latent(3)])
     assert name_of(store.find(samples)) == name_of(store.find(denoised)) == "run"
 
 
 def test_the_least_recently_used_goes_first() -> None:
     latents = [some_latent(seed) for seed in range(4)]
-    one = LatentStore(most_bytes=64 * 2**20)
-    one.add(recording_of("0"), [latents[0]])
+    one = LatentStore(max_bytes=64 * 2**20)
+    one.add(history_of("0"), [latents[0]])
     assert one.nbytes == 4 * (3 + 1024) + 2 * 8 * 8
-    store = LatentStore(most_bytes=3 * one.nbytes)
+    store = LatentStore(max_bytes=3 * one.nbytes)
     for number in range(3):
-        store.add(recording_of(str(number)), [latents[number]])
+        store.add(history_of(str(number)), [latents[number]])
     assert store.nbytes == 3 * one.nbytes
     assert name_of(store.find(latents[0])) == "0"
-    store.add(recording_of("3"), [latents[3]])
+    store.add(history_of("3"), [latents[3]])
     assert store.nbytes == 3 * one.nbytes
     assert [name_of(store.find(latent)) for latent in latents] == ["0", None, "2", "3"]
 
 
-def test_the_bound_is_kept_but_for_the_last_run() -> None:
-    store = LatentStore(most_bytes=10_000)
+def test_the_bound_holds_but_for_the_last_run() -> None:
+    store = LatentStore(max_bytes=10_000)
     for seed in range(5):
-        store.add(recording_of(str(seed)), [some_latent(seed)])
+        store.add(history_of(str(seed)), [some_latent(seed)])
         assert store.nbytes <= 10_000
-    large = recording_of("large", steps=200)
+    large = history_of("large", steps=200)
     store.add(large, [some_latent(9)])
     assert store.nbytes > 10_000
     assert name_of(store.find(some_latent(9))) == "large"
     assert store.find(some_latent(4)) is None
 
 
-def test_recordings_are_small_and_share_nothing_with_the_run() -> None:
+def test_histories_are_small_and_share_nothing_with_the_run() -> None:
     maps = torch.tensor([[[0, 1], [-1, 9]]])
     foreground = torch.tensor([[[True, False], [True, True]]])
-    given_recording = Recording(("hat",), [StepRegions(4, maps, foreground).compact()])
-    store = LatentStore(most_bytes=64 * 2**20)
+    given_history = RegionHistory(("hat",), [StepRegions(4, maps, foreground).compact()])
+    store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1)
-    store.add(given_recording, [latent])
+    store.add(given_history, [latent])
     expected = latent.clone()
     maps.zero_()
     foreground.zero_()
     latent.zero_()
     found = store.find(expected)
     assert found is not None
-    recording = found[0][0]
-    assert (recording.concepts, [step.step for step in recording.steps]) == (("hat",), [4])
-    assert recording.steps[0].concepts.tolist() == [[[0, 1], [-1, 9]]]
-    assert recording.steps[0].foreground.tolist() == [[[True, False], [True, True]]]
-    assert recording.nbytes == 8
+    history = found[0][0]
+    assert (history.concept_names, [step.step for step in history.steps]) == (("hat",), [4])
+    assert history.steps[0].concepts.tolist() == [[[0, 1], [-1, 9]]]
+    assert history.steps[0].foreground.tolist() == [[[True, False], [True, True]]]
+    assert history.nbytes == 8
 
 
-def test_fingerprints_are_bounded_and_reach_from_end_to_end() -> None:
+def test_fingerprints_are_bounded_and_span_the_latent() -> None:
     latent = torch.arange(2 * 4 * 64 * 64, dtype=torch.float32).view(2, 4, 64, 64)
     prints = fingerprint(latent)
     assert prints.shape == (2, 4096 + 3)

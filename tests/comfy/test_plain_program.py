@@ -1,4 +1,4 @@
-"""A whole run of the product equals the plain program in `dense`, evaluation by evaluation."""
+"""A whole run of the product equals the oracle's program, evaluation by evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .comparison import Case, assert_found, negative_of, patched, plain_program,
 from .graph import HAT, PROMPT, SCARF, Graph
 from .steering import lead
 
-pytestmark = pytest.mark.usefixtures("as_node")
+pytestmark = [pytest.mark.usefixtures("as_node"), pytest.mark.rounding]
 
 STEPS = 4  # two in each stage
 LONG = "and " * 70 + PROMPT
@@ -39,7 +39,7 @@ CASES = {
         starts=((0, 77), (0, 77, 154)),
     ),
     "word twice": Case(prompt="a hat and a scarf and a hat", positions=((2, 8), (5,))),
-    "zeroed negative": Case(negative_tells=False),
+    "zeroed negative": Case(negative_counts=False),
     "one concept": Case(references="hat", suppression=0.9, size=(16, 16)),
     "two references of one concept": Case(references="hat scarf hat"),
     "no suppression": Case(suppression=1.0, suppression_given=True),
@@ -90,12 +90,12 @@ def test_a_run_is_that_of_the_plain_program(graph_of, tiny_model, name):
     assert (difference.flatten(1).abs().amax(1) > 0.03 * latent.flatten(1).abs().amax(1)).all()  # which says something
 
     for image in range(case.batch):
-        dense, before, seen = plain_program(graph, case, given), None, []
+        program, before, seen = plain_program(graph, case, given), None, []
         for evaluation in ours:
             x, steering = evaluation.x[image : image + 1], regions_of(evaluation, image)
-            denoised, found = dense.evaluate(x, evaluation.sigma, before, steering)
+            denoised, found = program.evaluate(x, evaluation.sigma, before, steering)
             assert (evaluation.denoised[image] - denoised[0]).abs().max() < 1e-4 * denoised.abs().max()
-            if dense.is_on(evaluation.sigma):
+            if program.is_on(evaluation.sigma):
                 assert_found(evaluation, found, image)
                 before = steering
                 seen.append(steering.concepts)
