@@ -29,5 +29,5 @@ def test_a_run_that_differs_is_told(tmp_path, capsys):
     tensors["latents"][9] += 0.01
     save_file(tensors, changed, metadata)
     assert parity.main([str(changed)]) == 1
-    told = [line for line in capsys.readouterr().out.splitlines() if "differs" in line]
-    assert [line.split()[0] for line in told] == ["7", "9"]
+    logged = [line for line in capsys.readouterr().out.splitlines() if "differs" in line]
+    assert [line.split()[0] for line in logged] == ["7", "9"]
