@@ -20,7 +20,7 @@ INJECTED = {"sdxl": range(6), "sd1": range(6, 12), "sd2": range(6, 12)}  # the d
 
 @dataclass(frozen=True)
 class Case:
-    """What is asked of a run, and what a person can say of it beforehand: positions and start tokens of the prompts."""
+    """The settings of a run, and what is known beforehand: positions and start tokens of the prompts."""
 
     family: str = "sdxl"
     v_prediction: bool = False
@@ -169,7 +169,7 @@ class PlainGuider:
     Attributes:
         program: the program.
         model_patcher: its model's.
-        leader: the evaluations of the product's run, whose regions take the place of its own.
+        leader: the evaluations of the product's run, whose regions replace its own.
         found: what its evaluations found themselves.
     """
 
@@ -189,7 +189,7 @@ class PlainGuider:
         return self.program.cfg
 
     def __call__(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
-        """One evaluation; samplers of the cfg++ kind look at it through a function that they hang in."""
+        """One evaluation; samplers of the cfg++ kind read it through a function that they add."""
         number = len(self.found)
         before = regions_of(self.leader[number - 1]) if number else None
         denoised, found = self.program.evaluate(x, float(timestep[0]), before, regions_of(self.leader[number]))

@@ -12,7 +12,7 @@ from torch import Tensor
 import nodes as core_nodes
 
 PROMPT = "a boy wearing a hat and a scarf"
-HAT, SCARF = 5, 8  # where these words stand in PROMPT, the start token being 0
+HAT, SCARF = 5, 8  # positions of these words in PROMPT; the start token is 0
 NEGATIVE = "bad picture"
 
 

@@ -48,7 +48,7 @@ class Neighbour:
         masked: whether the latent has a noise mask.
         sampling: what its KSampler's inputs are, other than usual.
         family: of the small model.
-        once: whether it fails where it stands twice on a model, with or without ours.
+        once: whether it fails if it is on a model twice, with or without ours.
         changes: whether it changes the picture at all.
         refused: words of the error that a run with both ends in; none where they go together.
         note: for the table.

@@ -150,7 +150,7 @@ def _run(
 
 @contextmanager
 def _regions_taken(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Tensor]]]:
-    """What an evaluation finds, and others in its place: the one spot that knows where the product's regions come from.
+    """What an evaluation finds, replaced by other regions: only this knows where the product's regions come from.
 
     Args:
         pack: the pack.

@@ -147,14 +147,14 @@ def test_any_settings(graph, sampled, data):
 @settings(max_examples=40, **THE_SAME_ALWAYS)
 @given(st.data())
 def test_any_view(graph, data):
-    """What shows a run afterwards, and the choice of what it keeps."""
+    """What shows a run afterwards, and the choice of what it records."""
     number = st.integers(-4, 4)
-    kept = {
+    chosen = {
         "steps": data.draw(mostly(st.sampled_from(["0", "-1", "0,1", "all"]), st.text(max_size=6))),
         "blocks": data.draw(mostly(st.sampled_from(["auto", "output.3-5"]), SPECS)),
         "most_mb": data.draw(mostly(st.integers(1, 64), st.integers(-9, 10**6))),
     }
-    record = tried(lambda: graph.record(**kept))
+    record = tried(lambda: graph.record(**chosen))
     if record is None:
         return
     reference = graph.reference("hat", image=picture(1, 96, 64), size=64)

@@ -30,7 +30,7 @@ def test_an_attention_override_sees_all_calls_but_those_with_a_bias(graph: Graph
     assert len(seen) > 100 and not any(seen)
 
 
-def test_a_bias_is_computed_as_precisely_as_asked(graph: Graph, pack, monkeypatch) -> None:
+def test_a_bias_is_computed_as_precisely_as_requested(graph: Graph, pack, monkeypatch) -> None:
     """Where ComfyUI asks for float32 attention, calls with a bias get it too."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 9, 32, generator=generator).half() * 8 for _ in range(3))

@@ -77,9 +77,9 @@ def split_up(model, order):
 
     def one_by_one(executor, inner, conds, x, timestep, options):
         out = [None] * len(conds)
-        for place in order:
-            alone = [listed if place == other else None for other, listed in enumerate(conds)]
-            out[place] = executor(inner, alone, x, timestep, options)[place]
+        for index in order:
+            alone = [listed if index == other else None for other, listed in enumerate(conds)]
+            out[index] = executor(inner, alone, x, timestep, options)[index]
         return out
 
     def outer(executor, *args, **kwargs):
@@ -139,7 +139,7 @@ def test_combined_with_itself(graph):
 
 @pytest.mark.rounding
 def test_combined_with_a_prompt_of_no_words_of_ours(graph):
-    """A cond that does not come from MagicFacePrompt looks at the references too, but finds no regions."""
+    """A cond that does not come from MagicFace Prompt attends to the references too, but finds no regions."""
     model = graph.apply(graph.model, *graph.two())
     (alone, of_alone), (both, of_both) = (
         lead(graph.pack, model, lambda model, cond=cond: graph.sample(model, cond))

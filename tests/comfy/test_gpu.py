@@ -20,7 +20,7 @@ MEGABYTES = {"keep_mb": 1024}
 
 @pytest.fixture
 def gpu(monkeypatch, pack):
-    """A GPU, and nothing kept from before."""
+    """A GPU, and an empty reference cache."""
     store = pack.sampling.references.cache.REFERENCE_CACHE
     store.clear()
     with plugged_in(monkeypatch) as plugged:
@@ -94,9 +94,9 @@ RUNS = {
     "another shape": {"size": (18, 14)},
     "without guidance": {"cfg": 1.0},
     "another sampler": {"sampler_name": "heun"},
-    "kept": {"schedule": MEGABYTES},
+    "cached": {"schedule": MEGABYTES},
     "in half precision": {"half": True},
-    "kept on the device": {"schedule": {**MEGABYTES, "keep_on": "device"}},
+    "cached on the device": {"schedule": {**MEGABYTES, "keep_on": "device"}},
 }
 
 
@@ -129,12 +129,14 @@ def test_with_little_memory(graph, there, monkeypatch, state):
     assert there.model.model.model_lowvram
 
 
-def shown(graph, place):
+def shown(graph, location):
     """A run whose inputs and pictures lie somewhere, and all that the pack shows of it."""
-    hat = graph.reference("hat", image=picture(1).to(place), mask=box(128, 128, 0, 16, 80, 112).to(place), weight=3.0)
+    hat = graph.reference(
+        "hat", image=picture(1).to(location), mask=box(128, 128, 0, 16, 80, 112).to(location), weight=3.0
+    )
     record = graph.record(steps="0, 2", blocks="output.3.0")
     samples = graph.sample(graph.apply(graph.model, hat, record=record), steps=STEPS)
-    latent, image = {"samples": samples.to(place)}, picture(3).to(place)
+    latent, image = {"samples": samples.to(location)}, picture(3).to(location)
     pictures = [
         graph.run("MagicFaceSegmentationPreview", latent=latent, image=image),
         graph.run("MagicFaceSegmentationPreview", latent=latent, all_steps=True),
@@ -145,18 +147,20 @@ def shown(graph, place):
     return [output for result in pictures for output in result.args]
 
 
-@pytest.mark.parametrize("place", [GPU, "cpu"], ids=["--gpu-only", ""])
-def test_what_is_shown(graph, there, place):
+@pytest.mark.parametrize("location", [GPU, "cpu"], ids=["--gpu-only", ""])
+def test_what_is_shown(graph, there, location):
     """Wherever the user's ComfyUI leaves pictures, masks and latents."""
-    ours, expected = shown(there, place), shown(graph, "cpu")
+    ours, expected = shown(there, location), shown(graph, "cpu")
     assert len(ours) == len(expected) == 7
     for drawn, same in zip(ours, expected, strict=True):
         assert torch.equal(drawn.cpu(), same)
 
 
-@pytest.mark.parametrize("schedule", [{}, MEGABYTES, {**MEGABYTES, "keep_on": "device"}], ids=["", "kept", "on device"])
+@pytest.mark.parametrize(
+    "schedule", [{}, MEGABYTES, {**MEGABYTES, "keep_on": "device"}], ids=["", "cached", "on device"]
+)
 def test_the_host_waits_once_an_evaluation(gpu, there, schedule):
-    """And never in a block, but where what is computed goes to main memory to be kept."""
+    """And never in a block, but where what is computed goes to main memory to be cached."""
     sampled(there, schedule=schedule)
     gpu.waits.clear()
     sampled(there, schedule=schedule, seed=2)
@@ -194,7 +198,7 @@ def test_backends_that_work_in_chunks_do_so_with_weights(gpu, monkeypatch, pack,
     attend = attention_call.HostAttention({"n_heads": 2, "attn_precision": None})
     expected = attend(q, k, v, bias.float()).cpu()
     monkeypatch.setattr(attention_call, "optimized_attention", getattr(attention, backend))
-    monkeypatch.setattr(attention_call, "TorchAttend", None)  # not asked
+    monkeypatch.setattr(attention_call, "TorchAttend", None)  # not called
     free = 50_000  # a quarter of what the scores take
     with monkeypatch.context() as patch:
         memory = comfy.model_management
@@ -209,7 +213,7 @@ def test_backends_that_work_in_chunks_do_so_with_weights(gpu, monkeypatch, pack,
 
 @pytest.mark.parametrize("threads", [False, True])
 def test_what_torch_may_choose_from_is_as_before(gpu, pack, threads):
-    """After a call, and where devices work in threads all along: it is told to the whole process."""
+    """After a call, and where devices work in threads all along: it is set for the whole process."""
     extra = {"n_heads": 2, "attn_precision": None} | ({"multigpu_thread_device": GPU} if threads else {})
     tokens = torch.randn(1, 8, 32).to(GPU)
     pack.sampling.run.host_attention.HostAttention(extra)(tokens, tokens, tokens, torch.zeros(8).to(GPU))

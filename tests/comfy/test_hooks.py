@@ -1,4 +1,4 @@
-"""Hooks: LoRAs that only some conds have, and only for a time. References see the weights of whoever looks at them."""
+"""Hooks: LoRAs of some conds, and for a time. References see the weights of the cond that attends to them."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_hooked_lora_is_a_lora(graph, lora, cfg):
 
 
 def test_a_hook_for_the_prompt_alone(graph, lora):
-    """Cond and uncond have different weights then, and the references those of the cond that looks at them."""
+    """Cond and uncond have different weights then, and the references those of the cond that attends to them."""
     given, positive, negative = graph.two(), graph.prompt(), graph.text()
     model = graph.apply(graph.model, *given)
     latent = graph.sample(model, hooked(positive), negative, steps=1, cfg=3.0)

@@ -1,4 +1,4 @@
-"""What must hold whatever is sampled: nothing changes but the picture, and that only by what is asked for."""
+"""What must hold whatever is sampled: nothing changes but the picture, and that only by what is requested."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def attributes(model) -> Any:
     return frozen({name: value for name, value in vars(model).items() if name != "parent"})
 
 
-def asked_for(model) -> Any:
-    """What a ModelPatcher was told to do."""
+def settings_of(model) -> Any:
+    """All that is set on a ModelPatcher."""
     names = ("model_options", "wrappers", "callbacks", "patches", "object_patches", "injections", "attachments")
     return frozen({name: getattr(model, name) for name in names})
 
@@ -58,11 +58,11 @@ def test_applying_changes_nothing_upstream(graph):
 
 def test_sampling_a_patched_model_changes_nothing_upstream(graph):
     vanilla = graph.sample(graph.model)
-    asked, before = asked_for(graph.model), weights(graph.model)
+    settings, before = settings_of(graph.model), weights(graph.model)
     patched = graph.apply(graph.model, *graph.two())
-    asked_patched = asked_for(patched)
+    settings_patched = settings_of(patched)
     assert not torch.equal(graph.sample(patched), vanilla)
-    assert asked_for(graph.model) == asked and asked_for(patched) == asked_patched
+    assert settings_of(graph.model) == settings and settings_of(patched) == settings_patched
     assert same_weights(weights(graph.model), before)
     assert torch.equal(graph.sample(graph.model), vanilla)
     assert not left_over()
@@ -169,18 +169,18 @@ def in_a_prediction(model, error):
     model.set_model_sampler_post_cfg_function(after)
 
 
-@pytest.mark.parametrize("place", [in_the_second_unet_call, in_a_reference_pass, in_a_prediction])
+@pytest.mark.parametrize("fail_at", [in_the_second_unet_call, in_a_reference_pass, in_a_prediction])
 @pytest.mark.parametrize("error", [Boom, comfy.model_management.InterruptProcessingException])
-def test_nothing_is_left_of_a_run_that_broke_off(graph, place, error):
+def test_nothing_is_left_of_a_run_that_broke_off(graph, fail_at, error):
     patched = graph.apply(graph.model, *graph.two())
     clean = graph.sample(patched)
-    asked, before = asked_for(patched), weights(patched)
+    settings, before = settings_of(patched), weights(patched)
     breaking = patched.clone()
-    place(breaking, error)
+    fail_at(breaking, error)
     with pytest.raises(error):
         graph.sample(breaking)
     assert not left_over()
-    assert asked_for(patched) == asked and same_weights(weights(patched), before)
+    assert settings_of(patched) == settings and same_weights(weights(patched), before)
     assert torch.equal(graph.sample(patched), clean)
 
 

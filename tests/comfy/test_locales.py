@@ -17,10 +17,10 @@ def texts(language):
 
 
 def leaves(tree, path=()):
-    """Every text by its place."""
+    """Every text by its path."""
     if isinstance(tree, str):
         return {path: tree}
-    return {place: text for key, branch in tree.items() for place, text in leaves(branch, (*path, key)).items()}
+    return {found: text for key, branch in tree.items() for found, text in leaves(branch, (*path, key)).items()}
 
 
 def test_english_is_what_the_nodes_say():
@@ -36,11 +36,11 @@ def test_every_language_has_every_text(language):
 
 
 def test_chinese_is_chinese():
-    for place, text in leaves(texts("zh")).items():
-        if place[-1] in ("tooltip", "description"):
-            assert re.search(r"[\u4e00-\u9fff]", text), place
+    for path, text in leaves(texts("zh")).items():
+        if path[-1] in ("tooltip", "description"):
+            assert re.search(r"[\u4e00-\u9fff]", text), path
 
 
 def test_every_input_and_output_has_a_tooltip():
-    for place, text in leaves(locales.english()).items():
-        assert text.endswith((".", "'.", ")")) or place[-1] in ("name", "display_name"), place
+    for path, text in leaves(locales.english()).items():
+        assert text.endswith((".", "'.", ")")) or path[-1] in ("name", "display_name"), path

@@ -74,31 +74,31 @@ def test_neighbours(graph_of, neighbour, known):
         check_refused(graph, neighbour)
     else:
         check_together(graph, neighbour, ours, alone)
-    for place, model in with_both(graph, neighbour, *OFF):
-        assert torch.equal(sampled(graph, neighbour, model), alone), f"{place}: weight 0 is not the neighbour alone"
+    for order, model in with_both(graph, neighbour, *OFF):
+        assert torch.equal(sampled(graph, neighbour, model), alone), f"{order}: weight 0 is not the neighbour alone"
     assert torch.equal(ours_alone(graph, neighbour), ours), "something of the neighbour is left"
 
 
 def check_refused(graph: Graph, neighbour: Neighbour) -> None:
     """In any order a run ends in an error that names the block and the neighbour's callable."""
-    for place, model in with_both(graph, neighbour, *ON):
+    for order, model in with_both(graph, neighbour, *ON):
         with pytest.raises(ValueError) as error:
             sampled(graph, neighbour, model)
         for word in ("MagicFace: block ", *neighbour.refused, "HyperTile and token merging", "remove it"):
-            assert word in str(error.value), place
+            assert word in str(error.value), order
 
 
 def check_together(graph: Graph, neighbour: Neighbour, ours: torch.Tensor, alone: torch.Tensor) -> None:
     """In any order both act, and the order counts for nothing; nor does it where the neighbour is there twice."""
     latents = []
-    for place, model in with_both(graph, neighbour, *ON):
+    for order, model in with_both(graph, neighbour, *ON):
         latents.append(sampled(graph, neighbour, model))
         regions = torch.stack(graph.recorded(latents[-1])[0])
-        assert torch.isfinite(latents[-1]).all(), place
-        assert {0, 1} & set(regions.flatten().tolist()), f"{place}: no regions"
-        assert (latents[-1] - alone).abs().max() > 0.1, f"{place}: the method does not act"
-        assert ((latents[-1] - ours).abs().max() > 1e-3) == neighbour.changes, f"{place}: what the neighbour does"
-        assert torch.equal(latents[-1], latents[0]), f"{place}: the order counts"
+        assert torch.isfinite(latents[-1]).all(), order
+        assert {0, 1} & set(regions.flatten().tolist()), f"{order}: no regions"
+        assert (latents[-1] - alone).abs().max() > 0.1, f"{order}: the method does not act"
+        assert ((latents[-1] - ours).abs().max() > 1e-3) == neighbour.changes, f"{order}: what the neighbour does"
+        assert torch.equal(latents[-1], latents[0]), f"{order}: the order counts"
     if neighbour.model is not unchanged and not neighbour.once:
         around, behind = twice(graph, neighbour)
         assert torch.isfinite(around).all() and torch.equal(around, behind), "the neighbour twice"

@@ -1,4 +1,4 @@
-"""The nodes: their names, kept for ever, and what each makes of its inputs. The preview has a file of its own."""
+"""The nodes: their names, which never change, and what each makes of its inputs. The preview has a file of its own."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_size_by_the_text_encoder(graph_of, family, size):
 
 
 def test_what_is_encoded(graph):
-    """Picture and caption as ComfyUI encodes them; transparency is not looked at."""
+    """Picture and caption as ComfyUI encodes them; transparency is ignored."""
     image = picture(3, 128, 192, views=2).round()  # of values that 8 bits hold, for so pictures are resized
     mask = torch.cat([box(128, 192, 0, 0, 64, 64), box(128, 192, 9, 9, 99, 99)])
     reference = graph.reference("red hat", image=image, mask=mask, caption="a (red:1.3) hat", size=157)
@@ -248,7 +248,7 @@ def embedded(tiny_model, tmp_path):
         ("a embedding:beret hat", "embedding:beret hat", [2, 3, 4]),
     ],
 )
-def test_where_concepts_stand(graph, embedded, text, concept, expected):
+def test_positions_of_concepts(graph, embedded, text, concept, expected):
     [[_, options]] = graph.run("MagicFacePrompt", clip=embedded, text=text)[0]
     reference = graph.reference(concept, clip=embedded)
     assert options[TAG].positions(reference.concept_tokens) == expected

@@ -52,11 +52,11 @@ def test_skipped_evaluations_keep_the_regions(graph, patched_first):
     else:
         model = graph.apply(call(EasyCacheNode, model=graph.model, **cache)[0], *given)
 
-    def asked(run, x, timesteps, *args, **kwargs):
+    def requested(run, x, timesteps, *args, **kwargs):
         calls.append(float(timesteps[0]))
         return run(x, timesteps, *args, **kwargs)
 
-    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "zz_innermost", asked)
+    model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "zz_innermost", requested)
     latent = graph.sample(model, steps=8)
     regions = graph.recorded(latent)[0]
     assert torch.isfinite(latent).all() and len(regions) == 8

@@ -96,7 +96,7 @@ def test_all_steps_stand_in_rows_of_five(graph, patched):
 
 
 def test_each_sampler_gets_its_own(graph, patched):
-    """Two samplers on one model, one more on another, asked in any order and again."""
+    """Two samplers on one model, one more on another, looked up in any order and again."""
     other = graph.apply(graph.model, graph.reference("scarf", 7, weight=4.0))
     runs = [graph.sample(model, seed=seed) for model, seed in ((patched, 1), (patched, 2), (other, 1))]
     expected = [masks_of(graph, samples) for samples in runs]

@@ -98,7 +98,7 @@ def test_with_a_noise_mask(graph):
 @pytest.mark.rounding
 @pytest.mark.parametrize(("switch", "same"), [(1.0, True), (0.43, False)])
 def test_a_run_in_two_parts(graph, switch, same):
-    """The second part begins without regions: equal where stage 1 goes on, else its first step looks at everything."""
+    """The second part begins without regions: equal in the layout stage, else its first step sees all references."""
     model = graph.apply(graph.model, *graph.two(), schedule=graph.schedule(switch=switch))
     positive, negative = graph.prompt(), graph.text()
 
@@ -211,8 +211,8 @@ def test_an_inpainting_unet(graph_of):
     given = {"positive": graph.prompt(), "negative": graph.text(), "pixels": picture(7), "mask": mask}
     positive, negative, latent = call(core_nodes.InpaintModelConditioning, **given, vae=graph.vae, noise_mask=True)
     painted = assert_acts(graph, graph.model, *graph.two(), positive=positive, negative=negative, latent=latent)
-    kept = (painted - latent["samples"]).abs().mean(1)[0]
-    assert kept[:3].max() < 1e-3 and kept[5:11, 5:11].min() > 0.01
+    change = (painted - latent["samples"]).abs().mean(1)[0]
+    assert change[:3].max() < 1e-3 and change[5:11, 5:11].min() > 0.01
 
 
 def test_a_second_pass_on_a_larger_latent(graph):

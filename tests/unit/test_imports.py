@@ -35,7 +35,7 @@ NODE_ID = re.compile(r'node_id="(MagicFace[A-Z]\w+)"')
 
 
 def sources(*folders: str) -> list[Path]:
-    """The Python files of folders of the pack, the pack's own `__init__` with them if all are asked for."""
+    """The Python files of folders of the pack, the pack's own `__init__` with them if all are requested."""
     files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
     return [*files, ROOT / "__init__.py"] if folders == LAYERS else files
 

@@ -1,4 +1,4 @@
-"""Results of runs, found again by the latent that a run made; region histories stand for all of them."""
+"""Results of runs, found again by the latent that a run made; region histories are used as an example."""
 
 from __future__ import annotations
 

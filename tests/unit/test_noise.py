@@ -63,6 +63,6 @@ def test_global_random_numbers_are_left_alone() -> None:
 
 
 def test_seeds_are_values() -> None:
-    """Equal settings are equal sources, so that a method may be compared and kept."""
+    """Equal settings are equal sources, so that methods can be compared and cached."""
     assert SeededNoise(3) == SeededNoise(3) != SeededNoise(4)
     assert hash(SeededNoise(3)) == hash(SeededNoise(3))

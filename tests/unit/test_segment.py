@@ -73,7 +73,7 @@ def test_a_word_in_two_phrases_is_the_later_ones() -> None:
     assert segment(maps, EVERYWHERE, [[2], [1, 2]], 0.9, cut=False).concepts.flatten().tolist() == [1, 1]
 
 
-def test_the_background_is_cut_from_every_word_only_where_asked() -> None:
+def test_the_background_is_cut_from_every_word_only_if_requested() -> None:
     maps = row([0.9, 0.1], [0.1, 0.9])
     nowhere = ~EVERYWHERE
     uncut, cut = (segment(maps, nowhere, [[1]], 0.9, cut=cut) for cut in (False, True))
