@@ -133,8 +133,8 @@ def test_memory_is_that_of_tensors(found):
 def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
     passes = []
     reference_pass = scene.pack.sampling.references.reference_pass.ReferencePass
-    real = reference_pass._through_unet
-    monkeypatch.setattr(reference_pass, "_through_unet", lambda *given: passes.append(1) or real(*given))
+    real = reference_pass.through_unet
+    monkeypatch.setattr(reference_pass, "through_unet", lambda *given: passes.append(1) or real(*given))
     cold = scene.run(scene.patched(3))
     every = len(passes)
     warm = measure.ways_of(scene)[KEPT](0)
