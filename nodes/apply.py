@@ -1,5 +1,6 @@
 """MagicFaceApply: patches a model so that it samples with the references."""
 
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sampling.errors import InputError, error_prefix
+from ..sampling.errors import SamplingError, error_prefix
 from ..sampling.method import RecordSettings, Reference, Schedule
 from ..sampling.patch import bind, patch_model
 from .live_preview import LivePreview
@@ -15,15 +16,18 @@ from .sockets import CATEGORY, RecordSocket, ReferenceSocket, ScheduleSocket
 
 MAX_REFERENCES = 10
 _PREFIX = "reference"
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def _sampling_errors() -> Iterator[None]:
-    """Name the node whose input is found to be wrong only when sampling begins."""
+    """Name the node in errors found while sampling, which happens in the sampler's node; and log them."""
     try:
         yield
-    except InputError as error:
-        raise ValueError(f"MagicFace{error.node}: {error}") from error
+    except SamplingError as error:
+        message = f"MagicFace{error.node}: {error}" if error.node else str(error)
+        log.error("%s", message)
+        raise SamplingError(message) from error
 
 
 class MagicFaceApply(io.ComfyNode):
@@ -103,6 +107,9 @@ def _in_order(references: dict[str, Any]) -> tuple[Reference, ...]:
     unknown = [name for name in references if not re.fullmatch(rf"{_PREFIX}\d+", name)]
     if unknown:
         raise ValueError(f"references: no input {unknown[0]!r}; name them {_PREFIX}0 to {_PREFIX}{MAX_REFERENCES - 1}")
+    for name, given in references.items():
+        if given is not None and not isinstance(given, Reference):
+            raise ValueError(f"references: {name} is {given!r}; connect the output of MagicFace Reference")
     by_number = sorted(references.items(), key=lambda item: int(item[0].removeprefix(_PREFIX)))
     return tuple(reference for _, reference in by_number if reference is not None)
 

@@ -1,15 +1,16 @@
 """MagicFaceAttentionView: shows which parts of the references a pixel or a region attends to."""
 
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.snapshot import heat
-from ..sampling.errors import error_prefix
 from .drawing.attention import Cell, dim_outside, heat_over, sheet
 from .recorded_attention import RecordedImage, recorded_images, view_inputs
+from .showing import show
 from .sockets import CATEGORY, check_choice
 
 _MAX_PX = 16384
@@ -52,12 +53,16 @@ class MagicFaceAttentionView(io.ComfyNode):
     def execute(
         cls, latent: dict[str, Any], step: int, block: str, query: Query, x: int, y: int, image: Tensor | None = None
     ) -> io.NodeOutput:
-        with error_prefix("MagicFaceAttentionView"):
-            check_choice("query", query, get_args(Query))
-            found = recorded_images(latent, step, block, image)
-            sheets = [sheet([_row(recorded, *of) for of in _queries(recorded, query, x, y)]) for recorded in found]
-        drawn = torch.stack(sheets)
-        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+        return show(cls, partial(_draw, latent, step, block, query, x, y, image), latent, image)
+
+
+def _draw(
+    latent: dict[str, Any], step: int, block: str, query: Query, x: int, y: int, image: Tensor | None
+) -> tuple[Tensor, tuple[()], tuple[()]]:
+    check_choice("query", query, get_args(Query))
+    recorded_ones = recorded_images(latent, step, block, image)
+    sheets = [sheet([_row(one, *of) for of in _queries(one, query, x, y)]) for one in recorded_ones]
+    return torch.stack(sheets), (), ()
 
 
 def _queries(recorded: RecordedImage, query: Query, x: int, y: int) -> list[tuple[str, Tensor]]:

@@ -1,15 +1,16 @@
 """MagicFaceCorrespondence: shows which part of the picture matches which part of a reference."""
 
+from functools import partial
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..attention.snapshot import NO_QUERY, correspondence
-from ..sampling.errors import error_prefix
 from .drawing.attention import Cell, colours_over, polar_colours, sheet
 from .recorded_attention import RecordedImage, recorded_images, view_inputs
+from .showing import show
 from .sockets import CATEGORY
 
 
@@ -38,9 +39,11 @@ class MagicFaceCorrespondence(io.ComfyNode):
 
     @classmethod
     def execute(cls, latent: dict[str, Any], step: int, block: str, image: Tensor | None = None) -> io.NodeOutput:
-        with error_prefix("MagicFaceCorrespondence"):
-            drawn = torch.stack([sheet([_row(recorded)]) for recorded in recorded_images(latent, step, block, image)])
-        return io.NodeOutput(drawn, ui=ui.PreviewImage(drawn, cls=cls))
+        return show(cls, partial(_draw, latent, step, block, image), latent, image)
+
+
+def _draw(latent: dict[str, Any], step: int, block: str, image: Tensor | None) -> tuple[Tensor, tuple[()], tuple[()]]:
+    return torch.stack([sheet([_row(one)]) for one in recorded_images(latent, step, block, image)]), (), ()
 
 
 def _row(recorded: RecordedImage) -> list[Cell]:

@@ -39,15 +39,21 @@ def histories_of(samples: Tensor) -> list[tuple[RegionHistory, int]]:
     """
     found = REGION_STORE.find(samples)
     if found is None:
-        raise ValueError(
-            "latent: no run with MagicFace is known for it (it was changed after sampling, was sampled without"
-            " MagicFace Apply, or is too old); connect the sampler's own output and sample it again"
-        )
+        raise ValueError(f"latent: {_unknown_because(samples)}; connect the sampler's own output and sample it again")
     lists = sorted({history.concept_names for history, _ in found})
     if len(lists) > 1:
         named = " and ".join(f"({', '.join(names)})" for names in lists)
         raise ValueError(f"latent: its pictures were sampled with different concepts, {named}; preview them one by one")
     return found
+
+
+def _unknown_because(samples: Tensor) -> str:
+    if not samples.any():
+        return "it is empty, not sampled: the sampler made no step (no steps left, or a denoise of 0)"
+    return (
+        "no run with MagicFace is known for it: it was sampled without MagicFace Apply (bypassed?) or not sampled at"
+        " all, was changed after sampling, or is too old"
+    )
 
 
 def pictures_of(image: Tensor | None, samples: Tensor) -> Tensor:

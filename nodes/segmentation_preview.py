@@ -1,15 +1,16 @@
 """MagicFaceSegmentationPreview: shows which pixels belong to which concept."""
 
+from functools import partial
 from typing import Any
 
 import torch
-from comfy_api.latest import io, ui
+from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampling.errors import error_prefix
 from ..sampling.regions.history import RegionHistory, StepRegions
 from .drawing.regions import draw_regions, reduce_for_strip, resize_regions, strip
 from .sampled_latent import finite_samples, histories_of, pictures_of, step_input
+from .showing import show
 from .sockets import CATEGORY
 
 
@@ -53,23 +54,30 @@ class MagicFaceSegmentationPreview(io.ComfyNode):
     def execute(
         cls, latent: dict[str, Any], step: int, image: Tensor | None = None, all_steps: bool = False
     ) -> io.NodeOutput:
-        with error_prefix("MagicFaceSegmentationPreview"):
-            samples = finite_samples(latent)
-            previews, masks = [], []
-            for (history, index), picture in zip(histories_of(samples), pictures_of(image, samples), strict=True):
-                at, names, translucent = _at_step(history, step), history.concept_names, image is not None
-                concepts, _ = resize_regions(at, index, picture.shape[:2])
-                masks += [concepts == concept for concept in range(len(names))]
-                if all_steps and history.steps:
-                    small = reduce_for_strip(picture)
-                    steps = {at.step: draw_regions(small, at, index, names, translucent) for at in history.steps}
-                    previews.append(strip(steps))
-                else:
-                    previews.append(draw_regions(picture, at, index, names, translucent))
-            if len({preview.shape for preview in previews}) > 1:
-                raise ValueError("latent: its pictures come from runs of different lengths; show them one by one")
-        preview = torch.stack(previews)
-        return io.NodeOutput(preview, torch.stack(masks).float(), ui=ui.PreviewImage(preview, cls=cls))
+        return show(cls, partial(_draw, latent, step, image, all_steps), latent, image)
+
+
+def _draw(
+    latent: dict[str, Any], step: int, image: Tensor | None, all_steps: bool
+) -> tuple[Tensor, list[str], tuple[Tensor]]:
+    """Previews, the findings of the runs, and the masks."""
+    samples = finite_samples(latent)
+    histories = histories_of(samples)
+    previews, masks = [], []
+    for (history, index), picture in zip(histories, pictures_of(image, samples), strict=True):
+        at, names, translucent = _at_step(history, step), history.concept_names, image is not None
+        concepts, _ = resize_regions(at, index, picture.shape[:2])
+        masks += [concepts == concept for concept in range(len(names))]
+        if all_steps and history.steps:
+            small = reduce_for_strip(picture)
+            steps = {at.step: draw_regions(small, at, index, names, translucent) for at in history.steps}
+            previews.append(strip(steps))
+        else:
+            previews.append(draw_regions(picture, at, index, names, translucent))
+    if len({preview.shape for preview in previews}) > 1:
+        raise ValueError("latent: its pictures come from runs of different lengths; show them one by one")
+    notes = list(dict.fromkeys(finding for history, _ in histories for finding in history.findings))
+    return torch.stack(previews), notes, (torch.stack(masks).float(),)
 
 
 def _at_step(history: RegionHistory, step: int) -> StepRegions | None:

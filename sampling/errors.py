@@ -4,14 +4,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+NodeName = Literal["Apply", "Reference", "Prompt", "AttentionRecord"]
 
-class InputError(ValueError):
-    """A bad input of one of the pack's nodes that is found when sampling begins, in the sampler's node.
 
-    The message says which input, what was given and what to do; nodes/ puts the node's id before it.
+class SamplingError(Exception):
+    """MagicFace cannot go on with a run.
+
+    Not a ValueError: other packs sample inside `except ValueError` and would hide it.
+
+    The message says which input, what was given and what to do. Where it is about an input of one of the pack's nodes,
+    nodes/ puts the node's id before it.
     """
 
-    def __init__(self, node: Literal["Apply", "Reference", "Prompt", "AttentionRecord"], message: str) -> None:
+    def __init__(self, message: str, node: NodeName | None = None) -> None:
         super().__init__(message)
         self.node = node
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 from comfy.patcher_extension import CallbacksMP, WrappersMP
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_blocks
 from .conditioning.prompt import TAG, PromptTokens
-from .errors import InputError, error_prefix
+from .errors import SamplingError, error_prefix
 from .families.unet import context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
 from .references.cache import REFERENCE_CACHE
@@ -28,6 +29,9 @@ log = logging.getLogger(__name__)
 Watcher = Callable[[Run, int, Tensor, int], None]
 """Called after each step that has regions, with the run, the step, the denoised latent (b, ch, H, W) and the number of
 steps. An exception in it ends the run."""
+
+
+_ALL_OFF = "every weight is 0, so this is the picture without MagicFace."
 
 
 def bind(
@@ -83,6 +87,21 @@ def _check_fits(reference: Reference, width: int, model: Any) -> None:
         )
 
 
+def _check_wrapper(errors: Callable[[], AbstractContextManager[None]], patcher: Any) -> None:
+    """Before sampling: refuse if another node replaced all wrappers, so that the run would not begin.
+
+    Raises:
+        SamplingError: it did.
+    """
+    with errors():
+        if KEY not in patcher.wrappers.get(WrappersMP.OUTER_SAMPLE, {}):
+            raise SamplingError(
+                "model: another node removed MagicFace's sampling wrapper from it, so MagicFace would do nothing; put"
+                " MagicFace Apply after that node",
+                "Apply",
+            )
+
+
 def _on_detach(patcher: Any, unpatch_all: bool) -> None:
     """A model leaves the device. ComfyUI also calls this with False when it switches clones; ignore that."""
     if unpatch_all:
@@ -104,7 +123,8 @@ def patch_model(
         errors: context of each run, in which the node layer completes error messages.
     """
     clone = model.clone()
-    clone.remove_callbacks_with_key(CallbacksMP.ON_DETACH, KEY)
+    for kind in (CallbacksMP.ON_DETACH, CallbacksMP.ON_PRE_RUN):
+        clone.remove_callbacks_with_key(kind, KEY)
     if method.schedule.cache_location == "device":
         clone.add_callback_with_key(CallbacksMP.ON_DETACH, KEY, _on_detach)
     if clone.wrappers.get(WrappersMP.OUTER_SAMPLE, {}).get(KEY):
@@ -145,17 +165,20 @@ def patch_model(
         return samples
 
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
+    clone.add_callback_with_key(CallbacksMP.ON_PRE_RUN, KEY, partial(_check_wrapper, errors))
     return clone
 
 
 def _end(method: Method, run: Run | None, model: Any, samples: Tensor, denoised: list[Tensor]) -> None:
     """Store what the run recorded under its latent and, as some samplers give it out too, its last denoised latent."""
     latents = [samples, *(model.process_latent_out(x0.float().cpu()) for x0 in denoised)]
-    REGION_STORE.add(run.history if run else RegionHistory(method.concept_names), latents)
-    if run is not None:
-        run.end()
-        if run.recorder is not None:
-            ATTENTION_STORE.add(run.recorder.record, latents)
+    if run is None:
+        REGION_STORE.add(RegionHistory(method.concept_names, findings=[_ALL_OFF]), latents)
+        return
+    run.end()
+    REGION_STORE.add(run.history, latents)
+    if run.recorder is not None:
+        ATTENTION_STORE.add(run.recorder.record, latents)
 
 
 def _begin(method: Method, guider: Any, total_steps: int, seed: int | None) -> Run | None:
@@ -165,6 +188,11 @@ def _begin(method: Method, guider: Any, total_steps: int, seed: int | None) -> R
     check_prompt(method, guider.conds.get("positive") or [])
     report_other_patches(method, guider.model_options, guider.conds)
     run = Run(method, guider, total_steps)
+    for concept in method.concepts:
+        count = sum(r.concept_tokens == concept.concept_tokens for r in method.references)
+        if count > 1:
+            text = f"{count} references have the phrase {concept.concept!r}: they count as views of one concept."
+            run.findings.add(text, logging.INFO)
     run.install(guider.model_options, seed)
     return run
 
@@ -173,30 +201,30 @@ def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
     """Make sure that each concept is in the prompt, before the UNet is called.
 
     Raises:
-        InputError: names the input, what was given and what to do.
+        SamplingError: names the input, what was given and what to do.
     """
     tags = [cond[TAG] for cond in positive if isinstance(cond.get(TAG), PromptTokens)]
     if not tags:
-        raise InputError(
-            "Apply",
+        raise SamplingError(
             "the sampler's positive prompt does not come from MagicFace Prompt, so the concepts' words cannot be found"
             " in it; encode it with MagicFace Prompt (or pass it through the conditioning input of that node)",
+            "Apply",
         )
     for concept in method.concepts:
         if method.is_active(concept) and not any(tag.positions(concept.concept_tokens) for tag in tags):
             words = "; ".join(", ".join(tag.words) for tag in tags)
-            raise InputError(
-                "Reference",
+            raise SamplingError(
                 f"concept: {concept.concept!r} is not in the positive prompt, whose words are {words}. Write the phrase"
                 " into MagicFace Prompt, or name the concept as the prompt does",
+                "Reference",
             )
     for cond in positive:
         tag, text = cond.get(TAG), cond.get("cross_attn")
         if tag is not None and text is not None and text.shape[1] < len(tag.tokens):
-            raise InputError(
-                "Prompt",
+            raise SamplingError(
                 f"the positive conditioning has {text.shape[1]} tokens where its text has {len(tag.tokens)}: a node"
                 " after MagicFace Prompt shortened it; remove that node",
+                "Prompt",
             )
 
 
@@ -204,7 +232,7 @@ def report_other_patches(method: Method, model_options: dict[str, Any], conds: d
     """Log in one line which other nodes act in the attention of the method's blocks.
 
     Raises:
-        InputError: there are some, and the method is strict.
+        SamplingError: there are some, and the method is strict.
     """
     blocks = list(dict.fromkeys([*method.injection_blocks, *method.segmentation_blocks]))
     found = other_patches(model_options.get("transformer_options", {}), blocks)
@@ -213,9 +241,9 @@ def report_other_patches(method: Method, model_options: dict[str, Any], conds: d
     if not found:
         return
     if method.strict:
-        raise InputError(
-            "Apply",
+        raise SamplingError(
             f"strict: other nodes act in the blocks that MagicFace uses: {'; '.join(found)}. Remove them, choose other"
             " blocks in MagicFace Schedule, or switch strict off",
+            "Apply",
         )
     log.info("MagicFace: other nodes act in the same blocks: %s.", "; ".join(found))

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..attention.blocks import Block
 from ..attention.schedule import Stage
 from ..attention.snapshot import AttentionSnapshot
-from .errors import InputError
+from .errors import SamplingError
 from .latent_store import LatentStore
 from .method import Method
 from .references.cache import MEGABYTE
@@ -49,7 +49,7 @@ class AttentionRecorder:
     """Records attention snapshots of the chosen steps and blocks of one run.
 
     Raises:
-        InputError: the run has none of the chosen steps.
+        SamplingError: the run has none of the chosen steps.
     """
 
     def __init__(self, method: Method, total_steps: int) -> None:
@@ -109,15 +109,15 @@ def steps_of(chosen: Sequence[int], total: int) -> list[int]:
     """Those of the chosen steps that a run of `total` steps has, from 0; negative ones count from the end.
 
     Raises:
-        InputError: it has none of them.
+        SamplingError: it has none of them.
     """
     found = [step % total for step in chosen if -total <= step < total]
     if not found:
         given = ", ".join(map(str, chosen))
-        raise InputError(
-            "AttentionRecord",
+        raise SamplingError(
             f"steps: this run has {total} steps and so none of {given}; choose from 0 to {total - 1}, or from -1 (the"
             f" last) to -{total}",
+            "AttentionRecord",
         )
     return found
 

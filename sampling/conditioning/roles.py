@@ -63,10 +63,15 @@ class Texts:
 
     Args:
         guider_conds: the guider's lists by name before ComfyUI prepares them, their texts still in main memory.
+
+    Attributes:
+        positive_is_zeroed: whether all texts of the positive list are zeroed out.
     """
 
     def __init__(self, guider_conds: dict[str, Any]) -> None:
         self._known: dict[int, tuple[Tensor, PromptTokens | None, bool]] = {}
+        positive = [cond["cross_attn"] for cond in guider_conds.get("positive") or () if "cross_attn" in cond]
+        self.positive_is_zeroed = bool(positive) and not any(bool(torch.any(text)) for text in positive)
         for conds in guider_conds.values():
             for cond in conds or ():
                 text = cond.get("cross_attn")

@@ -1,5 +1,6 @@
 """The reference pass: noised references through the unmodified UNet, to read their keys and values."""
 
+import logging
 import uuid
 from contextlib import suppress
 from itertools import groupby
@@ -14,12 +15,16 @@ from ...attention.blocks import Block
 from ...attention.device import to_device
 from ...attention.kv import BlockKV, ConceptKV, ViewKV, pool
 from ..families.unet import Patch, token_grid, with_attention
+from ..findings import Findings
 from ..method import Method, Reference
 from ..run.evaluation import Evaluation
 from ..run.host_attention import HostAttention
+from ..run.other_patches import name_of
 from .cache import REFERENCE_CACHE, GroupKV
 from .cache_session import CacheSession
 from .view import ReferenceView
+
+log = logging.getLogger(__name__)
 
 
 class LastBlockReached(Exception):
@@ -32,8 +37,8 @@ class ReferencePass:
     Source: docs/method.md#reference-pass.
     """
 
-    def __init__(self, method: Method, model: Any, device: torch.device, seed: int) -> None:
-        self._method, self._model, self._device = method, model, device
+    def __init__(self, method: Method, model: Any, device: torch.device, seed: int, findings: Findings) -> None:
+        self._method, self._model, self._device, self._findings = method, model, device, findings
         self._cache = CacheSession(method, model, device)
         self._views: list[ReferenceView] = []
         self._max_group = sum(len(reference.latents) for reference in method.references)
@@ -62,7 +67,7 @@ class ReferencePass:
             }
         name = f"{reference.concept}|{reference.caption}|{occurrence}"
         return [
-            ReferenceView(reference, number, f"{name}|{number}", latents[number : number + 1], conds)
+            ReferenceView(reference, number, f"{name}|{number}", latents[number : number + 1], conds, self._findings)
             for number in range(len(latents))
         ]
 
@@ -108,6 +113,7 @@ class ReferencePass:
             kv = self.through_unet(group, evaluation, options)
         except Exception as error:
             if len(group) == 1 or not _is_out_of_memory(error):
+                log.error("MagicFace: the UNet call for the references failed%s: %s", _replaced(self._model), error)
                 raise
         else:
             self._cache.add(key, kv)
@@ -168,6 +174,13 @@ def by_shape(views: list[ReferenceView], level: float) -> list[list[ReferenceVie
 
 def _split(group: list[ReferenceView], size: int) -> list[list[ReferenceView]]:
     return [group[first : first + size] for first in range(0, len(group), size)]
+
+
+def _replaced(model: Any) -> str:
+    """Names the functions that other nodes have put in the place of UNet modules' own, for a message."""
+    forwards = [vars(module)["forward"] for module in model.diffusion_model.modules() if "forward" in vars(module)]
+    names = ", ".join(dict.fromkeys(map(name_of, forwards)))
+    return f" (other nodes replaced the forward of modules by {names})" if names else ""
 
 
 def _is_out_of_memory(error: Exception) -> bool:

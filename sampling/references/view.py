@@ -1,16 +1,14 @@
 """One view of a reference, ready for one model."""
 
-import logging
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from ...attention.masks import TokenMask, token_mask
+from ..findings import Findings
 from ..method import Reference
 from .identity import content
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -23,6 +21,7 @@ class ReferenceView:
         name: the name of its noise.
         latent: (1, ch, h, w) in the UNet's space, on the device.
         conds: ComfyUI's processed conds of the caption, one for each part of its schedule.
+        findings: of the run.
     """
 
     reference: Reference
@@ -30,6 +29,7 @@ class ReferenceView:
     name: str
     latent: Tensor
     conds: list[dict[str, Any]]
+    findings: Findings
     _masks: dict[tuple[int, int], TokenMask] = field(default_factory=dict)
     _digests: dict[int, bytes | None] = field(default_factory=dict)
 
@@ -38,12 +38,9 @@ class ReferenceView:
         if grid not in self._masks:
             mask = token_mask(self.reference.masks[self.number], grid, self.reference.resize)
             if not len(mask.indices):
-                log.warning(
-                    "MagicFace: the mask of %r has no pixel on a grid of %dx%d, so the reference has no effect in"
-                    " blocks of that grid; set resize to area in MagicFace Mask Weight.",
-                    self.reference.concept,
-                    grid[1],
-                    grid[0],
+                self.findings.add(
+                    f"the mask of {self.reference.concept!r} has no pixel on a grid of {grid[1]}x{grid[0]}, so the"
+                    " reference has no effect in blocks of that grid; set resize to area in MagicFace Mask Weight."
                 )
             self._masks[grid] = mask.to(self.latent.device)
         return self._masks[grid]

@@ -38,10 +38,12 @@ class RegionHistory:
     Attributes:
         concept_names: for a legend, by concept index.
         steps: the steps that have regions, in order.
+        findings: what the run did less than it was asked for, one sentence each.
     """
 
     concept_names: tuple[str, ...]
     steps: list[StepRegions] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
     @property
     def nbytes(self) -> int:

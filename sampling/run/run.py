@@ -17,6 +17,7 @@ from ...attention.guidance import guidance_rate
 from ...attention.kv import BlockKV
 from ...attention.schedule import Stage, StageSigmas
 from ..conditioning.roles import KnownConds, Texts, known_conds, role_of
+from ..findings import Findings
 from ..method import KEY, Method
 from ..references.reference_pass import ReferencePass
 from ..regions.history import RegionHistory, StepRegions
@@ -24,8 +25,6 @@ from ..regions.index import RegionIndex
 from ..snapshots import AttentionRecorder
 from .evaluation import CondBatch, Evaluation
 from .unet_call import UNetCall
-
-log = logging.getLogger(__name__)
 
 
 class Run:
@@ -49,10 +48,11 @@ class Run:
         self._texts = Texts(guider.conds)
         self._acting = False  # in the present evaluation
         self._acted = self._injected = False  # in any
-        self._guidance_off_logged = False
+        self._guided = self._unguided = 0  # evaluations
         self._seed = 0
         self.latest_regions: RegionIndex | None = None
-        self._history = RegionHistory(method.concept_names)
+        self.findings = Findings()
+        self._history = RegionHistory(method.concept_names, findings=self.findings.messages)
         self._pending: list[tuple[int, RegionIndex]] = []
         self.recorder = AttentionRecorder(method, total_steps) if method.record else None
 
@@ -91,13 +91,39 @@ class Run:
         self._pending.clear()
 
     def end(self) -> None:
-        """Log what the cache did, and warn if the method did nothing at all."""
+        """Log what the cache did, and what the method did less than it was asked for."""
         if self._references is not None:
             self._references.end()
-        if self._acted and not self._injected:
-            log.warning(
-                "MagicFace: nothing attended to the references, because no evaluation requested the guider's positive"
-                " prompt as it is: another node of this model passes on a copy of it, or another prompt in its place."
+        add = self.findings.add
+        if not self._acted:
+            schedule = self._method.schedule
+            add(
+                f"it did nothing: none of this run's noise levels is between start ({schedule.start:g}) and end"
+                f" ({schedule.end:g}) of MagicFace Schedule."
+            )
+        elif not self._injected:
+            add(
+                "nothing attended to the references, because no evaluation requested the guider's positive prompt as it"
+                " is: another node of this model passes on a copy of it, or another prompt in its place."
+            )
+        elif self.latest_regions is None:
+            reason = " (the positive prompt is zeroed out)" if self._texts.positive_is_zeroed else ""
+            add(
+                f"no regions were found{reason}, so the whole picture attended to all references until the end, and"
+                " there was no semantic guidance."
+            )
+        elif self.history.steps:
+            found = self.history.steps[-1].concepts.unique().tolist()
+            concepts = enumerate(self._method.concepts)
+            missing = [repr(c.concept) for i, c in concepts if self._method.is_active(c) and i not in found]
+            if missing:
+                add(f"no region was found for {', '.join(missing)} in the last step.")
+        if self._unguided:
+            count = self._unguided + self._guided
+            add(
+                f"semantic guidance was off in {self._unguided} of {count} evaluations: it needs exactly one positive and"
+                " one negative prompt.",
+                logging.INFO,
             )
 
     def prepare_sampling(
@@ -174,7 +200,7 @@ class Run:
     ) -> dict[Any, dict[Block, BlockKV]]:
         """The reference pass, once for each hook group that positive conds have at this noise level."""
         if self._references is None:
-            self._references = ReferencePass(self._method, model, device, self._seed)
+            self._references = ReferencePass(self._method, model, device, self._seed, self.findings)
         groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(evaluation.level)}
         return {hooks: self._references.run(evaluation, hooks) for hooks in groups}
 
@@ -205,11 +231,10 @@ class Run:
         if args["uncond"] is None or math.isclose(cfg, 1.0):
             return denoised
         if not evaluation.rate_pending:
-            if not self._guidance_off_logged:
-                self._guidance_off_logged = True
-                log.info("MagicFace: semantic guidance is off: it needs exactly one positive and one negative prompt.")
+            self._unguided += 1
             return denoised
         evaluation.rate_pending = False
+        self._guided += 1
         delta = args["cond_denoised"] - args["uncond_denoised"]
         rate = guidance_rate(delta, self.latest_regions.on_device, cfg)
         return denoised + cfg * (rate - 1.0) * delta

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy.patcher_extension import WrappersMP
 
-from ..errors import InputError
+from ..errors import SamplingError
 
 log = logging.getLogger(__name__)
 _COMFYUI_KEY = "torch.compile"  # of the wrapper of ComfyUI's node
@@ -20,15 +20,15 @@ def without_compile(model: Any, model_options: dict[str, Any]) -> AbstractContex
     another call, or none.
 
     Raises:
-        InputError: the model is compiled, and this torch cannot switch that off.
+        SamplingError: the model is compiled, and this torch cannot switch that off.
     """
     if not is_compiled(model, model_options):
         return nullcontext()
     if not hasattr(torch.compiler, "set_stance"):
-        raise InputError(
-            "Apply",
+        raise SamplingError(
             f"model: is compiled by torch.compile, which torch {torch.__version__} cannot switch off for a run; use"
             " torch 2.6 or newer, or remove the node that compiles",
+            "Apply",
         )
     log.info("MagicFace: torch.compile is switched off for this run.")
     return torch.compiler.set_stance("force_eager")

@@ -12,6 +12,7 @@ from ...attention.schedule import Stage
 from ...attention.segmentation import cross_attention_map
 from ...attention.snapshot import AttentionSnapshot
 from ..conditioning.roles import CondRow
+from ..errors import SamplingError
 from ..families.unet import Patch, present_patch, token_grid, with_attention
 from .evaluation import CondBatch
 from .host_attention import HostAttention
@@ -25,7 +26,7 @@ class UNetCall:
     """The patches of one UNet call of a batch, with input x (rows, ch, H, W) and text (rows, T', width).
 
     Raises:
-        ValueError: the UNet is called for a part of what its conds see.
+        SamplingError: the UNet is called for a part of what its conds see.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class UNetCall:
         """The block's token grid (hh, ww).
 
         Raises:
-            ValueError: the number of tokens is not the grid's.
+            SamplingError: the number of tokens is not the grid's.
         """
         hh, ww = token_grid(extra)
         if q.shape[:2] != (self._total_rows, hh * ww):
@@ -154,14 +155,14 @@ class UNetCall:
         """Make sure that no keys are missing; other nodes may have appended some.
 
         Raises:
-            ValueError: some are missing.
+            SamplingError: some are missing.
         """
         if k.shape[0] != self._total_rows or k.shape[1] < expected:
             raise self._changed_tokens(block, "keys", k, f"{self._total_rows} x {expected} or more")
 
-    def _changed_tokens(self, block: Block, what: str, given: Tensor, expected: str) -> ValueError:
+    def _changed_tokens(self, block: Block, what: str, given: Tensor, expected: str) -> SamplingError:
         found = "; ".join(other_patches(self._options, [block])) or "nothing that MagicFace knows of"
-        return ValueError(
+        return SamplingError(
             f"MagicFace: block {block} was given {given.shape[0]} x {given.shape[1]} {what} instead of {expected}."
             f" Patched in there: {found}. Patches that change the tokens, as HyperTile and token merging do, cannot be"
             " used with MagicFace: remove it, or choose other blocks in MagicFace Schedule"
@@ -171,12 +172,12 @@ class UNetCall:
         """Make sure that the UNet is given all that each cond sees, or regions and areas would be of another place.
 
         Raises:
-            ValueError: it is given a part.
+            SamplingError: it is given a part.
         """
         for _, row in self._rows:
             seen = self._batch.size_lat if row is None or row.area is None else row.area[:2]
             if tuple(self._size_lat) != tuple(seen):
-                raise ValueError(
+                raise SamplingError(
                     f"MagicFace: the UNet was called with a latent of {self._size_lat[-1]}x{self._size_lat[-2]}, but"
                     f" the prompt covers {seen[1]}x{seen[0]}: MagicFace cannot be used with a patch that cuts the"
                     " latent into tiles; remove it"
