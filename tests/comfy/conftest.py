@@ -37,6 +37,7 @@ def start_comfyui() -> str:
 
 
 THREADS = "MAGICFACE_TEST_THREADS"
+NOISE = "MAGICFACE_TEST_NOISE"
 
 
 def load_oracle() -> None:
@@ -56,6 +57,27 @@ load_oracle()
 # More threads gain nothing on models this small, and lose much on a busy machine. How many there are is a part of how
 # numbers are rounded, so other counts can be tried.
 torch.set_num_threads(int(os.environ.get(THREADS, "1")))
+
+
+def round_otherwise(relative: float) -> None:
+    """Make every linear layer of float32 numbers round otherwise each time, as if each call were another CPU's.
+
+    Args:
+        relative: how far results move, as a part of themselves; float32 itself rounds by up to 6e-8.
+    """
+    linear, generator = torch.nn.functional.linear, torch.Generator().manual_seed(0)
+
+    def rounded(*args: Any, **kwargs: Any) -> torch.Tensor:
+        out: torch.Tensor = linear(*args, **kwargs)
+        if out.device.type != "cpu" or out.dtype is not torch.float32:
+            return out
+        return out * (1 + relative * torch.randn(out.shape, generator=generator))
+
+    torch.nn.functional.linear = rounded
+
+
+if os.environ.get(NOISE):
+    round_otherwise(float(os.environ[NOISE]))
 
 
 class Unread(pytest.Module):
