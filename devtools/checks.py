@@ -27,7 +27,7 @@ ON_BOTH_CORES = ("comfy",)
 FIRST = ("unit", "comfy")
 NO_TESTS_COLLECTED = 5
 # Tests that compare different paths of computation run once more with the instructions of an older CPU, which round
-# otherwise. A test whose outcome depends on that shows here, not first on someone else's machine.
+# differently. So a test that depends on rounding fails here, and not first on another machine.
 ROUNDING = ("comfy", ("-m", "rounding"), (("ATEN_CPU_CAPABILITY", "default"),))
 
 

@@ -1,8 +1,8 @@
-"""Parity with the authors: recorded runs of their program, repeated through the product's own wrappers.
+"""Parity with the authors: recorded runs of their program, repeated with the product's own wrappers.
 
-A file holds a small UNet (diffusers key names under ``unet.``), encodings, token positions, noises and everything
-that the authors' program made of them. Noise, encodings and positions are taken from it, and each step begins with what
-the recorded step before left, its latent and its masks, so that steps are judged one by one. Sampling, stages,
+A file has a small UNet (diffusers key names under ``unet.``), encodings, token positions, noises and everything that
+the authors' program computed from them. Noise, encodings and positions come from the file, and each step starts with
+the latent and the masks of the recorded step before it, so that steps are compared one by one. Sampling, stages,
 references, segmentation and guidance are the pack's.
 """
 
@@ -52,7 +52,7 @@ class Step:
 
 
 class RecordedNoise:
-    """The references' noise as the file has it; reference i is called "i|..."."""
+    """The references' noise from the file; the name of reference i starts with "i|"."""
 
     def __init__(self, noises: Tensor, sigmas: Tensor) -> None:
         self._noises, self._sigmas = noises, sigmas
@@ -63,19 +63,18 @@ class RecordedNoise:
 
 
 class RecordedRegions:
-    """A region source that lets the pack find regions and hands on the recorded ones.
+    """A region source that lets the pack find regions, but returns the recorded ones.
 
-    So what a step finds does not reach the steps after it.
+    So the regions that a step finds do not affect later steps.
 
     Args:
         pack: the pack.
         tensors: the file's.
-        positions: for each concept where its phrase stands.
+        positions: for each concept, the token positions of its phrase.
 
     Attributes:
-        found: for each step so far the pack's own regions, and two margins (1, H2, W2) of each pixel: how much the
-            second strongest token is behind the strongest, and the weaker of start token and rest behind the stronger,
-            as a part of the stronger.
+        found: for each step so far the pack's own regions, and two margins (1, H2, W2): the relative differences
+            between a pixel's two strongest tokens, and between the start token and the rest.
     """
 
     def __init__(self, pack: Any, tensors: dict[str, Tensor], positions: list[tuple[int, ...]]) -> None:
@@ -87,11 +86,11 @@ class RecordedRegions:
         return _Finder(self, method, self._pack.sampling.regions.segmenter.Segmenter(method, size_lat))
 
     def take(self, own: Any, margin: Tensor, margin_foreground: Tensor) -> Any:
-        """Note what a step found; returns what the file has for it."""
+        """Store what a step found; returns the recorded regions of this step."""
         step = len(self.found)
         self.found.append((own, margin.cpu(), margin_foreground.cpu()))
         masks, foreground = self._tensors["ca_masks"][step], self._tensors["fore_masks"][step][:, 0].bool()
-        # No token: -1, as the pack has it.
+        # -1 for no token, as in the pack.
         labels = torch.where(masks.any(dim=1), masks.argmax(dim=1), -1)
         concepts = torch.full_like(labels, -1)
         for concept, positions in enumerate(self._positions):
@@ -101,7 +100,7 @@ class RecordedRegions:
 
 
 class _Finder:
-    """Finds regions as the pack's own finder does, see `RecordedRegions`."""
+    """Finds regions with the pack's own finder; see `RecordedRegions`."""
 
     def __init__(self, source: RecordedRegions, method: Any, own: Any) -> None:
         self._source, self._method, self._own = source, method, own
@@ -129,13 +128,13 @@ def _margin(strengths: Tensor) -> Tensor:
 
 
 def main(files: list[str]) -> int:
-    """Print each file's comparison; 1 if any differs."""
+    """Print each file's comparison; returns 1 if any run differs."""
     differs = False
     for file in files:
         try:
             steps = list(compare(Path(file)))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            print(f"dev.py parity: {file} is no recorded run: {error}", file=sys.stderr)
+            print(f"dev.py parity: {file} is not a recorded run: {error}", file=sys.stderr)
             differs = True
             continue
         print(f"{Path(file).name}\n  step  largest latent error  equal mask pixels  equal foreground  near ties")
@@ -154,7 +153,7 @@ def main(files: list[str]) -> int:
 def compare(file: Path) -> Iterator[Step]:
     """Repeat a recorded run and compare it step by step.
 
-    Each step begins with the recorded latent of the step before and is steered by its recorded masks.
+    Each step starts with the recorded latent and masks of the step before.
     """
     import comfy.samplers
 
@@ -191,7 +190,7 @@ def compare(file: Path) -> Iterator[Step]:
     guider.set_conds([[tensors["cond"][:1], {prompt.TAG: tag}]], [[tensors["uncond"], {}]])
     guider.set_cfg(float(meta["guidance"]))
     nothing = torch.zeros_like(tensors["z_T"])
-    # Their last step goes to its own noise level once more.
+    # The authors' last step repeats its own noise level.
     steps = torch.cat((sigmas, sigmas[-1:]))
     guider.sample(nothing, nothing, comfy.samplers.KSAMPLER(each_step_by_itself), steps, seed=0)
 
@@ -239,14 +238,14 @@ def _unet_model(tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
 
 
 def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A diffusers UNet config in ComfyUI's terms."""
+    """A diffusers UNet config as a ComfyUI UNet config."""
     channels = config["block_out_channels"]
     heads, depths = (
         _each(config.get(name, 1), channels) for name in ("attention_head_dim", "transformer_layers_per_block")
     )
     depth = [d * kind.startswith("CrossAttn") for d, kind in zip(depths, config["down_block_types"], strict=True)]
     layers = config["layers_per_block"]
-    # What diffusers calls the heads' size is their number: SD 2 keeps their size, SD 1 their number.
+    # diffusers' "attention_head_dim" is the number of heads. SD 2 fixes the size of a head, SD 1 the number of heads.
     sizes = {width // count for width, count in zip(channels, heads, strict=True)}
     return {
         "image_size": 32,

@@ -116,7 +116,7 @@ class Editor:
                 (entry,) = new.values()
                 return dict(entry)
             self.page.wait_for_timeout(300)
-        raise AssertionError(f"nothing was done within {DONE_S} s")
+        raise AssertionError(f"the graph was not done within {DONE_S} s")
 
     def prompt(self) -> dict[str, Any]:
         """The graph in the format that is queued."""

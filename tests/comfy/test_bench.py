@@ -30,7 +30,7 @@ def scene():
 def results(scene):
     """All measurements of one round."""
     said = []
-    figures = measure.measured(scene, 1, said.append)
+    figures = measure.measure_shape(scene, 1, said.append)
     assert "round 1 of 1" in said
     return figures
 
@@ -47,14 +47,14 @@ def test_an_error_is_detected(scene, monkeypatch):
     resized = authors.interpolate
     monkeypatch.setattr(authors, "interpolate", lambda *given, **mode: 1.01 * resized(*given, **mode))
     theirs = Authors(scene, 3, blocks="auto")
-    ours = scene.run(scene.patched(3))
+    ours = scene.run(scene.patched_model(3))
     prediction = theirs.evaluate(ours.latents[0], scene.levels["layout"][0], "layout", ours.regions[1])
     assert (prediction.cpu() - ours.predictions[0]).abs().max() > bench.MAX_ERROR * prediction.abs().max()
 
 
 def test_the_authors_way_by_itself_gives_the_same_run(scene):
     """It continues from its own latents, with the product's regions so that no near tie counts: the runs are equal."""
-    ours = scene.run(scene.patched(3))
+    ours = scene.run(scene.patched_model(3))
     theirs = Authors(scene, 3, blocks="auto").run(steering=ours.regions)
     for one, other in zip(ours.predictions, theirs.predictions, strict=True):
         assert (one - other).abs().max() < 1e-3 * one.abs().max()
@@ -101,10 +101,10 @@ def clock(monkeypatch):
 def test_times_of_parts_add_up_to_less_than_the_whole(scene, clock):
     """The first evaluation is left out. Each part takes time, and the UNet takes as much as without the method."""
     parts = Parts(scene.pack)
-    with parts.watched():
-        scene.run(scene.patched(1))
+    with parts.watch():
+        scene.run(scene.patched_model(1))
         assert not any(parts.seconds.values())
-        seconds = scene.run(scene.patched(1), around=parts.whole).seconds
+        seconds = scene.run(scene.patched_model(1), around=parts.whole).seconds
     assert set(parts.seconds) == set(PARTS) and all(part > 0 for part in parts.seconds.values())
     assert sum(parts.seconds.values()) < sum(sum(its) for its in seconds.values())
     unpatched = sum(sum(its) for its in scene.run(scene.model).seconds.values())
@@ -127,7 +127,7 @@ def test_cached_references_are_found_where_they_are_measured(scene, monkeypatch)
     reference_pass = scene.pack.sampling.references.reference_pass.ReferencePass
     real = reference_pass.through_unet
     monkeypatch.setattr(reference_pass, "through_unet", lambda *given: passes.append(1) or real(*given))
-    cold = scene.run(scene.patched(3))
+    cold = scene.run(scene.patched_model(3))
     every = len(passes)
     warm = measure.ways_of(scene)[CACHED](0)
     assert len(passes) == 2 * every
@@ -156,7 +156,7 @@ def test_reports_have_every_figure(results, tmp_path):
 def test_a_loss_of_exactness_fails(results, scene, monkeypatch, capsys):
     """Only a loss of exactness makes the benchmark fail; slowness does not."""
     monkeypatch.setattr(bench, "Scene", lambda shape: scene)
-    monkeypatch.setattr(bench, "measured", lambda *_: results)
+    monkeypatch.setattr(bench, "measure_shape", lambda *_: results)
     assert bench.main(["tiny"], 1, None, None) == 0
     monkeypatch.setattr(bench, "MAX_ERROR", 0.0)
     assert bench.main(["tiny"], 1, None, None) == 1

@@ -58,8 +58,8 @@ def test_combinations_have_one_to_three_concepts_and_name_no_looks(combinations:
     assert len(combinations) >= 64
     for wanted in combinations:
         named = named_in(wanted.prompt)
-        assert len(wanted.concepts) == 1 + wanted.number % 3 and wanted.asked <= named
-        assert named & set(WORN) == wanted.asked & set(WORN)
+        assert len(wanted.concepts) == 1 + wanted.number % 3 and wanted.required_parts <= named
+        assert named & set(WORN) == wanted.required_parts & set(WORN)
         for text in (wanted.prompt, *(view.caption for concept in wanted.concepts for view in concept.views)):
             assert not set(text.replace(",", "").split()) & {*COLOURS, *SKIN, *PATTERNS}
 
@@ -90,8 +90,8 @@ def test_a_picture_that_is_its_reference_is_faithful(number: int) -> None:
     assert scores["fidelity"] > 0.95 and scores.get("pattern", 1) == 1 and scores["hue"] < 0.2
     assert scores[f"fidelity {concept.part}"] == scores["fidelity"]
     assert "iou" not in scores
-    unasked = [part for part in WORN if part in concept.views[0].portrait.masks and part != concept.part]
-    assert scores["prompt"] == pytest.approx(1 - len(unasked) / len(wanted.asked | set(WORN)))
+    not_required = [part for part in WORN if part in concept.views[0].portrait.masks and part != concept.part]
+    assert scores["prompt"] == pytest.approx(1 - len(not_required) / len(wanted.required_parts | set(WORN)))
 
 
 @pytest.mark.parametrize("number", range(6))

@@ -181,7 +181,7 @@ def test_wrapped_functions_are_restored(tmp_path: Path) -> None:
 
 def test_an_incomplete_run_is_refused(tmp_path: Path) -> None:
     recorder, pipeline = Recorder(), StandInPipeline(1)
-    with pytest.raises(ValueError, match="not seen whole"), recorder.watching(pipeline, attention(1), 7.5):
+    with pytest.raises(ValueError, match="recorded run is incomplete"), recorder.watching(pipeline, attention(1), 7.5):
         pass
     with pytest.raises(ValueError, match="no run was recorded"):
         recorder.write(tmp_path / "run.safetensors")
