@@ -1,4 +1,4 @@
-"""The measured scene: the evaluations of a run, for a shape of the model, with references and masks of some coverage."""
+"""The measured scene: the evaluations of a run, for a shape of the model, and references with a coverage of masks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import dev
 from lab.evaluation import evaluate, measures, tables, world
-from lab.evaluation.combinations import Combination, Concept, combination, named_in
+from lab.evaluation.combinations import Combination, Concept, combination, parts_named_in
 from lab.judge import PARTS, SIDE_PX, Judge, Verdict, look
 from lab.portraits import COLOURS, PATTERNS, SKIN, WORN, Portrait, draw_portrait
 from lab.training.drawn_set import labels_of
@@ -57,7 +57,7 @@ def combinations() -> list[Combination]:
 def test_combinations_have_one_to_three_concepts_and_name_no_looks(combinations: list[Combination]) -> None:
     assert len(combinations) >= 64
     for wanted in combinations:
-        named = named_in(wanted.prompt)
+        named = parts_named_in(wanted.prompt)
         assert len(wanted.concepts) == 1 + wanted.number % 3 and wanted.required_parts <= named
         assert named & set(WORN) == wanted.required_parts & set(WORN)
         for text in (wanted.prompt, *(view.caption for concept in wanted.concepts for view in concept.views)):
