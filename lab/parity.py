@@ -9,7 +9,6 @@ references, segmentation and guidance are the pack's.
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .recorded_run import RecordedNoise, references_of, schedule_of, unet_model
+
 MAX_LATENT_ERROR = 1e-3
 NEAR_TIE = 1e-3  # relative
-MAX_NEAR_TIES = 0.01  # of the pixels; rounding alone turns fewer
+MAX_NEAR_TIES = 0.01  # share of pixels; rounding alone changes fewer
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Step:
         equal_masks: share of pixels with the same token, after the foreground cut, or at a near tie.
         equal_foreground: share of pixels with the same foreground, or at a near tie.
         near_ties: margins of the pixels that differ and are near ties, each at most `NEAR_TIE`.
-        pixels: how many there are.
+        pixels: number of pixels.
     """
 
     latent_error: float
@@ -49,17 +50,6 @@ class Step:
         equal = self.equal_masks == self.equal_foreground == 1.0
         few = len(self.near_ties) <= MAX_NEAR_TIES * self.pixels
         return self.latent_error <= MAX_LATENT_ERROR and equal and few
-
-
-class RecordedNoise:
-    """The references' noise from the file; the name of reference i starts with "i|"."""
-
-    def __init__(self, noises: Tensor, sigmas: Tensor) -> None:
-        self._noises, self._sigmas = noises, sigmas
-
-    def __call__(self, name: str, sigma: float, shape: tuple[int, ...]) -> Tensor:
-        step = int((self._sigmas - sigma).abs().argmin())
-        return self._noises[step, int(name.split("|")[0])].reshape(shape)
 
 
 class RecordedRegions:
@@ -81,9 +71,9 @@ class RecordedRegions:
         self._pack, self._tensors, self._positions = pack, tensors, positions
         self.found: list[tuple[Any, Tensor, Tensor]] = []
 
-    def __call__(self, method: Any, size_lat: Sequence[int]) -> _Finder:
+    def __call__(self, method: Any, shape: Sequence[int]) -> _Finder:
         """Begin an evaluation."""
-        return _Finder(self, method, self._pack.sampling.regions.segmenter.Segmenter(method, size_lat))
+        return _Finder(self, method, self._pack.sampling.regions.segmenter.Segmenter(method, shape))
 
     def take(self, own: Any, margin: Tensor, margin_foreground: Tensor) -> Any:
         """Store what a step found; returns the recorded regions of this step."""
@@ -162,14 +152,14 @@ def compare(file: Path) -> Iterator[Step]:
     pack = load_pack()
     with safe_open(file, "pt") as recorded:
         tensors, meta = {name: recorded.get_tensor(name) for name in recorded.keys()}, recorded.metadata()  # noqa: SIM118
-    model = _unet_model(tensors, json.loads(meta["unet_config"]))
+    model = unet_model(tensors, json.loads(meta["unet_config"]))
     sigmas = model.model.model_sampling.sigmas[tensors["timesteps"]].float()
-    references = _references(pack, tensors, meta, model)
+    references = references_of(pack, tensors, meta, model)
     regions = RecordedRegions(pack, tensors, [reference.concept_tokens for reference in references])
     method = pack.sampling.patch.bind(
         model,
         references,
-        _schedule(pack, model, tensors, meta),
+        schedule_of(pack, model, tensors, meta),
         RecordedNoise(tensors["noises"], sigmas),
         region_source=regions,
     )
@@ -209,102 +199,3 @@ def compare(file: Path) -> Iterator[Step]:
             near_ties=tuple(torch.minimum(*margins)[excused].tolist()),
             pixels=near.numel(),
         )
-
-
-def _unet_model(tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
-    """The recorded UNet as ComfyUI's own model, in a ModelPatcher."""
-    import comfy.model_management
-    import comfy.model_patcher
-    import comfy.supported_models
-    import comfy.utils
-
-    unet_config = _unet_config(config)
-    settings = comfy.supported_models.SD20(dict(unet_config))
-    settings.unet_config = {**unet_config, "dtype": torch.float32}
-    settings.manual_cast_dtype = None
-    settings.optimizations = {"fp8": False}
-    device = comfy.model_management.get_torch_device()
-    model = settings.get_model({}, "", device=None)
-
-    names = comfy.utils.unet_to_diffusers(unet_config)
-    state = {names[name]: tensors[f"unet.{name}"] for name in names if f"unet.{name}" in tensors}
-    recorded = sum(name.startswith("unet.") for name in tensors)
-    missing, _ = model.diffusion_model.load_state_dict(state, strict=False)
-    if missing or len(state) != recorded:
-        raise ValueError(f"the file's UNet does not fit its config: missing {missing}, {len(state)} of {recorded} used")
-    alphas = tensors["alphas_cumprod"].double()
-    model.model_sampling.set_sigmas(torch.sqrt((1 - alphas) / alphas).float())
-    return comfy.model_patcher.ModelPatcher(model.to(device), device, torch.device("cpu"))
-
-
-def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A diffusers UNet config as a ComfyUI UNet config."""
-    channels = config["block_out_channels"]
-    heads, depths = (
-        _each(config.get(name, 1), channels) for name in ("attention_head_dim", "transformer_layers_per_block")
-    )
-    depth = [d * kind.startswith("CrossAttn") for d, kind in zip(depths, config["down_block_types"], strict=True)]
-    layers = config["layers_per_block"]
-    # diffusers' "attention_head_dim" is the number of heads. SD 2 fixes the size of a head, SD 1 the number of heads.
-    sizes = {width // count for width, count in zip(channels, heads, strict=True)}
-    return {
-        "image_size": 32,
-        "in_channels": config["in_channels"],
-        "out_channels": config["out_channels"],
-        "model_channels": channels[0],
-        "channel_mult": [c // channels[0] for c in channels],
-        "num_res_blocks": [layers] * len(channels),
-        "transformer_depth": [d for d in depth for _ in range(layers)],
-        "transformer_depth_output": [d for d in depth for _ in range(layers + 1)],
-        "transformer_depth_middle": depths[-1],
-        "num_heads": -1 if len(sizes) == 1 else heads[0],
-        "num_head_channels": sizes.pop() if len(sizes) == 1 else -1,
-        "context_dim": config["cross_attention_dim"],
-        "use_linear_in_transformer": config.get("use_linear_projection", False),
-        "use_spatial_transformer": True,
-        "legacy": False,
-        "adm_in_channels": None,
-        "use_temporal_attention": False,
-    }
-
-
-def _each(value: Any, levels: list[int]) -> list[int]:
-    return value if isinstance(value, list) else [value] * len(levels)
-
-
-def _references(pack: Any, tensors: dict[str, Tensor], meta: dict[str, str], model: Any) -> tuple[Any, ...]:
-    masks = (tensors["ref_masks"] > 0).float()
-    references = []
-    for i, (at, weight) in enumerate(zip(json.loads(meta["ref_index"]), json.loads(meta["mask_weights"]), strict=True)):
-        references.append(
-            pack.sampling.method.Reference(
-                concept=str(i),
-                concept_tokens=tuple(at) if isinstance(at, list) else (at,),
-                caption=f"reference {i}",
-                conditioning=[[tensors["cond"][1 + i : 2 + i], {}]],
-                latents=model.model.process_latent_out(tensors["ref_latents"][i : i + 1]),
-                masks=masks[i],
-                weight=weight,
-                blend_weight=weight,
-                resize="nearest",
-            )
-        )
-    return tuple(references)
-
-
-def _schedule(pack: Any, model: Any, tensors: dict[str, Tensor], meta: dict[str, str]) -> Any:
-    """The recorded settings: the switch lies half-way between the last step of stage 1 and the first of stage 2."""
-    last, timesteps = int(meta["inject_step"]), tensors["timesteps"].tolist()
-    if last + 1 < len(timesteps):
-        highest = len(model.model.model_sampling.sigmas) - 1
-        switch = 1 - (timesteps[last] + timesteps[last + 1]) / 2 / highest
-    else:
-        switch = 1.0
-    layout = pack.sampling.families.unet.layout_of(model.model.diffusion_model)
-    spans = [[int(number) for number in part.split("-")] for part in meta["layers"].split(",")]
-    chosen = [block for span in spans for block in layout[span[0] : span[-1] + 1]]
-    return pack.sampling.method.Schedule(
-        switch=math.floor(switch * 1e6) / 1e6,
-        injection_blocks=",".join(str(block) for block in chosen),
-        suppression=float(meta["ca_scale"]),
-    )

@@ -14,7 +14,7 @@ from .graph import box, picture
 
 pytestmark = pytest.mark.usefixtures("as_node")
 
-THE_SAME_ALWAYS = {
+REPEATABLE = {
     "derandomize": True,
     "deadline": None,
     "database": None,
@@ -77,7 +77,7 @@ def try_or_refuse(make):
         return None
 
 
-@settings(max_examples=150, **THE_SAME_ALWAYS)
+@settings(max_examples=150, **REPEATABLE)
 @given(pictures(), TEXTS, TEXTS, st.sampled_from([0, 64, 96, 128, 63, -5, 5000]))
 def test_any_reference(graph, shown, caption, concept, size):
     image, mask = shown
@@ -97,7 +97,7 @@ def run_ends():
     assert sum(ends) > 30, f"{sum(ends)} of {len(ends)} runs finished"
 
 
-@settings(max_examples=150, **THE_SAME_ALWAYS)
+@settings(max_examples=150, **REPEATABLE)
 @given(st.data())
 def test_any_settings(graph, run_ends, data):
     """The whole way from reference to picture, with settings that are sometimes wrong or contradictory."""
@@ -144,7 +144,7 @@ def test_any_settings(graph, run_ends, data):
         run_ends.append(latent is not None)
 
 
-@settings(max_examples=40, **THE_SAME_ALWAYS)
+@settings(max_examples=40, **REPEATABLE)
 @given(st.data())
 def test_any_view(graph, data):
     """The nodes that show a run afterwards, and the choice of what it records."""
