@@ -46,6 +46,11 @@ class LatentStore(Generic[Result]):
             while self.nbytes > self._max_bytes and len(self._entries) > 1:
                 self._entries.popitem(last=False)
 
+    def clear(self) -> None:
+        """Drop everything."""
+        with self._lock:
+            self._entries.clear()
+
     def find(self, latent: Tensor) -> list[tuple[Result, int]] | None:
         """For each image of a latent (b, ch, H, W) its run's result, and its index in that run's batch.
 

@@ -57,24 +57,24 @@ class ReferenceCache:
     @property
     def nbytes(self) -> int:
         """Size in bytes of all entries."""
-        with self._locked():
+        with self.locked():
             return self._size()
 
     def open(self, max_bytes: int) -> int:
         """Begin a run: drop unused entries until `max_bytes` is met. Returns the run's number."""
-        with self._locked():
+        with self.locked():
             run = next(self._runs)
             self._drop(self._unused(run), max_bytes)
             return run
 
     def clear(self) -> None:
         """Drop all entries."""
-        with self._locked():
+        with self.locked():
             self._entries.clear()
 
     def find(self, key: Hashable, run: int) -> GroupKV | None:
         """The entry of a key, which counts as used by the run; None if there is none."""
-        with self._locked():
+        with self.locked():
             entry = self._entries.get(key)
             if entry is None:
                 return None
@@ -85,7 +85,7 @@ class ReferenceCache:
     def add(self, key: Hashable, model: Any, group: GroupKV, location: torch.device, run: int, max_bytes: int) -> bool:
         """Store what a pass of a model computed, at a location, if there is room for it. Returns whether there is."""
         entry = _Entry(weakref.ref(model, self._model_died), group, size_of(group), run)
-        with self._locked():
+        with self.locked():
             unused = [other for other in self._unused(run) if other != key]
             others = self._size() - (self._entries[key].nbytes if key in self._entries else 0)
             if others - sum(self._entries[other].nbytes for other in unused) + entry.nbytes > max_bytes:
@@ -98,7 +98,7 @@ class ReferenceCache:
 
     def to_main_memory(self, model: Any) -> None:
         """Move a model's entries off the device."""
-        with self._locked():
+        with self.locked():
             for entry in self._entries.values():
                 if entry.model() is model:
                     entry.group = move(entry.group, torch.device("cpu"))
@@ -116,7 +116,8 @@ class ReferenceCache:
                 total -= self._entries.pop(key).nbytes
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Hold the lock; after that, drop entries whose model died meanwhile."""
         with self._lock:
             try:
                 yield
@@ -124,7 +125,7 @@ class ReferenceCache:
                 self._drop_dead_models()
 
     def _model_died(self, _: Any) -> None:
-        # The garbage collector may call this in a thread that holds the lock; then `_locked` drops the entries.
+        # The garbage collector may call this in a thread that holds the lock; then `locked` drops the entries.
         if self._lock.acquire(blocking=False):
             try:
                 self._drop_dead_models()

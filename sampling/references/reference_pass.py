@@ -22,7 +22,7 @@ from .cache_session import CacheSession
 from .view import ReferenceView
 
 
-class _LastBlockReached(Exception):
+class LastBlockReached(Exception):
     """Ends a reference pass, because nothing behind the last injection block is read."""
 
 
@@ -87,7 +87,7 @@ class ReferencePass:
 
         views = [view for view in self._views if view.reference.weight_at(evaluation.stage) != 0]
         kv: dict[Block, dict[ReferenceView, ViewKV]] = {block: {} for block in self._method.injection_blocks}
-        for group in _by_shape(views, evaluation.level):
+        for group in by_shape(views, evaluation.level):
             for part in _split(group, self._max_group):
                 for block, of_views in self._run_group(part, evaluation, hooks).items():
                     kv[block].update(zip(part, of_views, strict=True))
@@ -113,7 +113,7 @@ class ReferencePass:
         if found is not None:
             return found
         try:
-            kv = self._through_unet(group, evaluation, options)
+            kv = self.through_unet(group, evaluation, options)
         except Exception as error:
             if len(group) == 1 or not _is_out_of_memory(error):
                 raise
@@ -134,7 +134,8 @@ class ReferencePass:
         given = evaluation.model_options.get("transformer_options", {})
         return options | {name: given[name] for name in inherited if name in given}
 
-    def _through_unet(self, group: list[ReferenceView], evaluation: Evaluation, options: dict[str, Any]) -> GroupKV:
+    def through_unet(self, group: list[ReferenceView], evaluation: Evaluation, options: dict[str, Any]) -> GroupKV:
+        """Send views through the UNet together, up to the last injection block."""
         model, level = self._model, evaluation.level
         latents = torch.cat([view.latent for view in group])
         noise = torch.cat([self._method.noise(view.name, level, tuple(view.latent.shape)) for view in group])
@@ -144,12 +145,12 @@ class ReferencePass:
         )
         conds = comfy.samplers.cond_cat([view.conds_at(level) for view in group])
         kv: dict[Block, list[ViewKV]] = {}
-        readers = {block: self._reader(block, group, kv) for block in self._method.injection_blocks}
-        with suppress(_LastBlockReached):
+        readers = {block: self.reader(block, group, kv) for block in self._method.injection_blocks}
+        with suppress(LastBlockReached):
             model.apply_model(x, sigmas, **conds, transformer_options=with_attention(options, {"attn1": readers}))
         return kv
 
-    def _reader(self, block: Block, group: list[ReferenceView], kv: dict[Block, list[ViewKV]]) -> Patch:
+    def reader(self, block: Block, group: list[ReferenceView], kv: dict[Block, list[ViewKV]]) -> Patch:
         """A self-attention that copies the keys and values of the tokens inside the masks."""
 
         def attn1(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
@@ -157,13 +158,13 @@ class ReferencePass:
             inside = [view.mask_on(grid).indices for view in group]
             kv[block] = [ViewKV(k[i : i + 1, tok], v[i : i + 1, tok], grid) for i, tok in enumerate(inside)]
             if block == self._method.injection_blocks[-1]:
-                raise _LastBlockReached
+                raise LastBlockReached
             return HostAttention(extra_options)(q, k, v)
 
         return attn1
 
 
-def _by_shape(views: list[ReferenceView], level: float) -> list[list[ReferenceView]]:
+def by_shape(views: list[ReferenceView], level: float) -> list[list[ReferenceView]]:
     """Group views that go through the UNet together: by shape, never by free memory, or bits would change."""
 
     def shape(view: ReferenceView) -> tuple[Any, ...]:

@@ -21,13 +21,16 @@ class Segmenter:
         method: the method.
         size_lat: (H, W) of the whole latent.
 
+    Attributes:
+        maps: the collected maps by (role, uuid) of the cond.
+
     Source: docs/method.md#segmentation.
     """
 
     def __init__(self, method: Method, size_lat: Sequence[int]) -> None:
         self._method, self._size_lat = method, size_lat
         self.blocks: Sequence[Block] = method.segmentation_blocks
-        self._maps: dict[tuple[str, Any], tuple[CondRow, AttentionMaps]] = {}
+        self.maps: dict[tuple[str, Any], tuple[CondRow, AttentionMaps]] = {}
 
     def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> AttentionMaps | None:
         """See `RegionFinder`."""
@@ -35,14 +38,14 @@ class Segmenter:
         if row.role == "other" or untagged or row.zeroed or row.length == 0:
             return None
         key = row.role, row.cond["uuid"]
-        if key not in self._maps:
-            self._maps[key] = row, AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
-        return self._maps[key][1]
+        if key not in self.maps:
+            self.maps[key] = row, AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
+        return self.maps[key][1]
 
     def regions(self, conds: KnownConds, device: torch.device) -> Regions | None:
         """The regions of all positive conds together; see `RegionFinder`."""
         positive = [row for row in conds.values() if row.role == "positive"]
-        mapped = [(row, self._maps.get(("positive", row.cond["uuid"]))) for row in positive]
+        mapped = [(row, self.maps.get(("positive", row.cond["uuid"]))) for row in positive]
         found = [
             _on_canvas(self._segment(row, entry[1], device), row, self._zone(row, positive, device))
             for row, entry in mapped
@@ -59,7 +62,7 @@ class Segmenter:
         ]
         backgrounds = [
             other.background.to(device)
-            for negative, other in self._maps.values()
+            for negative, other in self.maps.values()
             if negative.role == "negative" and negative.area == row.area and other.blocks
         ]
         background = torch.stack(backgrounds).mean(dim=0) if backgrounds else maps.background.to(device)

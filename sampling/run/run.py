@@ -65,15 +65,15 @@ class Run:
         """Add the run's wrappers to the model options, which belong to this run alone."""
         self._seed = seed or 0
         for kind, wrapper in (
-            (WrappersMP.PREPARE_SAMPLING, self._prepare_sampling),
-            (WrappersMP.PREDICT_NOISE, self._predict_noise),
-            (WrappersMP.CALC_COND_BATCH, self._calc_cond_batch),
-            (WrappersMP.DIFFUSION_MODEL, self._diffusion_model),
+            (WrappersMP.PREPARE_SAMPLING, self.prepare_sampling),
+            (WrappersMP.PREDICT_NOISE, self.predict_noise),
+            (WrappersMP.CALC_COND_BATCH, self.calc_cond_batch),
+            (WrappersMP.DIFFUSION_MODEL, self.diffusion_model),
         ):
             comfy.patcher_extension.add_wrapper_with_key(kind, KEY, wrapper, model_options, is_model_options=True)
         if self._method.schedule.guidance:
             others = model_options.get("sampler_post_cfg_function", [])
-            model_options["sampler_post_cfg_function"] = [*others, self._post_cfg]
+            model_options["sampler_post_cfg_function"] = [*others, self.guide]
 
     def end_step(self, step: int) -> bool:
         """Store the regions of a sampler step for the preview. Returns whether it has any."""
@@ -105,7 +105,7 @@ class Run:
                 " prompt as it is: another node of this model passes on a copy of it, or another prompt in its place."
             )
 
-    def _prepare_sampling(
+    def prepare_sampling(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Request memory for the references too. They have one row where ComfyUI counts two for the target."""
@@ -116,7 +116,7 @@ class Run:
         rows = noise_shape[0] + -(-reference_area // (2 * area))
         return executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
 
-    def _predict_noise(
+    def predict_noise(
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
         """Open an evaluation."""
@@ -140,7 +140,7 @@ class Run:
         self._store_pending()
         return level
 
-    def _calc_cond_batch(
+    def calc_cond_batch(
         self,
         executor: Any,
         model: Any,
@@ -183,7 +183,7 @@ class Run:
         groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(evaluation.level)}
         return {hooks: self._references.run(evaluation, hooks) for hooks in groups}
 
-    def _diffusion_model(
+    def diffusion_model(
         self,
         executor: Any,
         x: Tensor,
@@ -201,7 +201,7 @@ class Run:
             transformer_options = call.patched_options()
         return executor(x, timesteps, context, y, control, transformer_options, **kwargs)
 
-    def _post_cfg(self, args: dict[str, Any]) -> Tensor:
+    def guide(self, args: dict[str, Any]) -> Tensor:
         """Semantic guidance, as denoised += cfg (rate - 1) (cond - uncond): others find cond unchanged."""
         denoised: Tensor = args["denoised"]
         evaluation, cfg = self._evaluation, args["cond_scale"]
