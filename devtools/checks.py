@@ -142,7 +142,7 @@ def _paths_in(part: Part, paths: list[str]) -> list[str]:
 
 
 def _side_by_side(group: list[tuple[Part, list[str]]], others: list[str]) -> list[Result]:
-    """Run the parts of one folder at the same time: each uses one core. The first prints at once, the others after it."""
+    """Run the parts of one folder at the same time, as each uses one core. The first prints at once, the rest later."""
     with (
         ThreadPoolExecutor(len(group)) as pool,
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as later,

@@ -7,39 +7,39 @@ import sys
 from pathlib import Path
 
 
-def link(source: Path, place: Path) -> None:
-    """Make `place` a link to the folder `source`; a link to another folder is replaced.
+def link(source: Path, path: Path) -> None:
+    """Make `path` a link to the folder `source`; a link to another folder is replaced.
 
     Raises:
-        FileExistsError: `place` is a real folder or file.
+        FileExistsError: `path` is a real folder or file.
     """
-    if os.path.lexists(place):
-        if place.resolve() == source.resolve():
+    if os.path.lexists(path):
+        if path.resolve() == source.resolve():
             return
-        if not _is_link(place):
-            raise FileExistsError(f"{place} is in the way of a link to {source}: move it elsewhere")
-        _remove(place)
+        if not _is_link(path):
+            raise FileExistsError(f"{path} is in the way of a link to {source}: move it elsewhere")
+        _remove(path)
     if sys.platform == "win32":
         import _winapi
 
-        _winapi.CreateJunction(str(source), str(place))
+        _winapi.CreateJunction(str(source), str(path))
     else:
-        place.symlink_to(source, target_is_directory=True)
+        path.symlink_to(source, target_is_directory=True)
 
 
-def _is_link(place: Path) -> bool:
-    if place.is_symlink():
+def _is_link(path: Path) -> bool:
+    if path.is_symlink():
         return True
     # A junction is not a symbolic link, but readlink works for it, and for nothing else.
     try:
-        place.readlink()
+        path.readlink()
     except OSError:
         return False
     return True
 
 
-def _remove(place: Path) -> None:
+def _remove(path: Path) -> None:
     if sys.platform == "win32":
-        place.rmdir()  # the junction only, never the folder behind it
+        path.rmdir()  # the junction only, never the folder behind it
     else:
-        place.unlink()
+        path.unlink()

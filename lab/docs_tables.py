@@ -69,7 +69,7 @@ def judge_table() -> list[str]:
 
 
 def neighbour_table(neighbours: Iterable[Any]) -> list[str]:
-    """What MagicFace was tested beside: the rows of tests/comfy/neighbours.py."""
+    """The other nodes that MagicFace was tested with: the rows of tests/comfy/neighbours.py."""
     lines = ["| neighbour | patches the | outcome | |", "|---|---|---|---|"]
     for row in neighbours:
         outcome = "refused" if row.refused else "together"
@@ -86,7 +86,7 @@ def neighbours() -> Any:
 
 
 def rendered(text: str, known: Tables) -> str:
-    """A page with its tables written anew.
+    """A page with its tables written again.
 
     Raises:
         KeyError: a table of unknown name.

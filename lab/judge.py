@@ -1,6 +1,6 @@
-"""The judge: a small network that finds the parts of a drawn portrait, and the patterns on them, from pixels alone.
+"""The judge: a small network that finds the parts of a drawn portrait and the patterns on them, from pixels alone.
 
-It was trained on the generator's exact masks, and knows nothing of prompts, attention or the method it measures.
+It was trained on exact masks. It does not depend on prompts, on attention or on the method that it measures.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from .portraits import LOOKS, PATTERNS
 
 WEIGHTS = ROOT / "tests" / "judge.safetensors"
 PARTS = tuple(LOOKS)
-SIDE_PX = 128  # what the judge looks at
+SIDE_PX = 128  # of the pictures that the judge is given
 _WIDTHS = (16, 32, 64)
 
 
 class Judge(nn.Module):
-    """Pixels to parts and patterns: a U-Net of three levels."""
+    """A U-Net with three levels, from pixels to parts and patterns."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Judge(nn.Module):
         self.out = nn.Conv2d(first, 1 + len(PARTS) + len(PATTERNS), 1)
 
     def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Look.
+        """Find parts and patterns.
 
         Args:
             pictures: (b, 3, h, w) float32 in 0..1, h and w multiples of 16.
@@ -70,7 +70,7 @@ class Verdict:
     """What the judge sees in pictures.
 
     Attributes:
-        pictures: (b, 3, 128, 128) float32 in 0..1: what it looked at.
+        pictures: (b, 3, 128, 128) float32 in 0..1: what it was given.
         labels: (b, 128, 128) int64: 0 is background, l > 0 is part l - 1.
         patterns: (b, patterns, 128, 128) float32 probabilities.
     """
@@ -80,12 +80,12 @@ class Verdict:
     patterns: Tensor
 
     def pixels_of(self, part: str) -> Tensor:
-        """(b, 128, 128) bool: where a part is."""
+        """(b, 128, 128) bool: the pixels of a part."""
         return self.labels == PARTS.index(part) + 1
 
 
 def load_judge(path: Path = WEIGHTS) -> Judge:
-    """The trained judge, ready to look."""
+    """The trained judge, ready for use."""
     judge = Judge()
     judge.load_state_dict({name: weight.float() for name, weight in safetensors.torch.load_file(path).items()})
     return judge.eval().requires_grad_(False)
@@ -93,7 +93,7 @@ def load_judge(path: Path = WEIGHTS) -> Judge:
 
 @torch.no_grad()
 def look(judge: Judge, pictures: Tensor) -> Verdict:
-    """What the judge sees in ComfyUI's IMAGE.
+    """The judge's verdict on ComfyUI's IMAGE.
 
     Args:
         judge: the judge.

@@ -1,4 +1,4 @@
-"""How a portrait is drawn: a canvas that keeps each part's visible pixels, and a figure made of shapes."""
+"""How a portrait is drawn: a canvas that tracks each part's visible pixels, and a figure made of shapes."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
-# The colours, (n, 3), at n places (y, x) of the canvas; one colour, (3,), where all are alike.
+# The colours, (n, 3), at n pixels (y, x) of the canvas; or one colour, (3,), for all of them.
 Filling = Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]]
 Mask = NDArray[np.bool_]
 Point = tuple[float, float]
 
 _JITTER = 8.0
-_SHADE = (0.86, 0.82, 0.8)  # of neck and ears against the face
+_SHADE = (0.86, 0.82, 0.8)  # factors that darken neck and ears
 
 
 class Canvas:
-    """A picture being painted, part over part; what lies below loses the pixels.
+    """A picture that parts are painted on; a part below another loses its pixels.
 
     Args:
-        rng: chooses the background.
+        rng: for the background.
         side: in pixels.
     """
 
@@ -36,19 +36,19 @@ class Canvas:
         self.pixels[:] = top * (1 - blend) + bottom * blend
 
     def shape(self, kind: str, points: Sequence[Point], *more: float) -> Mask:
-        """(side, side) bool: what a shape of pillow's ImageDraw fills.
+        """(side, side) bool: the pixels that a shape of pillow's ImageDraw fills.
 
         Args:
-            kind: the method, such as "ellipse".
+            kind: the method of ImageDraw, such as "ellipse".
             points: its corners.
-            more: what the method takes after them: angles, or a radius.
+            more: the method's next arguments: angles, or a radius.
         """
         image = Image.new("1", (self.side, self.side), 0)
         getattr(ImageDraw.Draw(image), kind)(list(points), *more, fill=1)
         return np.asarray(image).copy()
 
     def paint(self, part: str | None, area: Mask, fill: Filling | Colour) -> None:
-        """Paint an area with a filling or one colour; without a part it belongs to what lies below."""
+        """Paint an area. If part is None, its pixels stay those of the parts below."""
         self.pixels[area] = fill(*np.nonzero(area)) if callable(fill) else fill
         if part is not None:
             for mask in self.masks.values():
@@ -57,12 +57,12 @@ class Canvas:
 
 
 def near(rng: Generator, colour: Colour) -> NDArray[np.float64]:
-    """(3,) a colour slightly off."""
+    """(3,) a random colour near the given one."""
     return np.asarray(colour) + rng.normal(0, _JITTER, 3)
 
 
 def filling(pattern: str, colours: Sequence[NDArray[np.float64]], period: float, angle: float) -> Filling:
-    """A pattern of two colours all over the canvas, its period in pixels; plain with one colour."""
+    """A pattern of two colours with a period in pixels and an angle in radians; plain with one colour."""
     if len(colours) == 1:
         return lambda y, x: colours[0]
     first, second = colours
@@ -81,13 +81,13 @@ def filling(pattern: str, colours: Sequence[NDArray[np.float64]], period: float,
 
 
 class Figure:
-    """One figure: where it stands, how large it is, and its shapes, all by the random numbers given.
+    """One figure; its position, size and shapes are random.
 
     Args:
-        rng: chooses them.
+        rng: for all of these.
         canvas: to draw on.
-        across: between which shares of the canvas its head's middle lies.
-        size: between which shares of the canvas half its head's width lies.
+        across: range of the centre of its head, in shares of the canvas's width.
+        size: range of half its head's width, in shares of the canvas's width.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Figure:
         self._x, self._y = canvas.side * rng.uniform(*across), canvas.side * rng.uniform(0.38, 0.58)
 
     def _at(self, x: float, y: float) -> Point:
-        """A point given in half head widths from the head's centre."""
+        """A point that is given relative to the head's centre, in half head widths."""
         return self._x + x * self.unit, self._y + y * self.unit
 
     def _box(self, left: float, top: float, right: float, bottom: float) -> list[Point]:
@@ -113,8 +113,8 @@ class Figure:
         """Paint it from back to front.
 
         Args:
-            fills: what each part that has a look is painted with.
-            worn: which of hat, glasses and scarf.
+            fills: the filling of each part.
+            worn: which of hat, glasses and scarf it has.
         """
         rng, tall = self._rng, self._tall
         if rng.random() < 0.5:

@@ -1,8 +1,8 @@
-"""Drawn portraits with exact masks and captions: the world that a small model can learn.
+"""Drawn portraits with exact masks and captions: the world that the small model learns.
 
-A figure has a face, hair and a shirt, and may have a hat, glasses and a scarf. Shapes, places, sizes, colours and
-patterns are all random, and known: every part's visible pixels come with the picture. Twins are two figures of unlike
-shapes in the same looks: where nothing repeats, attention within a picture has nothing to compare.
+A figure has a face, hair and a shirt, and may have a hat, glasses and a scarf. Shapes, positions, sizes, colours and
+patterns are random, and the visible pixels of every part are known. Pictures of twins show two figures of different
+shapes with the same looks, so that something repeats for self-attention to compare.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Split = Literal["train", "twins", "reference", "evaluation"]
 Pattern = Literal["plain", "striped", "dotted", "checked"]
 
 SIZE_PX = 256
-_FINE = 2  # drawn larger by this much, then averaged down
+_FINE = 2  # drawn larger by this factor, then averaged down
 PATTERNS: tuple[Pattern, ...] = ("plain", "striped", "dotted", "checked")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 44, 48),
@@ -48,7 +48,7 @@ SKIN: dict[str, tuple[int, int, int]] = {
 }
 # What a figure may wear, and how often it does.
 WORN = {"hat": 0.6, "glasses": 0.4, "scarf": 0.45}
-# Parts that carry a look, which captions may name, and how often each pattern is drawn on them.
+# Parts with a look, which captions may name, and how often each of PATTERNS is drawn on them.
 LOOKS: dict[str, tuple[float, float, float, float]] = {
     "face": (1.0, 0.0, 0.0, 0.0),
     "hair": (0.7, 0.3, 0.0, 0.0),
@@ -61,11 +61,11 @@ OPENINGS = {
     1: ("a person", "a drawing of a person", "portrait of a person", "a cartoon person"),
     2: ("twins", "a drawing of twins", "portrait of twins", "cartoon twins"),
 }
-# Seeds of the splits never meet.
+# The seeds of the splits do not overlap.
 _SEED_BASE: dict[Split, int] = {"train": 0, "reference": 1 << 40, "evaluation": 2 << 40, "twins": 3 << 40}
 _TRAINING = ("train", "twins")
 _HELD_OUT_SHARE = 8
-# For the figures of a picture: between which shares of its width they stand, and half their heads measure.
+# For each figure of a picture, as shares of its width: the range of its position, and of half its head's width.
 _ALONE = (((0.26, 0.74), (0.14, 0.24)),)
 _TWINS = (((0.18, 0.32), (0.09, 0.15)), ((0.68, 0.82), (0.09, 0.15)))
 
@@ -77,7 +77,7 @@ class Look:
     Attributes:
         colour: a name in `COLOURS`, of a face in `SKIN`.
         pattern: one of `PATTERNS`.
-        second: the pattern's other colour, of contrast; None if plain.
+        second: the pattern's other colour, which contrasts; None if plain.
     """
 
     colour: str
@@ -86,7 +86,7 @@ class Look:
 
     @property
     def words(self) -> str:
-        """The words that stand before the noun: "red striped"."""
+        """The words before the noun, such as "red striped"."""
         return self.colour if self.pattern == "plain" else f"{self.colour} {self.pattern}"
 
 
@@ -96,9 +96,9 @@ class Portrait:
 
     Attributes:
         picture: (size, size, 3) uint8.
-        masks: for each part there is, its visible pixels, (size, size) bool.
-        looks: for each part that has one, its look.
-        figures: how many there are.
+        masks: by part, its visible pixels, (size, size) bool; invisible parts are missing.
+        looks: by part, its look.
+        figures: number of figures.
     """
 
     picture: NDArray[np.uint8]
@@ -108,7 +108,7 @@ class Portrait:
 
 
 def is_held_out(part: str, look: Look) -> bool:
-    """Whether a part's combination of colour and pattern never occurs in training: about one in ten, no face."""
+    """Whether a part never has this look in training: about one look in ten, none of faces."""
     if part == "face":
         return False
     digest = hashlib.sha256(f"{part}|{look.words}".encode()).digest()
@@ -121,7 +121,7 @@ def palette_of(part: str) -> dict[str, tuple[int, int, int]]:
 
 
 def generator_of(split: Split, number: int) -> Generator:
-    """The random numbers of one portrait."""
+    """The random number generator of one portrait."""
     return np.random.default_rng(_SEED_BASE[split] + number)
 
 
@@ -132,17 +132,17 @@ def draw_portrait(
     size_px: int = SIZE_PX,
     looks: Mapping[str, Look] | None = None,
 ) -> Portrait:
-    """Portrait `number` of a split, the same whenever it is drawn.
+    """Draw portrait `number` of a split, which is always the same.
 
     Args:
-        split: "train" has no held-out look, nor have "twins", whose pictures show two figures; the others have any.
+        split: "train" and "twins", whose pictures show two figures, have no held-out looks; the others have all looks.
         number: from 0.
-        worn: which of `WORN` the figure has; by chance if None.
+        worn: which of `WORN` the figure has; None for a random choice.
         size_px: side of the picture.
-        looks: of the parts that shall have a certain one; the others' are by chance.
+        looks: the looks of some parts; the other parts' looks are random.
 
     Raises:
-        ValueError: a thing that nobody wears here.
+        ValueError: `worn` has something that is not in `WORN`.
     """
     rng = generator_of(split, number)
     by_chance = [part for part, share in WORN.items() if rng.random() < share]
@@ -163,7 +163,7 @@ def draw_portrait(
 
     fine = Image.fromarray(canvas.pixels.clip(0, 255).astype(np.uint8))
     picture = np.asarray(fine.resize((size_px, size_px), Image.Resampling.BOX)).copy()
-    # A pixel is a part's where most of its fine pixels are; a part of which none is left is not there.
+    # A pixel belongs to a part if most of its fine pixels do. A part without pixels is left out.
     blocks = (size_px, _FINE, size_px, _FINE)
     masks = {part: mask.reshape(blocks).mean(axis=(1, 3)) > 0.5 for part, mask in canvas.masks.items()}
     seen = {part: mask for part, mask in masks.items() if mask.any()}
@@ -172,12 +172,12 @@ def draw_portrait(
 
 
 def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
-    """What the picture shows, in one of several phrasings.
+    """A caption, in one of several phrasings.
 
     Args:
         portrait: the portrait.
         rng: chooses the phrasing.
-        with_looks: whether colour and pattern stand before the nouns; without, only the nouns are there.
+        with_looks: whether the nouns are preceded by colour and pattern.
     """
 
     def named(part: str) -> str:
@@ -206,7 +206,7 @@ def _listed(phrases: Sequence[str]) -> str:
 
 
 def _look(rng: Generator, part: str, split: Split) -> Look:
-    """A look by chance; training draws again where it is held out."""
+    """A random look; in training it is drawn again if it is held out."""
     while True:
         colour, second = (str(name) for name in rng.choice(list(palette_of(part)), size=2, replace=False))
         pattern = PATTERNS[int(rng.choice(len(PATTERNS), p=LOOKS[part]))]
@@ -216,7 +216,7 @@ def _look(rng: Generator, part: str, split: Split) -> Look:
 
 
 def _contrasting(colour: str, second: str) -> str:
-    """The second colour, or white or black where it is too near the first to be seen."""
+    """The second colour, or white or black if the second is too similar to the first."""
     apart = np.abs(np.subtract(COLOURS[colour], COLOURS[second])).sum()
     if apart > 180:
         return second

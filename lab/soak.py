@@ -1,4 +1,4 @@
-"""`dev.py soak`: many unlike prompts on one server. Nothing may stay behind, nor a picture depend on those before."""
+"""`dev.py soak`: many different prompts on one server. No state may be left over; no picture may depend on others."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from devtools.server import Server, ServerError
 from . import MB
 
 WORKFLOW = ROOT / "workflows" / "api" / "magicface_two_concepts.json"
-# Outputs of nodes are kept for the last prompt only, so that what stays is ours.
+# ComfyUI then caches the outputs of the last prompt only, so that memory that grows is the pack's.
 FLAGS = ("--cache-classic",)
-MOST_GROWTH = 1.1  # of memory, from the warm-up to the end
-PROMPT_LIMIT_S = 600  # for all that stand before it in the queue, too
+MAX_GROWTH = 1.1  # of memory, from the warm-up to the end
+PROMPT_LIMIT_S = 600  # for a prompt and those before it in the queue
 SIDES_PX = (192, 224, 256, 272, 320)
 SAMPLERS = ("euler", "dpmpp_2m", "heun", "euler_ancestral", "dpmpp_sde")
 PROMPTS = (
@@ -39,19 +39,19 @@ PROMPTS = (
 
 
 class SoakError(Exception):
-    """Something stayed behind, or a picture is not what a fresh process makes; the message says what."""
+    """State was left over, memory grew, or a new process makes another picture; the message says which."""
 
 
 def main(count: int, every: int, file: Path | None) -> int:
-    """Run `count` prompts and print the figures.
+    """Run prompts and print the figures.
 
     Args:
-        count: how many prompts.
-        every: so many are queued at a time; the last picture of each time is made again by a fresh process.
-        file: where to write the figures as JSON.
+        count: number of prompts.
+        every: number of prompts that are queued at a time; a new process makes the last picture of each batch again.
+        file: for the figures as JSON.
     """
     if not Path("/proc").is_dir():
-        print("dev.py soak: needs /proc, to read how much memory the server has", file=sys.stderr)
+        print("dev.py soak: needs /proc, to read the memory of the server", file=sys.stderr)
         return 1
     install = chosen()
     try:
@@ -62,8 +62,8 @@ def main(count: int, every: int, file: Path | None) -> int:
                 with Server(install, Path(folder) / f"fresh_{number}", flags=FLAGS) as fresh:
                     upload(fresh.client)
                     if not np.array_equal(picture(fresh.client, prompt_number(number)), pixels):
-                        raise SoakError(f"prompt {number} gives another picture in a fresh process")
-                print(f"prompt {number}: a fresh process makes the same picture", flush=True)
+                        raise SoakError(f"prompt {number} gives another picture in a new process")
+                print(f"prompt {number}: a new process makes the same picture", flush=True)
     except (SoakError, PromptError, ServerError, OSError) as error:
         print(f"dev.py soak: {error}", file=sys.stderr)
         return 1
@@ -78,10 +78,10 @@ def run_all(server: Server, count: int, every: int) -> tuple[dict[str, Any], dic
     """Queue the first `count` prompts on a server, `every` at a time.
 
     Returns:
-        The figures, and the pixels of the last picture of each time by its prompt's number.
+        The figures, and by prompt number the pixels of the last picture of each batch.
 
     Raises:
-        SoakError: a run left something behind, or memory grew.
+        SoakError: a run left state over, or memory grew.
     """
     client = server.client
     upload(client)
@@ -94,7 +94,7 @@ def run_all(server: Server, count: int, every: int) -> tuple[dict[str, Any], dic
         checked[numbers[-1]] = pixels
         alive = client.get_json("/magicface_dev/alive")
         if alive["left_over"]:
-            raise SoakError(f"after prompt {numbers[-1]} there still are {alive['left_over']}")
+            raise SoakError(f"after prompt {numbers[-1]} these objects are left over: {alive['left_over']}")
         resident.append(server.resident_bytes() // MB)
         tensors.append(alive["tensor_bytes"] // MB)
         print(f"prompt {numbers[-1] + 1} of {count}: {resident[-1]} MB, tensors {tensors[-1]} MB", flush=True)
@@ -105,29 +105,28 @@ def run_all(server: Server, count: int, every: int) -> tuple[dict[str, Any], dic
 
 
 def check_level(what: str, levels_mb: Sequence[int]) -> None:
-    """Make sure that memory stays where it was after the warm-up, the first half: so long new shapes come up.
+    """Check that memory does not grow after the warm-up: the first half, in which new shapes occur.
 
     Raises:
         SoakError: it grew.
     """
     warm = max(levels_mb[: -(-len(levels_mb) // 2)])
-    if levels_mb[-1] > MOST_GROWTH * warm:
+    if levels_mb[-1] > MAX_GROWTH * warm:
         raise SoakError(f"{what} grew from {warm} MB after the warm-up to {levels_mb[-1]} MB")
 
 
 def summary(figures: dict[str, Any]) -> str:
-    """One line for a person."""
+    """The figures in one line of text."""
     resident, tensors = figures["resident_mb"], figures["tensors_mb"]
     return (
         f"{figures['prompts']} prompts in {figures['seconds']:.0f} s; memory {resident[0]} MB at first,"
         f" {max(resident)} MB at most, {resident[-1]} MB at the end; tensors {tensors[0]}, {max(tensors)} and"
-        f" {tensors[-1]} MB; no state of a run left; {figures['equal_to_fresh']} pictures equal to those of fresh"
-        " processes"
+        f" {tensors[-1]} MB; no state left over; {figures['equal_to_fresh']} pictures equal to those of new processes"
     )
 
 
 def prompt_number(number: int) -> Prompt:
-    """One of endlessly many prompts, the same whenever it is asked for: weights, words, concepts, sizes and more."""
+    """Prompt `number` of an endless sequence that differ in weights, words, concepts, sizes and more."""
     rng = random.Random(number)
     prompt = with_model(json.loads(WORKFLOW.read_text(encoding="utf-8")))
     for node in prompt.values():
@@ -149,13 +148,13 @@ def prompt_number(number: int) -> Prompt:
                 inputs.update(seed=number, steps=rng.randint(2, 5), cfg=rng.choice((1.0, 4.0)))
                 inputs["sampler_name"] = rng.choice(SAMPLERS)
             case "SaveImage":
-                node["class_type"] = "PreviewImage"  # which ComfyUI keeps in its temp folder
+                node["class_type"] = "PreviewImage"  # which writes to ComfyUI's temp folder
                 del inputs["filename_prefix"]
     return prompt
 
 
 def upload(client: Client) -> None:
-    """Put the example pictures where the prompts look for them."""
+    """Upload the example pictures that the prompts read."""
     for name in pictures_read(prompt_number(0)):
         client.upload(PICTURES / name)
 
@@ -166,7 +165,7 @@ def picture(client: Client, prompt: Prompt) -> Any:
 
 
 def finished(client: Client, prompt_id: str) -> dict[str, Any]:
-    """What a queued prompt left, once it is done.
+    """Wait for a queued prompt and return its history entry.
 
     Raises:
         SoakError: it failed, or took too long.
@@ -179,7 +178,7 @@ def finished(client: Client, prompt_id: str) -> dict[str, Any]:
                 raise SoakError(f"a prompt failed: {entry['status']['messages']}")
             return entry
         time.sleep(0.05)
-    raise SoakError(f"a prompt was not done within {PROMPT_LIMIT_S} s")
+    raise SoakError(f"a prompt took more than {PROMPT_LIMIT_S} s")
 
 
 def pixels_of(client: Client, entry: dict[str, Any]) -> Any:

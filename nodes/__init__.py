@@ -1,4 +1,4 @@
-"""What a person sees in the graph: schemas, tooltips, wiring."""
+"""The nodes as a user sees them: schemas, tooltips, checks of inputs."""
 
 from comfy_api.latest import ComfyExtension, io
 
@@ -18,16 +18,15 @@ from .tested_version import note_untested_version
 
 
 class MagicFaceExtension(ComfyExtension):
-    """The pack's nodes, in the order in which a graph uses them."""
+    """The pack's nodes."""
 
     async def on_load(self) -> None:
-        """Put the workflows' pictures where they are found, and note a ComfyUI newer than any tested."""
+        """Copy the workflows' pictures into the input folder, and log if ComfyUI is newer than any tested."""
         offer_example_pictures()
         note_untested_version()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        """The node classes."""
-        encoding = (reference, mask_weight, prompt)
-        patching = (schedule, attention_record, apply)
-        showing = (segmentation_preview, attention_view, correspondence)
-        return [node for module in (*encoding, *patching, *showing) for node in module.NODES]
+        """The node classes, in the order in which a graph uses them."""
+        modules = (reference, mask_weight, prompt, schedule, attention_record, apply)
+        views = (segmentation_preview, attention_view, correspondence)
+        return [node for module in (*modules, *views) for node in module.NODES]

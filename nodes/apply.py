@@ -1,4 +1,4 @@
-"""MagicFaceApply: RSA/RBA model patching."""
+"""MagicFaceApply: patches a model so that it samples with the references."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _PREFIX = "reference"
 
 @contextmanager
 def _sampling_errors() -> Iterator[None]:
-    """Name the node whose input is found wrong only when sampling begins, in the sampler's node."""
+    """Name the node whose input is found to be wrong only when sampling begins."""
     try:
         yield
     except InputError as error:
@@ -35,11 +35,13 @@ class MagicFaceApply(io.ComfyNode):
             node_id="MagicFaceApply",
             display_name="MagicFace Apply",
             category=CATEGORY,
-            description="Patches an SD 1.x, SD 2.x or SDXL model so that it samples with the references: first all at"
-            " once for the layout, then each region with its own.",
+            description="Patches an SD 1.x, SD 2.x or SDXL model so that it samples with the references: first the"
+            " whole picture attends to all of them (layout), then each region only to its own (blend).",
             search_aliases=["rsa", "rba", "reference attention", "model patching", "magicface"],
             inputs=[
-                io.Model.Input("model", tooltip="The model; LoRAs and other patches may stand before or after."),
+                io.Model.Input(
+                    "model", tooltip="The model. LoRAs and other patches may come before or after this node."
+                ),
                 io.Autogrow.Input(
                     "references",
                     template=io.Autogrow.TemplatePrefix(
@@ -48,16 +50,15 @@ class MagicFaceApply(io.ComfyNode):
                         min=1,
                         max=MAX_REFERENCES,
                     ),
-                    tooltip="1 to 10 references. Where two concepts claim a pixel, the later one has it.",
+                    tooltip="1 to 10 references. Where two concepts claim a pixel, the later one gets it.",
                 ),
                 ScheduleSocket.Input(
-                    "schedule", optional=True, tooltip="From MagicFace Schedule. Not connected = the authors' defaults."
+                    "schedule", optional=True, tooltip="From MagicFace Schedule. Not connected = the defaults."
                 ),
                 RecordSocket.Input(
                     "record",
                     optional=True,
-                    tooltip="From MagicFace Attention Record, to see later where the picture looked. Not connected ="
-                    " nothing is kept.",
+                    tooltip="From MagicFace Attention Record. Not connected = no attention is recorded.",
                 ),
                 io.Boolean.Input(
                     "live_regions",
@@ -70,11 +71,11 @@ class MagicFaceApply(io.ComfyNode):
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Refuse to sample where other nodes act in the attention of the same blocks. Off: the log"
+                    tooltip="Refuse to sample if other nodes act in the attention of the same blocks. When off, the log"
                     " names them.",
                 ),
             ],
-            outputs=[io.Model.Output(tooltip="For the sampler, whose positive prompt comes from MagicFace Prompt.")],
+            outputs=[io.Model.Output(tooltip="For the sampler. Its positive prompt must come from MagicFace Prompt.")],
         )
 
     @classmethod
@@ -86,21 +87,19 @@ class MagicFaceApply(io.ComfyNode):
         record: RecordSettings | None = None,
         live_regions: bool = False,
         strict: bool = False,
-        **beyond: Any,
+        **unnested: Any,
     ) -> io.NodeOutput:
-        # Links of an API prompt beyond the last socket arrive outside the dict, as "references.<name>".
+        # Links of an API prompt to a socket number above the highest arrive outside the dict, as "references.<name>".
         with error_prefix("MagicFaceApply"):
-            given = _in_order({**references, **{name.rpartition(".")[2]: value for name, value in beyond.items()}})
+            given = _in_order({**references, **{name.rpartition(".")[2]: value for name, value in unnested.items()}})
             if not 1 <= len(given) <= MAX_REFERENCES:
-                raise ValueError(
-                    f"references: {len(given)} connected; connect 1 to {MAX_REFERENCES} MagicFaceReference outputs"
-                )
+                raise ValueError(f"references: {len(given)} connected; connect 1 to {MAX_REFERENCES} references")
             method = bind(model, given, schedule or Schedule(), record=record, strict=strict)
         return io.NodeOutput(patch_model(model, method, LivePreview if live_regions else None, _sampling_errors))
 
 
 def _in_order(references: dict[str, Any]) -> tuple[Reference, ...]:
-    """The connected references by their sockets' numbers."""
+    """The connected references in the order of their sockets' numbers."""
     unknown = [name for name in references if not re.fullmatch(rf"{_PREFIX}\d+", name)]
     if unknown:
         raise ValueError(f"references: no input {unknown[0]!r}; name them {_PREFIX}0 to {_PREFIX}{MAX_REFERENCES - 1}")

@@ -1,4 +1,4 @@
-"""MagicFaceAttentionRecord: of which steps and blocks a run records attention."""
+"""MagicFaceAttentionRecord: chooses the steps and blocks whose attention is recorded."""
 
 import re
 
@@ -12,7 +12,7 @@ MAX_MB = 8192
 
 
 class MagicFaceAttentionRecord(io.ComfyNode):
-    """What the attention views can show."""
+    """Chooses what the attention views can show."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -20,21 +20,21 @@ class MagicFaceAttentionRecord(io.ComfyNode):
             node_id="MagicFaceAttentionRecord",
             display_name="MagicFace Attention Record",
             category=CATEGORY,
-            description="Has a run keep the attention of some steps and blocks, for MagicFace Attention View and"
-            " MagicFace Correspondence. Nothing is kept without it.",
+            description="Records the attention of chosen steps and blocks while sampling, for MagicFace Attention View"
+            " and MagicFace Correspondence. Nothing is recorded without it.",
             search_aliases=["attention map", "attention visualization", "record attention", "debug attention"],
             inputs=[
                 io.String.Input(
                     "steps",
                     default="-1",
-                    tooltip="The sampler's steps, from 0, separated by commas. Negative ones count from the end:"
-                    " -1 = the last.",
+                    tooltip="Steps of the sampler, from 0, separated by commas. Negative numbers count from the end: -1"
+                    " = the last.",
                 ),
                 io.String.Input(
                     "blocks",
                     default="auto",
-                    tooltip="Blocks that look at the references, such as output.3.0 or output.2-3, separated by commas."
-                    " auto = the first at the finest resolution.",
+                    tooltip="Injection blocks to record, such as output.3.0 or output.2-3, separated by commas. auto ="
+                    " the first one at the finest resolution.",
                 ),
                 io.Int.Input(
                     "most_mb",
@@ -42,8 +42,8 @@ class MagicFaceAttentionRecord(io.ComfyNode):
                     min=1,
                     max=MAX_MB,
                     advanced=True,
-                    tooltip="Megabytes of main memory that a run may fill. What does not fit is left out, and the log"
-                    " says so.",
+                    tooltip="How much main memory (MB) the recorded attention of a run may use. What does not fit is"
+                    " left out, and the log says so.",
                 ),
             ],
             outputs=[RecordSocket.Output("record", tooltip="For MagicFace Apply.")],

@@ -1,4 +1,4 @@
-"""MagicFaceAttentionView: to which parts of the references a pixel or a region attends."""
+"""MagicFaceAttentionView: shows which parts of the references a pixel or a region attends to."""
 
 from typing import Any, Literal, get_args
 
@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ..attention.snapshot import heat
 from ..sampling.errors import error_prefix
-from .drawing.attention import Cell, heat_over, lit, sheet
-from .recorded_attention import RecordedImage, common_inputs, picture_input, recorded_images
+from .drawing.attention import Cell, dim_outside, heat_over, sheet
+from .recorded_attention import RecordedImage, recorded_images, view_inputs
 from .sockets import CATEGORY, check_choice
 
 _MAX_PX = 16384
@@ -17,7 +17,7 @@ Query = Literal["regions", "pixel"]
 
 
 class MagicFaceAttentionView(io.ComfyNode):
-    """Attention to the references, as heat."""
+    """Shows attention to the references as heat maps."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,28 +25,25 @@ class MagicFaceAttentionView(io.ComfyNode):
             node_id="MagicFaceAttentionView",
             display_name="MagicFace Attention View",
             category=CATEGORY,
-            description="Shows where on the reference pictures each concept's region, or one pixel, looks: the"
-            " brighter, the more of its attention goes there.",
+            description="Shows which parts of the reference pictures each concept's region, or one pixel, attends to:"
+            " the brighter, the more.",
             search_aliases=["attention map", "heat map", "attention visualization", "attention heat"],
             is_output_node=True,
-            inputs=[
-                *common_inputs(),
+            inputs=view_inputs(
                 io.Combo.Input(
                     "query",
                     options=list(get_args(Query)),
                     default="regions",
-                    tooltip="regions = one row for each concept: where its region looks on average. pixel = where the"
-                    " pixel x, y looks.",
+                    tooltip="regions = a row for each concept, averaged over its region. pixel = the pixel at x, y.",
                 ),
                 io.Int.Input("x", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's left edge."),
-                io.Int.Input("y", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's upper edge."),
-                picture_input(),
-            ],
+                io.Int.Input("y", default=0, min=0, max=_MAX_PX, tooltip="Pixels from the picture's top edge."),
+            ),
             outputs=[
                 io.Image.Output(
                     "view",
-                    tooltip="A sheet for each picture: what looks, and the references under the heat of its attention,"
-                    " with the share that each gets.",
+                    tooltip="One sheet for each picture: the region or pixel, and a heat map of its attention on each"
+                    " reference with the share that the reference gets.",
                 )
             ],
         )
@@ -64,12 +61,10 @@ class MagicFaceAttentionView(io.ComfyNode):
 
 
 def _queries(recorded: RecordedImage, query: Query, x: int, y: int) -> list[tuple[str, Tensor]]:
-    """The queries to show: labels and tokens."""
+    """The queries to show: a label and the tokens of each."""
     if query == "regions":
-        return [
-            (name, torch.nonzero(recorded.regions == index).flatten())
-            for index, name in enumerate(recorded.concept_names)
-        ]
+        names = enumerate(recorded.concept_names)
+        return [(name, torch.nonzero(recorded.regions == index).flatten()) for index, name in names]
     height, width = recorded.picture.shape[:2]
     if not (0 <= x < width and 0 <= y < height):
         raise ValueError(f"x, y: {x}, {y} is outside the picture, which is {width}x{height} pixels")
@@ -79,19 +74,18 @@ def _queries(recorded: RecordedImage, query: Query, x: int, y: int) -> list[tupl
 
 
 def _row(recorded: RecordedImage, name: str, queries: Tensor) -> list[Cell]:
-    """The queries on the picture, and their attention to each reference."""
+    """One row of the sheet: the queries on the picture, then their attention to each reference."""
     if len(queries):
         maps = heat(recorded.snapshot, recorded.index, queries)
     else:
         name += ": no region"
         maps = [[torch.zeros(1, 1) for _ in pictures] for pictures in recorded.references]
     highest = max((float(of_view.max()) for of_concept in maps for of_view in of_concept), default=0.0)
-    cells = [Cell(lit(recorded.picture, recorded.cells(queries)), f"{name} ({recorded.location})")]
+    cells = [Cell(dim_outside(recorded.picture, recorded.cells(queries)), f"{name} ({recorded.location})")]
     for concept, pictures, of_concept in zip(recorded.concept_names, recorded.references, maps, strict=True):
         for number, picture in enumerate(pictures):
             of_view = of_concept[number] if of_concept else torch.zeros(1, 1)
-            label = f"{concept} {float(of_view.sum()):.0%}"
-            cells.append(Cell(heat_over(picture, of_view, highest), label))
+            cells.append(Cell(heat_over(picture, of_view, highest), f"{concept} {float(of_view.sum()):.0%}"))
     return cells
 
 

@@ -1,4 +1,4 @@
-"""MagicFaceCorrespondence: which part of the picture matches which part of a reference."""
+"""MagicFaceCorrespondence: shows which part of the picture matches which part of a reference."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from torch import Tensor
 from ..attention.snapshot import NO_QUERY, correspondence
 from ..sampling.errors import error_prefix
 from .drawing.attention import Cell, colours_over, polar_colours, sheet
-from .recorded_attention import RecordedImage, common_inputs, picture_input, recorded_images
+from .recorded_attention import RecordedImage, recorded_images, view_inputs
 from .sockets import CATEGORY
 
 
 class MagicFaceCorrespondence(io.ComfyNode):
-    """Feature correspondence in colours."""
+    """Shows matching locations in the same colour."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -22,16 +22,16 @@ class MagicFaceCorrespondence(io.ComfyNode):
             node_id="MagicFaceCorrespondence",
             display_name="MagicFace Correspondence",
             category=CATEGORY,
-            description="Colours the concepts' regions by a colour wheel, and each place of the references by the place"
-            " of the picture that looks at it most.",
+            description="Colours the concepts' regions with a colour wheel, and each location on the references with"
+            " the colour of the location in the picture that attends to it most.",
             search_aliases=["feature correspondence", "attention visualization", "matching", "polar colour map"],
             is_output_node=True,
-            inputs=[*common_inputs(), picture_input()],
+            inputs=view_inputs(),
             outputs=[
                 io.Image.Output(
                     "view",
-                    tooltip="A sheet for each picture: its regions in colours, and the references in the colours of"
-                    " what looks at them most.",
+                    tooltip="One sheet for each picture: its coloured regions, and the references in the colours of"
+                    " what attends to them most.",
                 )
             ],
         )

@@ -1,4 +1,4 @@
-"""The pictures that the shipped workflows read, put where `Load Image` looks for them."""
+"""Copies the pictures of the shipped workflows to where `Load Image` finds them."""
 
 import logging
 import tempfile
@@ -11,15 +11,15 @@ PICTURES = Path(__file__).parents[1] / "workflows" / "inputs"
 
 
 def offer_example_pictures() -> None:
-    """Copy those that are not there yet into ComfyUI's input folder."""
+    """Copy the pictures that ComfyUI's input folder does not have yet."""
     folder = Path(folder_paths.get_input_directory())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for picture in sorted(PICTURES.glob("magicface_*.png")):
             if not (folder / picture.name).exists():
-                # Another ComfyUI with the same folder must not see half a file.
-                with tempfile.NamedTemporaryFile(dir=folder, prefix=".magicface-", delete=False) as half_made:
-                    half_made.write(picture.read_bytes())
-                Path(half_made.name).replace(folder / picture.name)
+                # Another ComfyUI with the same folder must never see a part of a file.
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=".magicface-", delete=False) as unfinished:
+                    unfinished.write(picture.read_bytes())
+                Path(unfinished.name).replace(folder / picture.name)
     except OSError as error:
         log.warning("MagicFace: the workflows' example pictures could not be copied into the input folder: %s", error)

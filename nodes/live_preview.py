@@ -1,4 +1,4 @@
-"""The regions in the sampler's own preview during sampling."""
+"""Shows the regions in the sampler's own preview while it samples."""
 
 from typing import Any
 
@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..attention.regions import resize_nearest
 from ..sampling.run.run import Run
 from .drawing.pillow import from_pillow, to_pillow
 from .drawing.regions import draw_regions
@@ -17,7 +16,7 @@ _MIN_PX, _MAX_PX = 256, 512
 
 
 class LivePreview:
-    """Sends a picture after each step of one run, which replaces the one that the sampler has just sent.
+    """Sends a picture after each step of a run; it replaces the preview that the sampler has just sent.
 
     Args:
         model: ComfyUI's ModelPatcher; its previewer is the one that the user has chosen.
@@ -29,26 +28,19 @@ class LivePreview:
 
     def __call__(self, run: Run, step: int, x0: Tensor, total: int) -> None:
         """Show the regions of the batch's first image."""
-        at = run.history.steps[-1]
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(total)
         picture = self._picture(x0)
-        size = picture.shape[:2]
-        concepts, foreground = (
-            resize_nearest(at.concepts[:1].long(), size)[0],
-            resize_nearest(at.foreground[:1], size)[0],
-        )
-        drawn = draw_regions(picture, concepts, foreground, run.history.concept_names, self._previewer is not None)
-        image = to_pillow(drawn)
-        self._bar.update_absolute(step + 1, total, ("JPEG", image, _MAX_PX))
+        drawn = draw_regions(picture, run.history.steps[-1], 0, run.history.concept_names, self._previewer is not None)
+        self._bar.update_absolute(step + 1, total, ("JPEG", to_pillow(drawn), _MAX_PX))
 
     def _picture(self, x0: Tensor) -> Tensor:
-        """(H_px, W_px, 3) the latent as the sampler shows it; grey if previews are switched off."""
+        """(H_px, W_px, 3) the latent as the sampler shows it; grey if previews are off."""
         scale = max(1.0, _MIN_PX / min(x0.shape[-2:]))
         size = (round(x0.shape[-1] * scale), round(x0.shape[-2] * scale))
-        given = self._previewer.decode_latent_to_preview_image("JPEG", x0) if self._previewer else None
-        shown = given[1] if given else None
         # Previewers of other packs may return anything.
+        preview = self._previewer.decode_latent_to_preview_image("JPEG", x0) if self._previewer else None
+        shown = preview[1] if preview else None
         if not isinstance(shown, Image.Image):
             return torch.full((size[1], size[0], 3), 0.25)
         if min(shown.size) < _MIN_PX:

@@ -1,7 +1,7 @@
-"""MagicFaceMaskWeight: how strongly, and where, a reference counts."""
+"""MagicFaceMaskWeight: sets how strongly, and where, a reference counts."""
 
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -13,11 +13,11 @@ from .sockets import CATEGORY, ReferenceSocket, check_choice, check_range
 
 MAX_WEIGHT = 10.0
 MAX_PX = 512
-SAME = -1.0
+SAME_AS_WEIGHT = -1.0
 
 
 class MagicFaceMaskWeight(io.ComfyNode):
-    """Weighted-mask settings."""
+    """Sets the weights and the mask of a reference."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -25,8 +25,8 @@ class MagicFaceMaskWeight(io.ComfyNode):
             node_id="MagicFaceMaskWeight",
             display_name="MagicFace Mask Weight",
             category=CATEGORY,
-            description="Sets how strongly the picture looks at a reference, and trims its mask. Nothing is encoded"
-            " again when this changes.",
+            description="Sets how strongly a reference counts, and adjusts its mask. Nothing is encoded again when a"
+            " setting changes.",
             search_aliases=["weighted mask", "reference strength", "weighted-mask settings"],
             inputs=[
                 ReferenceSocket.Input("reference", tooltip="From MagicFace Reference."),
@@ -36,55 +36,41 @@ class MagicFaceMaskWeight(io.ComfyNode):
                     min=0.0,
                     max=MAX_WEIGHT,
                     step=0.05,
-                    tooltip="Strength. Each pixel of the reference counts e^weight times (3: twenty times). The"
-                    " authors use 1.2 to 4. Measured: likeness 0.74, 0.77, 0.77, 0.75, 0.73 at 0.5, 1.5, 2, 3, 4, and"
-                    " from 2 up more and more that nobody asked for. 0 = off: the reference takes no part.",
+                    tooltip="Each token of the reference counts e^weight times (3: about 20 times). 0 = off. 1 to 2 is"
+                    " usually best; above, likeness falls and unwanted things appear. The authors use 1.2 to 4.",
                 ),
                 io.Float.Input(
                     "injection_weight",
-                    default=SAME,
-                    min=SAME,
+                    display_name="stage 2 weight",
+                    default=SAME_AS_WEIGHT,
+                    min=SAME_AS_WEIGHT,
                     max=MAX_WEIGHT,
                     step=0.05,
                     advanced=True,
-                    tooltip="Another strength for stage 2, in which each region looks at its own reference."
-                    " -1 = the same as weight; 0 = off in stage 2.",
+                    tooltip="Weight in stage 2, in which each region attends only to its own reference. -1 = same as"
+                    " weight; 0 = off in stage 2.",
                 ),
                 io.Combo.Input(
                     "resize",
                     options=list(get_args(MaskResize)),
                     default=DEFAULT_RESIZE,
                     advanced=True,
-                    tooltip="How the mask comes to the model's coarse grids: area, with which thin things (glasses, a"
-                    " tie) do not vanish (measured: their likeness is 0.85 instead of 0.83), or nearest, as the authors"
-                    " do.",
+                    tooltip="How the mask is resized to the model's coarse token grids. area averages, so that thin"
+                    " things (glasses, a tie) do not vanish; nearest is what the paper's authors do.",
                 ),
-                io.Int.Input(
+                _px_input(
                     "grow_px",
-                    default=0,
-                    min=-MAX_PX,
-                    max=MAX_PX,
-                    advanced=True,
-                    tooltip="Pixels of the reference picture by which the mask grows, or shrinks if negative.",
+                    -MAX_PX,
+                    "Grows the mask by this many pixels of the reference picture; negative values shrink it.",
                 ),
-                io.Int.Input(
-                    "feather_px",
-                    default=0,
-                    min=0,
-                    max=MAX_PX,
-                    advanced=True,
-                    tooltip="Pixels of the reference picture over which the mask's edge fades.",
-                ),
+                _px_input("feather_px", 0, "Softens the mask's edge over this many pixels of the reference picture."),
                 io.Boolean.Input(
-                    "invert",
-                    default=False,
-                    advanced=True,
-                    tooltip="Use what lies outside the mask, before growing and feathering.",
+                    "invert", default=False, advanced=True, tooltip="Use what is outside the mask. Done before grow_px."
                 ),
             ],
             outputs=[
                 ReferenceSocket.Output("reference", tooltip="The reference with these settings."),
-                io.Mask.Output("mask", tooltip="The mask that results, one for each view."),
+                io.Mask.Output("mask", tooltip="The resulting mask, one for each view."),
             ],
         )
 
@@ -101,7 +87,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceMaskWeight"):
             check_range("weight", weight, 0.0, MAX_WEIGHT)
-            if injection_weight != SAME:
+            if injection_weight != SAME_AS_WEIGHT:
                 check_range("injection_weight", injection_weight, 0.0, MAX_WEIGHT)
             check_range("grow_px", grow_px, -MAX_PX, MAX_PX)
             check_range("feather_px", feather_px, 0, MAX_PX)
@@ -113,9 +99,13 @@ class MagicFaceMaskWeight(io.ComfyNode):
             masks = grow(masks, grow_px)
             _check_not_empty(masks, f"grow_px: {grow_px} leaves nothing of the mask of picture {{}}; shrink it less")
             masks = feather(masks, feather_px)
-        blend_weight = weight if injection_weight == SAME else injection_weight
+        blend_weight = weight if injection_weight == SAME_AS_WEIGHT else injection_weight
         weighted = replace(reference, masks=masks, weight=weight, blend_weight=blend_weight, resize=resize)
         return io.NodeOutput(weighted, masks)
+
+
+def _px_input(name: str, lowest: int, tooltip: str) -> Any:
+    return io.Int.Input(name, default=0, min=lowest, max=MAX_PX, advanced=True, tooltip=tooltip)
 
 
 def _check_not_empty(masks: Tensor, message: str) -> None:

@@ -1,7 +1,8 @@
-"""MagicFacePrompt: the target prompt, with its words' places remembered."""
+"""MagicFacePrompt: encodes the target prompt and remembers which tokens are which words."""
 
 from typing import Any
 
+from comfy.sd import CLIP
 from comfy_api.latest import io
 
 from ..sampling.conditioning.prompt import read_tokens, tagged
@@ -10,7 +11,7 @@ from .sockets import CATEGORY
 
 
 class MagicFacePrompt(io.ComfyNode):
-    """The positive prompt."""
+    """Encodes the positive prompt."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -18,8 +19,8 @@ class MagicFacePrompt(io.ComfyNode):
             node_id="MagicFacePrompt",
             display_name="MagicFace Prompt",
             category=CATEGORY,
-            description="Encodes the positive prompt as CLIP Text Encode does, and remembers where its words stand,"
-            " so that the concepts can be found in it.",
+            description="Encodes the positive prompt as CLIP Text Encode does, and remembers which tokens are which"
+            " words, so that the concepts can be found in the picture.",
             search_aliases=["text encode", "positive prompt", "clip text encode", "target prompt"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP of the model that will sample."),
@@ -28,25 +29,26 @@ class MagicFacePrompt(io.ComfyNode):
                     multiline=True,
                     dynamic_prompts=True,
                     default="",
-                    tooltip="The target prompt. It must contain the words of every concept. Weights such as"
-                    " (hat:1.2), embeddings and any length are fine.",
+                    tooltip="The target prompt. It must contain the words of every concept. Weights such as (hat:1.2),"
+                    " embeddings and prompts of any length work.",
                 ),
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
-                    tooltip="A conditioning that another node (CLIPTextEncodeSDXL, say) encoded from the same text, to"
-                    " be used instead of encoding it here.",
+                    tooltip="A conditioning that another node (such as CLIPTextEncodeSDXL) encoded from the same text."
+                    " It is used instead of encoding the text here.",
                 ),
             ],
             outputs=[
                 io.Conditioning.Output(
-                    tooltip="For the sampler's positive input; Combine, Set Area, ControlNet and the like may follow."
+                    tooltip="For the sampler's positive input. Combine, Set Area, ControlNet and similar nodes may come"
+                    " in between.",
                 )
             ],
         )
 
     @classmethod
-    def execute(cls, clip: io.Clip.Type, text: str, conditioning: list[list[Any]] | None = None) -> io.NodeOutput:
+    def execute(cls, clip: CLIP, text: str, conditioning: list[list[Any]] | None = None) -> io.NodeOutput:
         with error_prefix("MagicFacePrompt"):
             if clip is None:
                 raise ValueError("clip: is empty; the checkpoint holds no text encoder, load one with Load CLIP")

@@ -1,4 +1,4 @@
-"""The recorded attention of a latent, with what is needed to draw it."""
+"""The recorded attention of a sampled latent, with what is needed to draw it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from ..attention.blocks import Block
 from ..attention.regions import resize_nearest
 from ..attention.snapshot import AttentionSnapshot
 from ..sampling.snapshots import ATTENTION_STORE, AttentionRecord
-from .sampled_latent import LAST, MAX_STEP, finite_samples, pictures_of
+from .sampled_latent import finite_samples, pictures_of, step_input
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,9 +23,9 @@ class RecordedImage:
         snapshot: at the chosen step and block.
         index: of the image in its run's batch.
         concept_names: for labels, by concept index.
-        references: for each concept (h_px, w_px, 3) in 0..1, those that were on.
+        references: for each concept the pictures (h_px, w_px, 3) in 0..1 of its references that were on.
         regions: (hh * ww,) the concept that each of the block's tokens belongs to, or -1.
-        location: the step and the block, for a label.
+        location: the step and the block, for labels.
     """
 
     picture: Tensor
@@ -43,45 +43,33 @@ class RecordedImage:
         return chosen.view(self.snapshot.grid)
 
 
-def common_inputs() -> list[Any]:
-    """The inputs of every node that shows recorded attention."""
+def view_inputs(*own: Any) -> list[Any]:
+    """The inputs of a node that shows recorded attention, its own ones before the optional picture."""
     return [
         io.Latent.Input(
-            "latent",
-            tooltip="The output of a sampler whose model went through MagicFace Apply with an Attention Record.",
+            "latent", tooltip="From a sampler whose model went through MagicFace Apply with MagicFace Attention Record."
         ),
-        io.Int.Input(
-            "step",
-            default=LAST,
-            min=-MAX_STEP,
-            max=MAX_STEP,
-            tooltip="One of the recorded steps. Negative counts back from the last recorded: -1 = the last.",
-        ),
+        step_input("One of the recorded steps. Negative numbers count from the last recorded one: -1 = the last."),
         io.String.Input(
-            "block",
-            default="auto",
-            tooltip="One of the recorded blocks, such as output.3.0. auto = the first of them.",
+            "block", default="auto", tooltip="One of the recorded blocks, such as output.3.0. auto = the first of them."
         ),
+        *own,
+        io.Image.Input("image", optional=True, tooltip="The decoded latent, to draw over."),
     ]
 
 
-def picture_input() -> Any:
-    """The optional picture."""
-    return io.Image.Input("image", optional=True, tooltip="The decoded latent, to draw over.")
-
-
 def recorded_images(latent: dict[str, Any], step: int, block: str, image: Tensor | None) -> list[RecordedImage]:
-    """What to draw, for each image of a latent.
+    """What to draw for each image of a latent.
 
     Raises:
-        ValueError: naming the input that is wrong and what to do.
+        ValueError: nothing is recorded for it, or not that step or block.
     """
     samples = finite_samples(latent)
     recorded = ATTENTION_STORE.find(samples)
     if recorded is None:
         raise ValueError(
-            "latent: no attention was kept for it; connect MagicFace Attention Record to MagicFace Apply, give a"
-            " reference a weight, connect the sampler's own output here, and sample it again"
+            "latent: no attention was recorded for it; connect MagicFace Attention Record to MagicFace Apply, give a"
+            " reference a weight above 0, connect the sampler's own output here, and sample it again"
         )
     if len({id(record.pictures) for record, _ in recorded}) > 1:
         raise ValueError("latent: its pictures come from several runs; show them one by one")
@@ -95,7 +83,7 @@ def _recorded_image(record: AttentionRecord, index: int, picture: Tensor, step: 
     number, known = _chosen(record, step, block)
     snapshot = record.snapshots[number, known]
     references = [[shown.float() / 255 for shown in pictures] for pictures in record.pictures[record.stages[number]]]
-    # In the blend stage the regions that steered the block; in the layout stage those that were found in the step.
+    # In the blend stage, the regions that steered the block; in the layout stage, those found in that step.
     labels = snapshot.rule.labels
     if labels is None:
         labels = resize_nearest(record.regions[number], snapshot.grid).flatten(1)
@@ -108,8 +96,8 @@ def _chosen(record: AttentionRecord, step: int, block: str) -> tuple[int, Block]
     steps = sorted(record.regions.keys() & {number for number, _ in record.snapshots})
     if not steps:
         raise ValueError(
-            "latent: its run kept no attention: the method was not on at the chosen steps, each prompt has an area of"
-            " its own, or most_mb of MagicFaceAttentionRecord is too small"
+            "latent: its run recorded no attention: MagicFace was not on at the chosen steps, every prompt has its own"
+            " area, or most_mb of MagicFace Attention Record is too small"
         )
     number = steps[step] if -len(steps) <= step < 0 else step
     if number not in steps:

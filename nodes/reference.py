@@ -1,7 +1,8 @@
-"""MagicFaceReference: encode the pictures of one concept."""
+"""MagicFaceReference: encodes the pictures of one concept."""
 
-import torch
+from comfy.sd import CLIP, VAE
 from comfy_api.latest import io
+from torch import Tensor
 
 from ..sampling.errors import error_prefix
 from ..sampling.references.encoding import encode_reference
@@ -11,7 +12,7 @@ MAX_PX = 4096
 
 
 class MagicFaceReference(io.ComfyNode):
-    """Reference encoding."""
+    """Encodes the pictures of one concept."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -34,8 +35,8 @@ class MagicFaceReference(io.ComfyNode):
                 io.String.Input(
                     "concept",
                     default="",
-                    tooltip="The words that name the concept in the target prompt, e.g. 'hat'. References with the"
-                    " same words are views of one concept.",
+                    tooltip="The words that name the concept in the target prompt, e.g. 'hat'. References with the same"
+                    " words are views of one concept.",
                 ),
                 io.Int.Input(
                     "size",
@@ -43,34 +44,27 @@ class MagicFaceReference(io.ComfyNode):
                     min=0,
                     max=MAX_PX,
                     step=64,
-                    tooltip="Pixels. The picture is encoded with the area of a square of this side, its aspect kept"
-                    " (sides are rounded to multiples of 64; nothing is cropped). 0 = 1024 for SDXL, 512 else.",
+                    tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is"
+                    " kept, nothing is cropped (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
                 ),
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the concept is, one mask for each picture. Not connected = the whole picture.",
+                    tooltip="Where the concept is (white), a mask for each picture. Not connected = the whole picture.",
                 ),
             ],
             outputs=[
                 ReferenceSocket.Output(
                     "reference",
-                    tooltip="The encoded concept, with a weight of 1.5. Goes to MagicFace Apply, directly or through"
-                    " MagicFace Mask Weight.",
+                    tooltip="The encoded concept, with a weight of 1.5. Connect it to MagicFace Apply; for another"
+                    " weight, put MagicFace Mask Weight in between.",
                 )
             ],
         )
 
     @classmethod
     def execute(
-        cls,
-        image: torch.Tensor,
-        vae: io.Vae.Type,
-        clip: io.Clip.Type,
-        caption: str,
-        concept: str,
-        size: int,
-        mask: torch.Tensor | None = None,
+        cls, image: Tensor, vae: VAE, clip: CLIP, caption: str, concept: str, size: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceReference"):
             if size:

@@ -1,41 +1,47 @@
-"""The region history of a sampled latent, and the picture to draw over."""
+"""A sampled latent: its region history, and the pictures to draw over."""
 
 from typing import Any
 
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampling.families.unet import LATENT_PX
 from ..sampling.regions.history import REGION_STORE, RegionHistory
 
-LAST, MAX_STEP = -1, 10000
+_LAST, _MAX_STEP = -1, 10000
+
+
+def step_input(tooltip: str) -> Any:
+    """A step of the sampler; the last one by default."""
+    return io.Int.Input("step", default=_LAST, min=-_MAX_STEP, max=_MAX_STEP, tooltip=tooltip)
 
 
 def finite_samples(latent: dict[str, Any]) -> Tensor:
-    """(b, ch, H, W) the samples of an image's latent.
+    """(b, ch, H, W) the samples of a latent.
 
     Raises:
-        ValueError: it is not an image's, or has values that are not finite.
+        ValueError: it is not the latent of images, or has values that are not finite.
     """
     samples: Tensor = latent["samples"]
     if samples.ndim != 4:
         raise ValueError(f"latent: has shape {tuple(samples.shape)}; give the latent of an image sampler")
     if not torch.isfinite(samples).all():
-        raise ValueError("latent: has values that are not finite (a black picture); sample in a wider number type")
+        raise ValueError("latent: has values that are not finite (a black picture); sample in float32 or bfloat16")
     return samples
 
 
 def histories_of(samples: Tensor) -> list[tuple[RegionHistory, int]]:
-    """For each image of the latent its run's region history and its index in that run's batch.
+    """For each image of a latent, the region history of its run and its index in the run's batch.
 
     Raises:
-        ValueError: the latent is not that of a run with the method, or its images have different concepts.
+        ValueError: no run with MagicFace is known for the latent, or its images have different concepts.
     """
     found = REGION_STORE.find(samples)
     if found is None:
         raise ValueError(
             "latent: no run with MagicFace is known for it (it was changed after sampling, was sampled without"
-            " MagicFace Apply, or too long ago); connect the sampler's own output and sample it again"
+            " MagicFace Apply, or is too old); connect the sampler's own output and sample it again"
         )
     lists = sorted({history.concept_names for history, _ in found})
     if len(lists) > 1:
@@ -45,7 +51,7 @@ def histories_of(samples: Tensor) -> list[tuple[RegionHistory, int]]:
 
 
 def pictures_of(image: Tensor | None, samples: Tensor) -> Tensor:
-    """(b, H_px, W_px, 3) the pictures to draw over: grey ones of the latent's size if none are given."""
+    """(b, H_px, W_px, 3) in 0..1: the pictures to draw over; grey ones of the latent's size if none are given."""
     if image is None:
         return torch.full((len(samples), samples.shape[-2] * LATENT_PX, samples.shape[-1] * LATENT_PX, 3), 0.25)
     if len(image) not in (1, len(samples)):

@@ -1,6 +1,6 @@
-"""MagicFaceSchedule: when and where the method acts."""
+"""MagicFaceSchedule: when, where and how MagicFace acts."""
 
-from typing import get_args
+from typing import Any, get_args
 
 from comfy_api.latest import io
 
@@ -8,83 +8,62 @@ from ..attention.blocks import PRESETS
 from ..sampling.errors import error_prefix
 from ..sampling.method import Foreground, Schedule
 from ..sampling.references.cache import CacheLocation
-from .sockets import CATEGORY, ScheduleSocket, check_choice, check_range
+from .sockets import CATEGORY, ScheduleSocket, check_choice, check_range, fraction_input
 
-AUTO_SUPPRESSION = 0.0
 _DEFAULTS = Schedule()
 
 
 class MagicFaceSchedule(io.ComfyNode):
-    """Stages, blocks and segmentation settings."""
+    """Settings of the stages, blocks, regions and the reference cache."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        percent = {"min": 0.0, "max": 1.0, "step": 0.01}
-        names = (
-            "Names such as output.3-5, middle or output.0.2-9 (with depth), separated by commas, or a preset:"
-            f" {', '.join(PRESETS)}."
-        )
         return io.Schema(
             node_id="MagicFaceSchedule",
             display_name="MagicFace Schedule",
             category=CATEGORY,
-            description="When, in which blocks and how MagicFace acts. Not needed for the authors' defaults.",
+            description="When, where and how MagicFace acts. Leave it out for the defaults.",
             search_aliases=["stage switch", "rsa rba schedule", "magicface settings"],
             inputs=[
-                io.Float.Input(
+                fraction_input(
                     "switch",
-                    default=_DEFAULTS.switch,
-                    **percent,
-                    tooltip="Part of sampling at which stage 1 (layout, all references at once) gives way to stage 2"
-                    " (each region its own reference).",
+                    _DEFAULTS.switch,
+                    "Part of sampling at which stage 1 (layout: the picture attends to all references) changes to stage"
+                    " 2 (blend: each region attends only to its own reference).",
                 ),
-                io.Float.Input(
-                    "start",
-                    default=_DEFAULTS.start,
-                    **percent,
-                    tooltip="Part of sampling at which MagicFace begins, at the switch at the latest.",
-                ),
-                io.Float.Input(
-                    "end",
-                    default=_DEFAULTS.end,
-                    **percent,
-                    tooltip="Part of sampling at which MagicFace ends, not before the switch.",
-                ),
+                fraction_input("start", _DEFAULTS.start, "Part of sampling at which MagicFace begins; at most switch."),
+                fraction_input("end", _DEFAULTS.end, "Part of sampling at which MagicFace ends; at least switch."),
                 io.Boolean.Input(
                     "semantic_guidance",
                     default=_DEFAULTS.guidance,
-                    tooltip="Push harder the regions that guidance neglects, and the background less.",
+                    tooltip="Strengthen guidance in regions where it is weak, and weaken it in the background.",
                 ),
-                io.String.Input(
+                _blocks_input(
                     "injection_blocks",
-                    default=_DEFAULTS.injection_blocks,
-                    advanced=True,
-                    tooltip="Blocks that look at the references. auto = the decoder at its two finest attention"
-                    " resolutions. " + names,
+                    _DEFAULTS.injection_blocks,
+                    "Blocks in which the picture attends to the references. auto = the decoder at its two finest"
+                    " attention resolutions.",
                 ),
-                io.String.Input(
+                _blocks_input(
                     "segmentation_blocks",
-                    default=_DEFAULTS.segmentation_blocks,
-                    advanced=True,
-                    tooltip="Blocks whose attention finds the regions. auto = all at 1/2, 1/4 and 1/8 of the"
-                    " latent's size; of SDXL, whose blocks are many, six that tell nearly the same. " + names,
+                    _DEFAULTS.segmentation_blocks,
+                    "Blocks whose attention the regions are computed from. auto = all at 1/2, 1/4 and 1/8 of the"
+                    " latent's size; in SDXL six of its seventy, which find nearly the same regions.",
                 ),
-                io.Float.Input(
+                fraction_input(
                     "token_suppression",
-                    default=AUTO_SUPPRESSION,
-                    min=0.0,
-                    max=1.0,
+                    0.0,
+                    "Factor on all words that name no concept, when each pixel is assigned to a word. Lower gives the"
+                    " concepts larger regions. 0 = auto: 0.9 for one concept, 0.6 for two, 0.5 for more.",
                     step=0.05,
                     advanced=True,
-                    tooltip="Factor on the words that name no concept when pixels choose their word: lower gives the"
-                    " concepts more. 0 = auto: 0.9 for one concept, 0.6 for two, 0.5 for more.",
                 ),
                 io.Combo.Input(
                     "foreground",
                     options=list(get_args(Foreground)),
                     default=_DEFAULTS.foreground,
                     advanced=True,
-                    tooltip="Whether regions are cut to the foreground. auto = where token suppression is below 0.9.",
+                    tooltip="Whether regions are cut to the foreground. auto = if token suppression is below 0.9.",
                 ),
                 io.Int.Input(
                     "noise_seed",
@@ -93,7 +72,7 @@ class MagicFaceSchedule(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     advanced=True,
-                    tooltip="Seed of the noise that is put on the references, apart from the sampler's seed.",
+                    tooltip="Seed of the noise that is added to the references. Independent of the sampler's seed.",
                 ),
                 io.Int.Input(
                     "keep_mb",
@@ -101,9 +80,8 @@ class MagicFaceSchedule(io.ComfyNode):
                     min=0,
                     max=1 << 20,
                     optional=True,
-                    tooltip="How many MB of what the references leave at each step may be kept: other seeds, prompts"
-                    " and weights at the same steps need not compute it again, and the method costs little then. The"
-                    " log says how much would hold all. 0 = nothing is kept.",
+                    tooltip="Cache (MB) for the references' keys and values: later runs, also with other seeds, prompts"
+                    " or weights, then cost little extra. The log says how much would hold all. 0 = no cache.",
                 ),
                 io.Combo.Input(
                     "keep_on",
@@ -111,7 +89,7 @@ class MagicFaceSchedule(io.ComfyNode):
                     default=_DEFAULTS.cache_location,
                     optional=True,
                     advanced=True,
-                    tooltip="Where: in main memory, or on the device, which saves the way and takes of its memory.",
+                    tooltip="Where the cache is: main memory (RAM), or device (VRAM, avoids copies).",
                 ),
             ],
             outputs=[ScheduleSocket.Output("schedule", tooltip="For MagicFace Apply.")],
@@ -133,30 +111,29 @@ class MagicFaceSchedule(io.ComfyNode):
         keep_on: CacheLocation = _DEFAULTS.cache_location,
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceSchedule"):
-            for name, value in (("switch", switch), ("start", start), ("end", end)):
+            fractions = {"switch": switch, "start": start, "end": end, "token_suppression": token_suppression}
+            for name, value in fractions.items():
                 check_range(name, value, 0.0, 1.0)
-            check_range("token_suppression", token_suppression, 0.0, 1.0)
             if start > end:
-                raise ValueError(f"start: is {start:g}, later than end ({end:g}); begin before you end")
+                raise ValueError(f"start: is {start:g}, later than end ({end:g}); choose a start before the end")
             if not start <= switch <= end:
                 raise ValueError(
                     f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"
                 )
             check_choice("foreground", foreground, get_args(Foreground))
             if keep_mb < 0:
-                raise ValueError(f"keep_mb: is {keep_mb}; give the most MB to keep, or 0 to keep nothing")
+                raise ValueError(f"keep_mb: is {keep_mb}; give the cache budget in MB, or 0 for no cache")
             check_choice("keep_on", keep_on, get_args(CacheLocation))
             for name, blocks in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
                 if not blocks.strip():
                     raise ValueError(f"{name}: is empty; give block names such as output.3-5, or auto")
-        suppression = None if token_suppression == AUTO_SUPPRESSION else token_suppression
         schedule = Schedule(
             start=start,
             switch=switch,
             end=end,
             injection_blocks=injection_blocks,
             segmentation_blocks=segmentation_blocks,
-            suppression=suppression,
+            suppression=token_suppression or None,  # 0 = auto
             foreground=foreground,
             guidance=semantic_guidance,
             noise_seed=noise_seed,
@@ -164,6 +141,11 @@ class MagicFaceSchedule(io.ComfyNode):
             cache_location=keep_on,
         )
         return io.NodeOutput(schedule)
+
+
+def _blocks_input(name: str, default: str, tooltip: str) -> Any:
+    names = "Block names such as output.3-5, middle or output.0.2-9 (with depth), separated by commas; or a preset: "
+    return io.String.Input(name, default=default, advanced=True, tooltip=f"{tooltip} {names}{', '.join(PRESETS)}.")
 
 
 NODES = [MagicFaceSchedule]

@@ -1,10 +1,11 @@
-"""The pack's own socket types, its category, and checks of inputs.
+"""The pack's own socket types, its category, an input of fractions, and checks of inputs.
 
-Widgets keep to their range and options; values that come over a link or the API may not.
+Widgets keep to their range and options; values from a link or the API need not.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -13,6 +14,11 @@ CATEGORY = "MagicFace"
 ReferenceSocket = io.Custom("MAGICFACE_REFERENCE")
 ScheduleSocket = io.Custom("MAGICFACE_SCHEDULE")
 RecordSocket = io.Custom("MAGICFACE_RECORD")
+
+
+def fraction_input(name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool | None = None) -> Any:
+    """A number from 0 to 1."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, advanced=advanced, tooltip=tooltip)
 
 
 def check_range(name: str, value: float, lowest: float, highest: float) -> None:

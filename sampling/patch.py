@@ -196,7 +196,7 @@ def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
             raise InputError(
                 "Prompt",
                 f"the positive conditioning has {text.shape[1]} tokens where its text has {len(tag.tokens)}: a node"
-                " behind MagicFace Prompt shortened it; remove that node",
+                " after MagicFace Prompt shortened it; remove that node",
             )
 
 

@@ -8,18 +8,18 @@ from typing import Any, ClassVar
 
 import comfy.supported_models
 
-TEXT_LAYERS = 3  # SDXL reads the last layer but one, and ComfyUI wants more layers than it skips
+TEXT_LAYERS = 3  # SDXL uses the second last layer, and ComfyUI requires more layers than it skips
 
 
 @dataclass(frozen=True)
 class Family:
-    """One family.
+    """A family of models.
 
     Attributes:
         config: ComfyUI's description of it.
         unet: parameters of the small UNet.
         text: width of each text encoder, by name.
-        file: trained weights beside this module; None where weights are random.
+        file: name of the trained weights in this folder; None for random weights.
         vae: parameters of the trained autoencoder.
     """
 
@@ -45,14 +45,14 @@ VAE: dict[str, Any] = {
     },
 }
 
-# Of ComfyUI's StageA, with one level more: no norm on its way takes the mean colour away, as narrow KL ones do.
+# For ComfyUI's StageA, with one more level. Unlike a narrow KL autoencoder it has no norm that removes the mean colour.
 VAE_PORTRAITS: dict[str, Any] = {"levels": 3, "bottleneck_blocks": 3, "c_hidden": 192, "codebook_size": 1}
 
 UNET: dict[str, Any] = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "legacy": False,
     "use_spatial_transformer": True, "use_temporal_attention": False, "use_temporal_resblock": False,
 }
-# Attention at 2 and 4 times fewer cells a side than the latent; depth 1 and 2 instead of 2 and 10.
+# Attention at a half and a quarter of the latent's resolution; depths 1 and 2 instead of 2 and 10.
 UNET_SDXL: dict[str, Any] = {
     **UNET, "num_res_blocks": [2, 2, 2], "channel_mult": [1, 2, 4],
     "transformer_depth": [0, 0, 1, 1, 2, 2], "transformer_depth_middle": 2,
@@ -61,7 +61,7 @@ UNET_SDXL: dict[str, Any] = {
     "context_dim": 32 + 48, "num_classes": "sequential", "adm_in_channels": 48 + 6 * 256,
 }
 UNET_PORTRAITS = {**UNET_SDXL, "channel_mult": [1, 2, 3], "num_head_channels": 32}
-# Attention everywhere but in the lowest level; there in the middle only.
+# Attention in all levels but the lowest, which has it in the middle block only.
 UNET_SD: dict[str, Any] = {
     **UNET, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "adm_in_channels": None,
     "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0], "transformer_depth_middle": 1,
@@ -74,7 +74,7 @@ UNET_SD1 = {
     **UNET_SD, "use_linear_in_transformer": False, "num_heads": 2, "num_head_channels": -1, "context_dim": 32,
 }
 
-# What differs from SDXL in its inpainting UNets and in its refiner; and SD 2.1 beside a picture's embedding.
+# The differences of SDXL's inpainting UNets and refiner from SDXL; and SD 2.1 with the embedding of a picture.
 UNET_INPAINT = {**UNET_SDXL, "in_channels": 9}
 UNET_REFINER: dict[str, Any] = {
     **UNET_SD, "transformer_depth": [0, 0, 2, 2, 2, 2, 0, 0], "transformer_depth_middle": 2,
@@ -84,7 +84,7 @@ UNET_REFINER: dict[str, Any] = {
 }
 UNET_UNCLIP = {**UNET_SD2, "num_classes": "sequential", "adm_in_channels": 2 * 24}
 
-# To measure: SDXL's depths, a fifth of its width, heads of its size; and SDXL itself.
+# For measurements: SDXL's depths and head size at a fifth of its width; and SDXL itself.
 UNET_NARROW: dict[str, Any] = {
     **UNET_SDXL, "model_channels": 64, "num_head_channels": 64,
     "transformer_depth": [0, 0, 2, 2, 10, 10], "transformer_depth_middle": 10,

@@ -1,4 +1,4 @@
-"""Seeded random weights for whatever module."""
+"""Seeded random weights for any module."""
 
 from __future__ import annotations
 
@@ -10,27 +10,28 @@ import torch
 from torch import nn
 
 # fmt: off
-# Endings of layer names -> factor on a weight that would keep the variance of a unit input. With them the std of
-# attention's logits is 1 to 2, and a small change grows a few times in a sampling run (a hundred with 1.7 at attn1).
+# Suffix of a layer's name -> factor on a weight that would preserve the variance of a unit input. The std of the
+# attention scores is then 1 to 2, and a small change grows a few times in a sampling run (but a hundred times with
+# 1.7 for attn1).
 UNET_GAINS = {
-    "blocks.1.attn1.to_q": 2.2, "blocks.1.attn1.to_k": 2.2,  # the tokens that reach it are much alike
+    "blocks.1.attn1.to_q": 2.2, "blocks.1.attn1.to_k": 2.2,  # its input tokens are very similar to each other
     "attn1.to_q": 1.4, "attn1.to_k": 1.4, "attn2.to_q": 1.7, "attn2.to_k": 1.7,
     "attn1.to_out.0": 2.2, "attn2.to_out.0": 1.8,
 }
 TEXT_GAINS = {"q_proj": 1.4, "k_proj": 1.4, "token_embedding": 0.6, "position_embedding": 0.3}
-CARRY, OWN = 1.0, 0.35  # shares of the predicted noise: the UNet's input, and what it makes of it
+CARRY, OWN = 1.0, 0.35  # shares of the predicted noise: the UNet's input, and the result of its layers
 # fmt: on
 
 
 def random_weights(module: nn.Module, seed: str, gains: Mapping[str, float]) -> dict[str, torch.Tensor]:
-    """Draw every weight of a module from its own generator.
+    """Random weights for every layer of a module.
 
-    Shapes come from each layer's sizes, for ComfyUI may leave the parameters themselves unmade until loading.
+    The shapes follow from the layers' sizes, since ComfyUI may create the parameters only when it loads weights.
 
     Args:
         module: the module; it is only read.
         seed: any text; equal texts give equal weights.
-        gains: ending of a layer's name -> factor on its weight; the first that fits counts.
+        gains: suffix of a layer's name -> factor on its weight; the first match counts.
 
     Returns:
         A float32 state dict for `module`.
@@ -69,14 +70,14 @@ def random_weights(module: nn.Module, seed: str, gains: Mapping[str, float]) -> 
 
 
 def carry_input(weights: dict[str, torch.Tensor], last: int) -> None:
-    """Let a random UNet predict mostly its own input, so that sampling shrinks the noise as a trained one does.
+    """Make a random UNet predict mostly its own input, so that sampling reduces the noise as with a trained UNet.
 
-    The first block passes on x and -x beside its random features, the last output block's shortcut passes
-    them through alone, and the end takes silu(x) - silu(-x) = x of the normalised pair.
+    The first block outputs x and -x in addition to its random features, the shortcut of the last output block passes
+    them on unchanged, and the last layer computes silu(x) - silu(-x) = x of the normalised pair.
 
     Args:
         weights: the UNet's state dict, changed in place.
-        last: number of the last output block.
+        last: index of the last output block.
     """
     latent = weights["out.2.weight"].shape[0]
     width = weights["input_blocks.0.0.weight"].shape[0]

@@ -1,9 +1,9 @@
 """Small Stable Diffusion models, built from ComfyUI's own classes.
 
-They have the anatomy of the real families (where attention sits, what a UNet call needs, how prompts are
-tokenised) at a thousandth of their size, so that tests and tools run the real host on a CPU in a moment.
-"portraits" was trained on drawn portraits; the others have seeded random weights, and no picture of theirs
-means anything. ComfyUI must be importable before this module is.
+They have the structure of the real families (where attention is, what a UNet call needs, how prompts are tokenised) at
+a thousandth of their size, so that tests and tools run the real ComfyUI quickly on a CPU. "portraits" was trained on
+drawn portraits; the others have seeded random weights, and their pictures mean nothing. ComfyUI must be importable
+before this module is imported.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Weights = dict[str, torch.Tensor]
 
 
 def make_unet(family: Family, dtype: torch.dtype, v_prediction: bool = False) -> comfy.model_base.BaseModel:
-    """The diffusion model of a family, its weights still unset."""
+    """The diffusion model of a family, without weights."""
     config = family.config(dict(family.unet))
-    config.unet_config.update(family.unet)  # over the head sizes that ComfyUI sets for the real family
+    config.unet_config.update(family.unet)  # replaces the head sizes that ComfyUI sets for the real family
     if v_prediction:
         config.model_type = lambda *_: comfy.model_base.ModelType.V_PREDICTION
     device = comfy.model_management.get_torch_device()
@@ -41,7 +41,7 @@ def make_unet(family: Family, dtype: torch.dtype, v_prediction: bool = False) ->
 
 
 def clip_options(family: Family) -> dict[str, Any]:
-    """The sizes of the text encoders, as ComfyUI's model options give them."""
+    """The sizes of the text encoders, in the form of ComfyUI's model options."""
     options: dict[str, Any] = {"dtype": torch.float32}
     for key, width in family.text.items():
         sizes = {"hidden_size": width, "intermediate_size": 2 * width, "num_attention_heads": width // 16}
@@ -55,7 +55,7 @@ def clip_target(family: Family) -> Any:
 
 
 def make_encoders(family: Family) -> torch.nn.Module:
-    """The text encoders of a family, their weights still unset."""
+    """The text encoders of a family, without weights."""
     encoders: torch.nn.Module = clip_target(family).clip(dtype=torch.float32, model_options=clip_options(family))
     return encoders
 
@@ -66,7 +66,7 @@ def _read(file: str) -> Weights:
 
 
 def trained_weights(family: Family, part: str) -> Weights | None:
-    """A part's weights out of a family's file, float32: "unet", "text" or "vae"; None where there is no file."""
+    """The float32 weights of "unet", "text" or "vae" from a family's file; None if it has no file."""
     if family.file is None:
         return None
     start = f"{part}."
@@ -80,7 +80,7 @@ def trained_weights(family: Family, part: str) -> Weights | None:
 def load_unet(
     name: str, seed: int, dtype: torch.dtype, v_prediction: bool = False, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
-    """Build the diffusion model alone; ComfyUI calls this again when it wants a fresh copy."""
+    """Build the diffusion model alone; ComfyUI calls this again when it needs a new copy."""
     family = (FAMILIES | MEASURED)[name]
     model = make_unet(family, dtype, v_prediction)
     device = comfy.model_management.get_torch_device()
@@ -112,7 +112,7 @@ def load_clip(name: str, seed: int, embedding_directory: Any = None, disable_dyn
         disable_dynamic=disable_dynamic,
     )
     for key, width in family.text.items():
-        getattr(clip.tokenizer, key).embedding_size = width  # of textual inversion files
+        getattr(clip.tokenizer, key).embedding_size = width  # the width of textual inversion files
     clip.patcher.cached_patcher_init = (load_clip_patcher, (name, seed, embedding_directory))
     return clip
 
@@ -120,12 +120,12 @@ def load_clip(name: str, seed: int, embedding_directory: Any = None, disable_dyn
 def load_clip_patcher(
     name: str, seed: int, embedding_directory: Any, disable_dynamic: bool = False
 ) -> comfy.model_patcher.ModelPatcher:
-    """What `load_clip` makes, as ComfyUI calls it again when it wants a fresh copy."""
+    """The result of `load_clip`, in the form in which ComfyUI requests a new copy."""
     return load_clip(name, seed, embedding_directory, disable_dynamic).patcher
 
 
 def load_vae(name: str, seed: int) -> comfy.sd.VAE:
-    """Build the autoencoder: 8 pixels a latent cell, 4 channels."""
+    """Build the autoencoder: 8 x 8 pixels for each latent cell, 4 channels."""
     family = FAMILIES[name]
     plain = AutoencoderKL(**VAE)
     weights = trained_weights(family, "vae")
@@ -136,19 +136,19 @@ def load_vae(name: str, seed: int) -> comfy.sd.VAE:
         vae = comfy.sd.VAE(sd=random, config={"params": VAE}, dtype=torch.float32)
     else:
         vae = comfy.sd.VAE(sd=plain.state_dict(), config={"params": VAE}, dtype=torch.float32)
-        _house(vae, StageA(**family.vae), weights)
+        _replace_autoencoder(vae, StageA(**family.vae), weights)
     vae.first_stage_model.requires_grad_(False)
     vae.patcher.cached_patcher_init = (load_vae_patcher, (name, seed))
     return vae
 
 
 def load_vae_patcher(name: str, seed: int, disable_dynamic: bool = False) -> comfy.model_patcher.ModelPatcher:
-    """What `load_vae` makes, as ComfyUI calls it again when it wants a fresh copy."""
+    """The result of `load_vae`, in the form in which ComfyUI requests a new copy."""
     return load_vae(name, seed).patcher
 
 
-def _house(vae: comfy.sd.VAE, model: torch.nn.Module, weights: Weights) -> None:
-    """Put another autoencoder in a VAE, whose own constructor knows StageA in one size only."""
+def _replace_autoencoder(vae: comfy.sd.VAE, model: torch.nn.Module, weights: Weights) -> None:
+    """Put another autoencoder into a VAE, whose constructor supports StageA in one size only."""
     model.load_state_dict(weights)
     vae.first_stage_model = model.eval()
     vae.patcher = comfy.model_patcher.ModelPatcher(
@@ -167,21 +167,21 @@ def load(
     """Build a small model of one family, as a checkpoint loader would.
 
     Args:
-        family: "portraits", which is trained, or "sdxl", "sd2", "sd1".
-        seed: chooses random weights; equal seeds give equal bits in every process.
-        dtype: of the diffusion model's weights; text encoders and autoencoder stay in float32.
-        v_prediction: the diffusion model predicts v, as SD 2.1 at 768 pixels does, instead of the noise.
+        family: "portraits", which is trained, or another key of `FAMILIES`.
+        seed: of the random weights; equal seeds give equal bits in every process.
+        dtype: of the diffusion model's weights; text encoders and autoencoder are in float32.
+        v_prediction: the diffusion model predicts v instead of the noise, as SD 2.1 at 768 pixels does.
         embedding_directory: folder or folders with textual inversion files.
 
     Returns:
         The model, the text encoders, the autoencoder.
 
     Raises:
-        ValueError: the family is unknown, or trained to predict the noise.
+        ValueError: the family is unknown, or v_prediction is set for a trained family.
     """
     if family not in FAMILIES:
         raise ValueError(f"Unknown family {family!r}: expected one of {', '.join(FAMILIES)}.")
     if v_prediction and FAMILIES[family].file:
-        raise ValueError(f"family {family!r} is trained to predict the noise: v_prediction cannot be asked of it.")
+        raise ValueError(f"family {family!r} is trained to predict the noise: it does not support v_prediction.")
     unet = load_unet(family, seed, dtype, v_prediction)
     return unet, load_clip(family, seed, embedding_directory), load_vae(family, seed)

@@ -1,1 +1,1 @@
-"""`dev.py bench`: what the method costs, against the unpatched sampler and the authors' way."""
+"""`dev.py bench`: what the method costs, compared with the unpatched sampler and the authors' way."""

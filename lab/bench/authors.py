@@ -1,9 +1,9 @@
 """The authors' way: the method computed as their program does it, on the same weights, to compare the product with.
 
 References go through both halves of guidance and to the UNet's end, attention is dense with additive masks, maps are
-n x n, and S S is a product of matrices. This is written anew; but the parts in `SHARED` are called from the product or
-from ComfyUI, so that an error in one of them is in both and no comparison with this module can find it. Recorded runs
-of the authors' program (`dev.py parity`) and the tests' own plain program check these parts.
+n x n, and S S is a product of matrices. All this is written independently of the product. The parts in `SHARED` are
+not: they are calls of the product or of ComfyUI. An error in one of them is on both sides, and no comparison with this
+module can find it. Recorded runs of the authors' program (`dev.py parity`) and the tests' own plain program check them.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import comfy.samplers
 import torch
 from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.benchmark import timer
 
 from .scene import CFG, Evaluations, Scene
@@ -25,7 +26,6 @@ COND, UNCOND = 0, 1
 SHARED = (
     "the small UNet and its weights",
     "noising of references to a noise level, and their noise",
-    "masks and regions on the token grids",
     "up-sampling and normalisation of attention maps",
     "token positions, token suppression, the foreground cut and the arg-max over words",
     "the guidance rate",
@@ -34,13 +34,13 @@ SHARED = (
 
 
 class Authors:
-    """Their program for one image.
+    """The authors' program for one image.
 
     Args:
         scene: model, prompts and sizes.
-        count: of references.
-        coverage: of their masks.
-        blocks: that find the regions; in their program all.
+        count: number of references.
+        coverage: share of a reference that its mask covers.
+        blocks: the segmentation blocks; all in their program.
     """
 
     def __init__(self, scene: Scene, count: int, coverage: float = 0.5, blocks: str = "all") -> None:
@@ -56,8 +56,8 @@ class Authors:
         captions = [r.conditioning for r in self._references]
         each = [self._conds(text) for text in [scene.positive, *captions, *[scene.negative] * (1 + count)]]
         self._joined = comfy.samplers.cond_cat(each)
-        self.regions: Any = None  # by which stage 2 goes in the next evaluation
-        self.margin: Any = None  # (1, H2, W2) of the strongest token over the second, as a part of it
+        self.regions: Any = None  # for the blend stage of the next evaluation
+        self.margin: Any = None  # (1, H2, W2) of the strongest token over the second, relative to the strongest
         self._stage = "layout"
         self._injected, self._segmented = (
             {block.key for block in blocks}
@@ -86,7 +86,7 @@ class Authors:
 
     @torch.inference_mode()
     def run(self, seed: int = 0, steering: Sequence[Any] | None = None) -> Evaluations:
-        """As `Scene.run`; `steering` are regions for each evaluation that take the place of those found here."""
+        """Like `Scene.run`. `steering` are regions for each evaluation, in place of those found here."""
         found = Evaluations()
         levels = [(stage, level) for stage, levels in self._scene.levels.items() for level in levels]
         x = self._scene.start(seed=seed).to(self._device)
@@ -103,13 +103,13 @@ class Authors:
 
     @torch.inference_mode()
     def evaluate(self, x: Tensor, level: float, stage: str, found: Any = None) -> Tensor:
-        """The guided prediction at a noise level; the regions stay for the next one.
+        """The guided prediction at a noise level; the regions are stored for the next evaluation.
 
         Args:
             x: (1, 4, H, W).
             level: the noise level.
-            stage: "first", "layout" or "injection".
-            found: regions by which guidance shall go instead of those found here.
+            stage: "first", "layout" or "blend".
+            found: regions for guidance in place of those found here.
         """
         self._stage, self._masks = stage, {}
         self._maps, self._blocks = {"tokens": 0.0, "background": 0.0}, 0
@@ -151,19 +151,19 @@ class Authors:
         return rearrange(torch.cat((target[None], probabilities[1:] @ v[1:])), "b h n d -> b n (h d)")
 
     def _mask(self, grid: tuple[int, int]) -> Tensor:
-        """(n, (1 + N) n) additive: in RSA the same for each query, in RBA by region. Made once for an evaluation."""
+        """(n, (1 + N) n) additive mask, the same for all queries in RSA, by region in RBA. Made once per evaluation."""
         if grid in self._masks:
             return self._masks[grid]
         own = torch.zeros(grid[0] * grid[1])
-        stage_2 = self._stage == "injection"
-        biases = []
-        for r in self._references:
-            inside = self._attention.masks.token_mask(r.masks[0], grid, r.resize)
-            biases.append(torch.full_like(own, -torch.inf))
-            biases[-1][inside.indices] = inside.log_mask + (r.blend_weight if stage_2 else r.weight)
+        blending = self._stage == "blend"
+        biases = [
+            interpolate(r.masks[:1, None], grid, mode=r.resize).flatten().log()
+            + (r.blend_weight if blending else r.weight)
+            for r in self._references
+        ]
         mask = torch.cat([own, *biases]).to(self._device).expand(len(own), -1).clone()
-        if stage_2 and self.regions is not None:
-            concepts = self._attention.regions.resize_nearest(self.regions.concepts, grid).flatten()
+        if blending and self.regions is not None:
+            concepts = interpolate(self.regions.concepts[:, None].float(), grid, mode="nearest").flatten()
             for index in range(len(biases)):
                 part = mask[:, (1 + index) * len(own) : (2 + index) * len(own)]
                 part[concepts != index] = -torch.inf
@@ -181,7 +181,7 @@ class Authors:
         return rearrange(probabilities @ v, "b h n d -> b n (h d)")
 
     def _add_maps(self, own: Tensor, cross: Tensor, grid: tuple[int, int]) -> None:
-        """One block's smoothed maps of cond and uncond: own (2, n, n), cross (2, n, T)."""
+        """Add a block's smoothed maps of cond and uncond; own is (2, n, n), cross (2, n, T)."""
         segmentation = self._attention.segmentation
         smoothed = (own @ cross + 3 * (own @ own) @ cross) / 4
         maps = rearrange(smoothed, "b (y x) t -> b t y x", y=grid[0])

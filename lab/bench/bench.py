@@ -18,21 +18,21 @@ from .report import as_json, plot
 from .scene import SHAPES, Scene
 from .tables import tables
 
-MOST_ERROR = 1e-4  # of the largest prediction, for float32
-MOST_ERROR_HALF = 5e-2  # which rounds the weights' products to three digits; not to be taken for exactness
-LEAST_EQUAL = 0.99  # of the pixels: where two words tie, either may win
+MAX_ERROR = 1e-4  # of the largest prediction, for float32
+MAX_ERROR_HALF = 5e-2  # for float16, which has three digits: this bound does not show exactness
+MIN_EQUAL = 0.99  # share of pixels with equal regions: where two words tie, either may win
 _EXACT = {
-    torch.float32: "exact, the same predictions and regions as the authors' way.",
-    torch.float16: "as near to the authors' way as half precision is.",
+    torch.float32: "exact: the same predictions and regions as the authors' way.",
+    torch.float16: "as close to the authors' way as half precision allows.",
 }
 
 
 def main(names: list[str], rounds: int, file: Path | None, picture: Path | None) -> int:
-    """Measure, print, and fail if the product is not exact; never on a time.
+    """Measure and print. Fail if the product is not exact, never because of a time.
 
     Args:
-        names: of the shapes; all that this machine can do if empty.
-        rounds: how often each way to sample is run.
+        names: of the shapes; if empty, all that this machine can run.
+        rounds: how many times each way of sampling runs.
         file: for the figures as JSON.
         picture: for the plot of the last shape.
     """
@@ -41,21 +41,21 @@ def main(names: list[str], rounds: int, file: Path | None, picture: Path | None)
         print(f"dev.py bench: no shape {', '.join(unknown)}; there are: {', '.join(SHAPES)}", file=sys.stderr)
         return 1
     logging.getLogger().setLevel(logging.WARNING)
-    torch.backends.cudnn.allow_tf32 = False  # float32 shall be float32
+    torch.backends.cudnn.allow_tf32 = False  # which would round float32
     print(machine())
     figures: dict[str, Any] = {"machine": machine(), "rounds": rounds, "shapes": {}}
     exact = True
     for name in names or SHAPES:
         shape = SHAPES[name]
         if shape.dtype is torch.float16 and not torch.cuda.is_available():
-            print(f"\n{name}: left out, it is SDXL at its full size in half precision and needs a GPU")
+            print(f"\n{name}: skipped: it is SDXL at its full size in half precision and needs a GPU")
             continue
-        found = measured(Scene(shape), rounds, partial(_say, name))
+        found = measured(Scene(shape), rounds, partial(_print, name))
         figures["shapes"][name] = as_json(found)
         print(f"\n### {name}\n")
         for lines in tables(figures["shapes"][name]["summary"]).values():
             print("\n".join([*lines, ""]))
-        # The narrow shape is what the targets are about; the first one measured otherwise.
+        # The ratios at the top are those of the narrow shape, or of the first one measured.
         if "ratios" not in figures or name == "narrow":
             figures["ratios"] = ratios(found)
         if is_exact(found, shape.dtype):
@@ -73,19 +73,19 @@ def main(names: list[str], rounds: int, file: Path | None, picture: Path | None)
     return int(not exact)
 
 
-def _say(name: str, what: str) -> None:
+def _print(name: str, what: str) -> None:
     print(f"{name}: {what}", flush=True)
 
 
 def is_exact(found: Measured, dtype: torch.dtype) -> bool:
-    """Whether the product does what the authors' way does, as far as the type of the weights lets see."""
+    """Whether the product equals the authors' way, as far as the precision of the weights shows it."""
     assert found.difference is not None
     if dtype is torch.float16:
-        return found.difference.max_error <= MOST_ERROR_HALF
-    return found.difference.max_error <= MOST_ERROR and found.difference.equal_regions >= LEAST_EQUAL
+        return found.difference.max_error <= MAX_ERROR_HALF
+    return found.difference.max_error <= MAX_ERROR and found.difference.equal_regions >= MIN_EQUAL
 
 
 def machine() -> str:
-    """What the figures were made on."""
+    """The machine and the versions that the figures come from."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} CPU threads"
     return f"{device}, torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"

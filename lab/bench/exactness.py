@@ -1,4 +1,4 @@
-"""How far the product is from the authors' way: the same latents and regions before, the same prediction after."""
+"""How much the product differs from the authors' way, given the same latents and regions."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ NEAR_TIE = 2e-5  # relative
 
 @dataclass(frozen=True)
 class Difference:
-    """Over all evaluations.
+    """The difference over all evaluations.
 
     Attributes:
-        max_error: the largest difference of predictions, as a part of the largest prediction.
-        equal_regions: share of pixels with the same concept, of those that are no near ties.
+        max_error: the largest difference of predictions, relative to the largest prediction.
+        equal_regions: the lowest share of pixels with the same concept, without near ties.
     """
 
     max_error: float
@@ -26,18 +26,20 @@ class Difference:
 
 
 def difference(scene: Scene, count: int) -> Difference:
-    """Compare the two, evaluation by evaluation: each is given what the product had.
+    """Compare each evaluation by itself: the authors' way gets the latent and the regions that the product had.
 
-    A pixel whose two strongest words lie within the rounding of each other may go to either: it says nothing.
+    A pixel is a near tie if its two strongest words differ by no more than rounding errors. Either may win there, so
+    near ties are not compared.
     """
     ours, theirs = scene.run(scene.patched(count)), Authors(scene, count, blocks="auto")
     levels = [(stage, level) for stage, levels in scene.levels.items() for level in levels][1:]
     errors, equal = [], []
     for step, (stage, level) in enumerate(levels):
-        # Regions begin with the first evaluation, which is not among the predictions.
+        # The first evaluation has regions, but its prediction is not recorded.
         theirs.regions, found = ours.regions[step], ours.regions[step + 1]
         prediction = theirs.evaluate(ours.latents[step], level, stage, found).float().cpu()
         errors.append(float((prediction - ours.predictions[step]).abs().max() / prediction.abs().max()))
         clear = theirs.margin > NEAR_TIE
         equal.append(float((theirs.regions.concepts == found.concepts)[clear].float().mean()))
-    return Difference(float(torch.tensor(errors).max()), min(equal))  # a NaN among them is the largest
+    # torch's max is NaN if a value is, unlike the built-in.
+    return Difference(float(torch.tensor(errors).max()), min(equal))

@@ -1,4 +1,4 @@
-"""Everything that the benchmark measures of one shape, run in turns so that a noisy machine is noisy for all."""
+"""All measurements of a shape. The ways of sampling take turns, so that other work on the machine slows down all."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from .tables import STAGES
 COUNTS = (1, 2, 3, 5)
 BATCH = 4
 PLENTY_MB = 1 << 20
-UNPATCHED, AUTHORS, KEPT, UNSEGMENTED = "unpatched", "authors, 3", "3, kept", "3, no regions"
+UNPATCHED, AUTHORS, CACHED, UNSEGMENTED = "unpatched", "authors, 3", "3, cached", "3, no regions"
 MEMORY, AGAINST = "latent cells (memory)", "latent cells (authors / ours)"
 UNPATCHED_BATCH, BATCHED = f"unpatched, batch {BATCH}", f"3, batch {BATCH}"
 
 
 @dataclass(eq=False)
 class Times:
-    """Seconds of one evaluation of one way to sample, by stage and round."""
+    """Seconds of an evaluation for one way of sampling, by stage and round."""
 
     by_stage: dict[str, list[float]] = field(default_factory=lambda: {stage: [] for stage in STAGES})
 
     def add(self, found: Evaluations) -> None:
-        """Take in one round."""
+        """Add a round."""
         for stage, seconds in found.seconds.items():
             self.by_stage[stage].append(median(seconds))
 
     def over(self, other: Times, stage: str) -> list[float]:
-        """The ratio to another way's, round by round."""
+        """The ratios to another way's times, by round."""
         return [a / b for a, b in zip(self.by_stage[stage], other.by_stage[stage], strict=True)]
 
 
@@ -46,13 +46,13 @@ class Measured:
     """All figures of one shape.
 
     Attributes:
-        times: by way to sample.
-        peak_bytes: the most memory of an evaluation, by way to sample.
-        parts: seconds of one evaluation with three references, by part and round.
-        difference: to the authors' way.
-        host_waits: waits for the GPU in an evaluation, beyond those of the unpatched sampler; None without one.
-        curves: by what is varied, (its value, the cost): seconds beyond the unpatched sampler's, if its name says no
-            more.
+        times: by way of sampling.
+        peak_bytes: peak memory of an evaluation, by way of sampling.
+        parts: seconds of an evaluation with three references, by part and round.
+        difference: between the product and the authors' way.
+        host_waits: waits for the GPU in an evaluation, beyond those of the unpatched sampler; None without a GPU.
+        curves: by what is varied, pairs of its value and the cost: seconds beyond the unpatched sampler's, unless the
+            name says something else.
     """
 
     times: dict[str, Times] = field(default_factory=dict)
@@ -68,8 +68,8 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
 
     Args:
         scene: of the shape.
-        rounds: how often each way to sample is run.
-        say: called with what is done next.
+        rounds: how many times each way of sampling runs.
+        say: called with a text about the next measurement.
     """
     found = Measured()
     ways = ways_of(scene)
@@ -86,16 +86,16 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
     say("curves")
     found.curves = curves(scene, found.times)
-    say("memory")  # last, for the profiler slows down what comes after it
+    say("memory")  # last, since the profiler slows down what comes after it
     found.peak_bytes = peaks(scene)
     found.curves[MEMORY] = memory_curve(scene)
     if torch.cuda.is_available():
-        found.host_waits = most(scene, scene.patched(3), host_waits) - most(scene, scene.model, host_waits)
+        found.host_waits = highest(scene, scene.patched(3), host_waits) - highest(scene, scene.model, host_waits)
     return found
 
 
 def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
-    """The ways to sample that are compared, called with a seed; what they reuse is ready."""
+    """The ways of sampling that are compared; each is called with a seed."""
 
     def sampling(model: Any, batch: int = 1) -> Callable[[int], Evaluations]:
         return lambda seed: scene.run(model, batch, seed)
@@ -103,8 +103,8 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
     ways = {UNPATCHED: sampling(scene.model)}
     for count in COUNTS:
         ways[str(count)] = sampling(scene.patched(count))
-    # What was kept in the round before may have been dropped: the others' room is 0.
-    ways[KEPT] = partial(_second_run, scene)
+    # The other ways have a cache budget of 0, so they may have emptied the cache since the last round.
+    ways[CACHED] = partial(_second_run, scene)
     ways[UNSEGMENTED] = sampling(scene.patched(3, segmented=False))
     ways[UNPATCHED_BATCH] = sampling(scene.model, BATCH)
     ways[BATCHED] = sampling(scene.patched(3), BATCH)
@@ -113,13 +113,13 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
 
 
 def _second_run(scene: Scene, seed: int) -> Evaluations:
-    keeping = scene.patched(3, cache_mb=PLENTY_MB)
-    scene.run(keeping, seed=seed + 1)
-    return scene.run(keeping, seed=seed)
+    caching = scene.patched(3, cache_mb=PLENTY_MB)
+    scene.run(caching, seed=seed + 1)
+    return scene.run(caching, seed=seed)
 
 
-def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], batch: int = 1) -> int:
-    """The highest reading of a meter at any evaluation of a run."""
+def highest(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], batch: int = 1) -> int:
+    """The highest value that a meter gives for an evaluation of a run."""
     readings = []
 
     def around(evaluate: Callable[[], Any]) -> Any:
@@ -132,33 +132,33 @@ def most(scene: Scene, model: Any, meter: Callable[[Callable[[], Any]], int], ba
 
 
 def peaks(scene: Scene) -> dict[str, int]:
-    """The most memory of an evaluation in either stage."""
+    """Peak memory of an evaluation, by way of sampling; the higher of both stages."""
     authors, latent = Authors(scene, 3), scene.start().to(scene.device)
     of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
-    keeping = scene.patched(3, cache_mb=PLENTY_MB)
-    scene.run(keeping)
-    kept = most(scene, keeping, peak_bytes)
+    caching = scene.patched(3, cache_mb=PLENTY_MB)
+    scene.run(caching)
+    cached = highest(scene, caching, peak_bytes)
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
     return {
-        UNPATCHED: most(scene, scene.model, peak_bytes),
-        **{str(count): most(scene, scene.patched(count), peak_bytes) for count in COUNTS},
-        KEPT: kept,
-        UNSEGMENTED: most(scene, scene.patched(3, segmented=False), peak_bytes),
-        UNPATCHED_BATCH: most(scene, scene.model, peak_bytes, BATCH),
-        BATCHED: most(scene, scene.patched(3), peak_bytes, BATCH),
+        UNPATCHED: highest(scene, scene.model, peak_bytes),
+        **{str(count): highest(scene, scene.patched(count), peak_bytes) for count in COUNTS},
+        CACHED: cached,
+        UNSEGMENTED: highest(scene, scene.patched(3, segmented=False), peak_bytes),
+        UNPATCHED_BATCH: highest(scene, scene.model, peak_bytes, BATCH),
+        BATCHED: highest(scene, scene.patched(3), peak_bytes, BATCH),
         AUTHORS: max(map(peak_bytes, of_authors)),
     }
 
 
 def memory_curve(scene: Scene) -> list[tuple[float, float]]:
-    """Megabytes beyond the unpatched sampler's, by size."""
+    """Peak memory in MB beyond the unpatched sampler's, by size of the latent."""
     sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 4)]
-    extra = [most(size, size.patched(3), peak_bytes) - most(size, size.model, peak_bytes) for size in sizes]
+    extra = [highest(size, size.patched(3), peak_bytes) - highest(size, size.model, peak_bytes) for size in sizes]
     return [(size.side_lat**2, its / MB) for size, its in zip(sizes, extra, strict=True)]
 
 
 def parts_of(scene: Scene) -> dict[str, float]:
-    """Seconds of the parts of an evaluation with three references, the mean over those of a run."""
+    """Seconds of each part of an evaluation with three references: the mean over a run's evaluations."""
     parts, model = Parts(scene.pack), scene.patched(3)
     with parts.watched():
         found = scene.run(model, around=parts.whole)
@@ -167,7 +167,7 @@ def parts_of(scene: Scene) -> dict[str, float]:
 
 
 def curves(scene: Scene, times: dict[str, Times]) -> dict[str, list[tuple[float, float]]]:
-    """How the cost grows with references, coverage of their masks, size and batch."""
+    """How the cost grows with the number of references, the coverage of their masks, the size and the batch."""
 
     def extra(scene: Scene, coverage: float = 0.5) -> float:
         patched = scene.patched(3, coverage)
@@ -195,7 +195,7 @@ def _against(scene: Scene) -> tuple[float, float]:
 
 
 def _least_of_two(run: Callable[[], Evaluations]) -> float:
-    """Seconds of an evaluation in the quicker of two runs: whatever else the machine does only adds to it."""
+    """Seconds of an evaluation in the faster of two runs: other work on the machine only adds time."""
     times = Times()
     for _ in range(2):
         times.add(run())
@@ -207,14 +207,14 @@ def _least(times: Times) -> float:
 
 
 def exponent(points: Sequence[tuple[float, float]]) -> float:
-    """The slope of a line through the logarithms; nan where a cost is lost in the noise."""
+    """The power that a cost grows with: the slope of a line through the logarithms; nan if a cost is not positive."""
     x, y = torch.tensor(points, dtype=torch.float64).log().unbind(dim=1)
     x, y = x - x.mean(), y - y.mean()
     return float((x * y).sum() / (x * x).sum())
 
 
 def ratios(found: Measured) -> dict[str, float]:
-    """The figures that the targets are about; of both stages the worse."""
+    """The main figures; of the two stages the worse one counts."""
     plain = found.times[UNPATCHED]
 
     def worse(name: str, over: Times = plain) -> float:
@@ -228,9 +228,9 @@ def ratios(found: Measured) -> dict[str, float]:
     assert found.difference is not None
     return {
         **{f"cold_n{count}": worse(str(count)) for count in COUNTS},
-        "warm_n3": worse(KEPT),
+        "warm_n3": worse(CACHED),
         "authors_over_ours_n3": gain("3"),
-        "authors_over_warm_n3": gain(KEPT),
+        "authors_over_warm_n3": gain(CACHED),
         "memory_ours_over_authors": (peak["3"] - peak[UNPATCHED]) / (peak[AUTHORS] - peak[UNPATCHED]),
         "segmentation": median(found.parts["segmentation"]) / whole,
         "guidance": median(found.parts["guidance"]) / whole,
@@ -242,5 +242,5 @@ def ratios(found: Measured) -> dict[str, float]:
 
 
 def _one(times: Times) -> float:
-    """Seconds of one evaluation."""
+    """Median seconds of an evaluation."""
     return median(seconds for stage in STAGES for seconds in times.by_stage[stage])

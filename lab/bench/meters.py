@@ -1,4 +1,4 @@
-"""What one evaluation takes: the parts of its time, and its memory at the most."""
+"""Meters for an evaluation: the time of its parts, its peak memory, and how often the host waits."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import timer
 
-# What the profiler calls them. A copy to the host or from it waits by the first.
+# The profiler's names of waits. Copies to and from the host wait by the first.
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 PARTS = ("reference pass", "injection", "segmentation", "guidance", "UNet")
 
 
 class Parts:
-    """Seconds of each part while it is looked at; "UNet" is what is left, the target's own pass.
+    """Seconds of each part of the evaluations; "UNet" is the rest, which is the target's own pass.
 
-    Of the injection blocks' attention only what it takes beyond the target's own counts as injection.
+    "injection" is the time that the attention of the injection blocks takes beyond the target's own attention.
     """
 
     def __init__(self, pack: ModuleType) -> None:
@@ -31,24 +32,24 @@ class Parts:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Time what the pack does in here."""
+        """Measure the pack's work in this context."""
         sampling, attention = self._pack.sampling, self._pack.attention
-        call, regions = sampling.run.unet_call, sampling.regions
+        rule = attention.injection.InjectionRule
         with ExitStack() as stack:
             for owner, name, part in (
                 (sampling.references.reference_pass.ReferencePass, "run", "reference pass"),
-                (call, "cross_attention_map", "segmentation"),
+                (sampling.run.unet_call, "cross_attention_map", "segmentation"),
                 (attention.segmentation.AttentionMaps, "add", "segmentation"),
-                (regions.segmenter.Segmenter, "regions", "segmentation"),
-                (regions.index.RegionIndex, "read_with", "segmentation"),
-                (sampling.run.run.Run, "_post_cfg", "guidance"),
+                (sampling.regions.segmenter.Segmenter, "regions", "segmentation"),
+                (sampling.regions.index.RegionIndex, "read_with", "segmentation"),
+                (sampling.run.run, "guidance_rate", "guidance"),
             ):
                 stack.enter_context(patch.object(owner, name, self._timed(getattr(owner, name), part)))
-            stack.enter_context(patch.object(call.UNetCall, "_inject", self._injection(call.UNetCall._inject)))
+            stack.enter_context(patch.object(rule, "__call__", self._injection(rule.__call__)))
             yield
 
     def whole(self, work: Callable[[], Any]) -> Any:
-        """Do all of the work, and call UNet what of it is nothing else."""
+        """Run an evaluation; the time that belongs to no other part is added to "UNet"."""
         self._beside, before, known = 0.0, timer(), sum(self.seconds.values())
         self._inside = True
         result = work()
@@ -68,14 +69,14 @@ class Parts:
 
         return timed
 
-    def _injection(self, inject: Callable[..., Any]) -> Callable[..., Any]:
-        def timed(call: Any, block: Any, grid: Any, row: Any, attend: Any, qkv: Any, own: Any) -> Any:
+    def _injection(self, inject: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def timed(rule: Any, attend: Any, q: Tensor, k: Tensor, v: Tensor, *others: Any) -> Tensor:
             if not self._inside:
-                return inject(call, block, grid, row, attend, qkv, own)
+                return inject(rule, attend, q, k, v, *others)
             before = timer()
-            result = inject(call, block, grid, row, attend, qkv, own)
+            result = inject(rule, attend, q, k, v, *others)
             between = timer()
-            attend(*qkv)
+            attend(q, k, v)
             after = timer()
             self._beside += after - between
             self.seconds["injection"] += (between - before) - (after - between)
@@ -85,7 +86,7 @@ class Parts:
 
 
 def peak_bytes(work: Callable[[], Any]) -> int:
-    """The most memory that tensors take at once while the work is done, beyond what they took before."""
+    """Peak memory of tensors during the work, beyond what they took before, in bytes."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -104,7 +105,7 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 
 def host_waits(work: Callable[[], Any]) -> int:
-    """How often the host waits for the GPU while the work is done."""
+    """How many times the host waits for the GPU during the work."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as watched:
         work()
     return sum(event.count for event in watched.key_averages() if event.key in _WAITS)

@@ -78,4 +78,4 @@ def _draw(axes: Axes, name: str, points: Sequence[tuple[float, float]]) -> None:
     axes.minorticks_off()
     axes.grid(alpha=0.4)
     cost = {"batch": "seconds", MEMORY: "MB beyond unpatched", AGAINST: "ratio"}.get(name, "seconds beyond unpatched")
-    axes.set_title(f"{cost} by {name}: power {slope:.2f}", fontsize=9)
+    axes.set(xlabel=name, ylabel=cost, title=f"power {slope:.2f}")

@@ -1,9 +1,9 @@
-"""What is measured: a model of some shape, references with masks of some coverage, and single evaluations in a run."""
+"""What is measured: the evaluations of a run, for a model of some shape and references with masks of some coverage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -24,12 +24,12 @@ CFG = 5.0
 
 @dataclass(frozen=True)
 class Shape:
-    """A model and how it is run.
+    """A model and its sizes.
 
     Attributes:
         family: of the small models.
-        side_lat: of the latent, which is square.
-        other_sides_lat: of latents by which it is seen how the cost grows; the authors' way must find room for them.
+        side_lat: side of the latent, which is square.
+        other_sides_lat: sides of further latents, to see how the cost grows; the authors' way must fit in memory.
         dtype: of the weights.
     """
 
@@ -48,22 +48,22 @@ SHAPES = {
 
 @dataclass(eq=False)
 class Evaluations:
-    """What single evaluations of one run took and gave, the first one, in which everything is made ready, left out.
+    """Time and result of the evaluations of a run, without the first one, which prepares everything.
 
     Attributes:
-        seconds: by stage, "layout" and "injection".
+        seconds: by stage, "layout" and "blend".
         predictions: (b, 4, H, W) the guided predictions, in order.
-        latents: (b, 4, H, W) what they are predictions of.
-        regions: what was found, where the method acts.
+        latents: (b, 4, H, W) the latents that the predictions are for.
+        regions: those found in each evaluation, if the method is used.
     """
 
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {"layout": [], "injection": []})
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {"layout": [], "blend": []})
     predictions: list[Tensor] = field(default_factory=list)
     latents: list[Tensor] = field(default_factory=list)
     regions: list[Any] = field(default_factory=list)
 
     def add(self, stage: str, seconds: float, latent: Tensor, prediction: Tensor) -> None:
-        """Take in an evaluation, unless it is the first."""
+        """Add an evaluation, unless it is the first."""
         if stage != "first":
             self.seconds[stage].append(seconds)
             self.latents.append(latent)
@@ -71,11 +71,11 @@ class Evaluations:
 
 
 class Scene:
-    """One model, and runs of it.
+    """A model, its references and prompts, and runs of it.
 
     Args:
-        shape: which.
-        side_lat: of the latent, where it shall be another.
+        shape: of the model.
+        side_lat: side of the latent; None for that of the shape.
     """
 
     def __init__(self, shape: Shape, side_lat: int | None = None) -> None:
@@ -87,23 +87,23 @@ class Scene:
 
     @property
     def device(self) -> torch.device:
-        """Where the model runs."""
+        """The device that the model runs on."""
         device: torch.device = self.model.load_device
         return device
 
     @cached_property
     def positive(self) -> Any:
-        """The prompt."""
+        """The encoded prompt."""
         return self.pack.nodes.prompt.MagicFacePrompt.execute(self.clip, PROMPT).result[0]
 
     @cached_property
     def negative(self) -> Any:
-        """The negative prompt."""
+        """The encoded negative prompt."""
         return self.clip.encode_from_tokens_scheduled(self.clip.tokenize(NEGATIVE))
 
     @lru_cache  # noqa: B019 - scenes live as long as the process
     def references(self, count: int, coverage: float = 0.5) -> tuple[Any, ...]:
-        """So many references, their masks covering this part of their pictures, of the target's own size."""
+        """References of the target's size, with masks that cover the given share of them."""
         return tuple(self._reference(number, coverage) for number in range(count))
 
     def _reference(self, number: int, coverage: float) -> Any:
@@ -122,11 +122,15 @@ class Scene:
         )
 
     def patched(self, count: int, coverage: float = 0.5, segmented: bool = True, **schedule: Any) -> Any:
-        """The model with so many references; without segmentation there are no regions, and stage 2 is as stage 1."""
+        """The model with references. Without segmentation there are no regions, and both stages do the same."""
         sampling = self.pack.sampling
-        method = sampling.patch.bind(self.model, self.references(count, coverage), sampling.method.Schedule(**schedule))
-        if not segmented:
-            method = replace(method, region_source=sampling.regions.source.NoRegions)
+        source = sampling.regions.segmenter.Segmenter if segmented else sampling.regions.source.NoRegions
+        method = sampling.patch.bind(
+            self.model,
+            self.references(count, coverage),
+            sampling.method.Schedule(**schedule),
+            region_source=source,
+        )
         return sampling.patch.patch_model(self.model, method, lambda model: self._watch)
 
     def _watch(self, run: Any, *_: Any) -> None:
@@ -134,9 +138,9 @@ class Scene:
 
     @cached_property
     def levels(self) -> dict[str, list[float]]:
-        """Noise levels of the evaluations, by stage; those of "first" are not measured."""
+        """Noise levels of the evaluations, by stage; "first" is not measured."""
         sampling = self.model.get_model_object("model_sampling")
-        percents = {"first": (0.1,), "layout": (0.3,), "injection": (0.5, 0.7)}
+        percents = {"first": (0.1,), "layout": (0.3,), "blend": (0.5, 0.7)}
         return {stage: [float(sampling.percent_to_sigma(p)) for p in these] for stage, these in percents.items()}
 
     def start(self, batch: int = 1, seed: int = 0) -> Tensor:
@@ -148,13 +152,13 @@ class Scene:
     def run(
         self, model: Any, batch: int = 1, seed: int = 0, around: Callable[[Callable[[], Tensor]], Tensor] | None = None
     ) -> Evaluations:
-        """Euler's method over the noise levels, every evaluation timed.
+        """Sample with Euler's method over the noise levels and time every evaluation.
 
         Args:
             model: patched or not.
-            batch: images.
+            batch: number of images.
             seed: of the noise.
-            around: called with each evaluation instead of it, to look at it from outside.
+            around: called with each evaluation in place of it, to measure it.
         """
         found = Evaluations()
         self._regions = []

@@ -1,4 +1,4 @@
-"""The benchmark's tables, made of its figures alone."""
+"""The benchmark's tables, made of its figures."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 Summary = dict[str, dict[str, Any]]
-STAGES = ("layout", "injection")
+STAGES = ("layout", "blend")
 # What each ratio means.
 MEANT = {
     "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
     "cold_n2": "with 2",
     "cold_n3": "with 3",
     "cold_n5": "with 5",
-    "warm_n3": "with 3 kept references / unpatched",
+    "warm_n3": "with 3 cached references / unpatched",
     "authors_over_ours_n3": "the authors' way / ours, references computed",
-    "authors_over_warm_n3": "the authors' way / ours, references kept",
+    "authors_over_warm_n3": "the authors' way / ours, references cached",
     "memory_ours_over_authors": "memory beyond the unpatched sampler's: ours / the authors' way",
     "segmentation": "finding regions / an unpatched evaluation",
     "guidance": "semantic guidance / an unpatched evaluation",
-    "batch_beside_references": "a batch of 4 but for its one reference pass / unpatched",
+    "batch_beside_references": "a batch of 4 without its one reference pass / unpatched",
     "max_error": "largest difference to the authors' way / the largest prediction",
-    "equal_regions": "least share of pixels with the same concept, near ties left out",
-    "host_waits": "waits for the device in an evaluation beyond the unpatched sampler's",
+    "equal_regions": "lowest share of pixels with the same concept, without near ties",
+    "host_waits": "the host's waits for the GPU in an evaluation, beyond the unpatched sampler's",
 }
 
 

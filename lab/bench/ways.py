@@ -1,4 +1,4 @@
-"""Other ways to compute the same: each against the one in use, on attention as large as the narrow shape's."""
+"""Other ways of computing the same, compared with the one in use, on attention of the narrow shape's size."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Row = tuple[str, float, float, float]
 
 
 def attention_of(n: int, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """q, k, v of a target, then keys, values and biases of references half covered; (1, heads, tokens, head size)."""
+    """q, k, v of a target; k, v, bias of half-covered references. The bias is (m,), the rest (1, heads, tokens, 64)."""
     generator = torch.Generator().manual_seed(0)
     m = REFERENCES * n // 2
     q, k, v = (torch.randn((1, heads, n, HEAD), generator=generator) for _ in range(3))
@@ -42,7 +42,7 @@ def attention_of(n: int, heads: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Te
 
 
 def ways_of_rsa(n: int, heads: int) -> dict[str, Way]:
-    """A query's joint softmax over its own tokens and the references'."""
+    """RSA: a joint softmax over the target's tokens and the references'."""
     q, k, v, ref_k, ref_v, ref_bias = attention_of(n, heads)
 
     def biased() -> Tensor:
@@ -51,7 +51,7 @@ def ways_of_rsa(n: int, heads: int) -> dict[str, Way]:
         return scaled_dot_product_attention(q, keys, values, attn_mask=bias[None, None, None])
 
     def channel() -> Tensor:
-        # One more channel holds the bias; the kernel wants widths of eights, and values as wide as keys.
+        # An extra channel holds the bias. The kernel needs widths that are multiples of 8, and values as wide as keys.
         width, scale = HEAD + 8, HEAD**-0.5
         longer = pad(q, (0, 8))
         longer[..., HEAD] = 1 / scale
@@ -70,7 +70,7 @@ def ways_of_rsa(n: int, heads: int) -> dict[str, Way]:
 
 
 def ways_of_rba(n: int, heads: int) -> dict[str, Way]:
-    """Each region's queries over their own reference, the regions being quarters of the picture."""
+    """RBA: each region's queries attend to their own reference. The regions are quarters of the picture."""
     q, k, v, ref_k, ref_v, ref_bias = attention_of(n, heads)
     each = n // 2
     regions = torch.arange(n) * (REFERENCES + 1) // n - 1
@@ -103,7 +103,7 @@ def ways_of_rba(n: int, heads: int) -> dict[str, Way]:
 
 
 def ways_of_smoothing(n: int, heads: int, pack: ModuleType) -> dict[str, Way]:
-    """S C and S S C of segmentation."""
+    """S C and S S C of the segmentation."""
     q, k, _, _, _, _ = attention_of(n, heads)
     flat_q, flat_k = (x.transpose(1, 2).flatten(2) for x in (q, k))
     maps = torch.rand((1, n, TOKENS), generator=torch.Generator().manual_seed(1))
@@ -133,33 +133,33 @@ def ways_of_smoothing(n: int, heads: int, pack: ModuleType) -> dict[str, Way]:
 
 
 def passing(pack: ModuleType) -> list[Row]:
-    """Three references through the narrow UNet, in the middle of a run: there the model is ready for them."""
+    """The reference pass of three references on the narrow shape, inside a run, where the model is prepared for it."""
     module = pack.sampling.references.reference_pass
     kind = module.ReferencePass
     rows: list[Row] = []
-    run, reader = kind.run, kind._reader
+    run, reader = kind.run, kind.reader
 
     def first_keys(references: Any, at: Any, hooks: Any) -> Tensor:
-        kept = run(references, at, hooks)
-        return torch.cat([concept.k for concept in kept[next(iter(kept))]], dim=1)
+        kv = run(references, at, hooks)
+        return torch.cat([concept.k for concept in kv[next(iter(kv))]], dim=1)
 
-    def without_end(*args: Any) -> Any:
+    def endless_reader(*args: Any) -> Callable[..., Tensor]:
         attn1 = reader(*args)
 
-        def going_on(*given: Any) -> Tensor:
+        def attention(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
             try:
-                return attn1(*given)
-            except module._LastBlockReached:
-                return module.HostAttention(given[-1])(*given[:-1])
+                return attn1(q, k, v, extra_options)
+            except module.LastBlockReached:
+                return module.HostAttention(extra_options)(q, k, v)
 
-        return going_on
+        return attention
 
     def compared(*given: Any) -> Any:
         if not rows:
-            each = patch.object(module, "_by_shape", lambda views, level: [[view] for view in views])
-            whole = patch.object(kind, "_reader", without_end)
+            each = patch.object(module, "by_shape", lambda views, level: [[view] for view in views])
+            whole = patch.object(kind, "reader", endless_reader)
             ways: dict[str, Way] = {
-                "together, to the last injected block": partial(first_keys, *given),
+                "together, to the last injection block": partial(first_keys, *given),
                 "one after another": each(partial(first_keys, *given)),
                 "to the UNet's end": whole(partial(first_keys, *given)),
             }
@@ -173,7 +173,7 @@ def passing(pack: ModuleType) -> list[Row]:
 
 
 def timed(ways: dict[str, Way], tries: int = TRIES) -> list[Row]:
-    """For each way its seconds, the ratio to the first's, and the largest difference to what the first gives."""
+    """For each way: its seconds, the ratio to the first way's, and the largest difference to the first way's result."""
     expected = next(iter(ways.values()))()
     error = {name: float((way() - expected).abs().max() / expected.abs().max()) for name, way in ways.items()}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -190,7 +190,7 @@ def timed(ways: dict[str, Way], tries: int = TRIES) -> list[Row]:
 
 
 def main(file: Path | None) -> int:
-    """Print the table; 1 if two ways do not agree.
+    """Print the table; returns 1 if a way's result differs.
 
     Args:
         file: for the figures as JSON.

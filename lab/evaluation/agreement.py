@@ -1,19 +1,18 @@
-"""`dev.py evaluate --agreement`: how like the regions of some blocks are to those of all, evaluation by evaluation."""
+"""`dev.py evaluate --agreement`: how similar the regions of some blocks are to those of all, in each evaluation."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from os import cpu_count
 from pathlib import Path
 from statistics import mean
-from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -41,14 +40,14 @@ BEFORE = "all, but of the evaluation before"
 # What the table calls the blocks that "auto" chooses on this model.
 LABELS = {"auto": "**auto**: input.7-8.1, middle.0.1, output.0-1.1, output.3"}
 Agreement = dict[str, list[tuple[float, float]]]
-"""By blocks, for each evaluation: overlap (IoU) of the concepts' regions, and share of pixels with the same concept."""
+"""By blocks and evaluation: overlap (IoU) of the concepts' regions, and share of pixels with the same concept."""
 
 
 def main(numbers: range, file: Path | None) -> int:
     """Print the table.
 
     Args:
-        numbers: of the combinations.
+        numbers: the combinations' numbers.
         file: for the figures as JSON.
     """
     from .evaluate import _start
@@ -83,62 +82,75 @@ def table(figures: Mapping[str, Sequence[float]]) -> list[str]:
 
 
 def of_combination(number: int) -> Agreement:
-    """One picture, as the nodes make it but for the blocks: its regions come from all."""
+    """The agreements for one picture, made with the nodes' defaults, but with regions from all blocks."""
     from .combinations import combination
     from .rows import Row
     from .studio import Studio
 
     studio = Studio()
     found: Agreement = {spec: [] for spec in (*SPECS, BEFORE)}
-    with watched(studio.pack, studio.layout, found):
-        studio.make(combination(number), Row("", weight=None, resize=None, segmentation="all"))
+    row = Row("", weight=None, resize=None, segmentation="all")
+    studio.make(combination(number), row, comparison(studio.pack, studio.layout, found))
     return found
 
 
-@contextmanager
-def watched(pack: Any, layout: Any, found: Agreement) -> Iterator[None]:
-    """Compare, at every evaluation in here, regions from chosen blocks with those from all."""
-    choose, module = pack.attention.blocks.segmentation_blocks, pack.sampling.regions.segmenter
-    every = choose("all", layout)
-    chosen = {spec: [every.index(block) for block in choose(spec, layout)] for spec in SPECS}
-    regions, plain = module.Segmenter.regions, module.AttentionMaps
+def comparison(pack: Any, layout: Any, found: Agreement) -> Any:
+    """A region source that finds regions with all blocks, and compares them with those that some blocks find.
 
-    class Single(plain):  # type: ignore[misc, valid-type]
-        """Maps that also keep each block's own."""
-
-        def __init__(self, *sizes: Any) -> None:
-            super().__init__(*sizes)
-            self.sizes = sizes
-            self.singles: list[Any] = []
-
-        def add(self, *block: Any) -> None:
-            super().add(*block)
-            single = plain(*self.sizes)
-            single.add(*block)
-            self.singles.append(single)
-
+    Args:
+        pack: the pack.
+        layout: the UNet's blocks.
+        found: gets the agreements of each evaluation.
+    """
+    segmenter = pack.sampling.regions.segmenter.Segmenter
+    chosen = {spec: pack.attention.blocks.segmentation_blocks(spec, layout) for spec in SPECS}
     before: list[Tensor] = []
 
-    def compared(segmenter: Any, *given: Any) -> Any:
-        of_all, maps = regions(segmenter, *given), segmenter._maps
-        found[BEFORE] += [_agreement(of_all.concepts, concepts) for concepts in before]
-        before[:] = [of_all.concepts]
-        for spec, blocks in chosen.items():
-            segmenter._maps = {key: (row, _mean(its.singles, blocks)) for key, (row, its) in maps.items()}
-            found[spec].append(_agreement(of_all.concepts, regions(segmenter, *given).concepts))
-        segmenter._maps = maps
-        return of_all
+    class Comparison:
+        """A RegionFinder: one segmenter with all blocks, and one for each choice of blocks."""
 
-    with patch.object(module, "AttentionMaps", Single), patch.object(module.Segmenter, "regions", compared):
-        yield
+        def __init__(self, method: Any, size_lat: Sequence[int]) -> None:
+            self.blocks = method.segmentation_blocks
+            self._all = segmenter(method, size_lat)
+            self._some = {
+                spec: segmenter(replace(method, segmentation_blocks=blocks), size_lat)
+                for spec, blocks in chosen.items()
+            }
+            self._calls: Counter[Any] = Counter()
+
+        def maps_of(self, row: Any, size_lat: Sequence[int]) -> AllMaps | None:
+            """The maps of all segmenters that read the next block; a cond's blocks come in their order."""
+            maps = self._all.maps_of(row, size_lat)
+            if maps is None:
+                return None
+            key = row.role, row.cond["uuid"]
+            block = self.blocks[self._calls[key] % len(self.blocks)]
+            self._calls[key] += 1
+            reading = [some for some in self._some.values() if block in some.blocks]
+            return AllMaps([maps, *(some.maps_of(row, size_lat) for some in reading)])
+
+        def regions(self, conds: Any, device: torch.device) -> Any:
+            """The regions of all blocks."""
+            regions = self._all.regions(conds, device)
+            found[BEFORE] += [_agreement(regions.concepts, concepts) for concepts in before]
+            before[:] = [regions.concepts]
+            for spec, some in self._some.items():
+                found[spec].append(_agreement(regions.concepts, some.regions(conds, device).concepts))
+            return regions
+
+    return Comparison
 
 
-def _mean(singles: Sequence[Any], blocks: Sequence[int]) -> Any:
-    """What AttentionMaps of these blocks alone would be."""
-    its = [singles[block] for block in blocks]
-    background = torch.stack([single.background for single in its]).mean(dim=0)
-    tokens = torch.stack([single.tokens for single in its]).mean(dim=0) if its[0].every_token else None
-    return SimpleNamespace(tokens=tokens, background=background, blocks=len(its))
+@dataclass
+class AllMaps:
+    """Attention maps that are filled together."""
+
+    maps: list[Any]
+
+    def add(self, *block: Any) -> None:
+        """Add a block to each of them."""
+        for its in self.maps:
+            its.add(*block)
 
 
 def _agreement(one: Tensor, other: Tensor) -> tuple[float, float]:

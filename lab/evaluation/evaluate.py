@@ -1,4 +1,4 @@
-"""`dev.py evaluate`: the table of the paper's claims."""
+"""`dev.py evaluate`: measures the paper's claims on the small model."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from .tables import Scores, Table, difference_table, figures_of, interval, main_
 
 MODEL = ROOT / "devtools" / "tiny_pack" / "portraits.safetensors"
 READ = (
-    "+ more is better, - less; after ± half the width of the mean's 95 % interval, little worth for few pictures.",
-    "docs/evaluation.md tells what the measures and the rows are.",
+    "+ means more is better, - less is better; after ± half the width of the mean's 95 % interval, unreliable for few"
+    " pictures.",
+    "docs/evaluation.md describes the measures and the rows.",
 )
 
 
 def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path | None) -> int:
-    """Make the pictures, measure them, print the table.
+    """Make the pictures, measure them and print the tables.
 
     Args:
-        numbers: of the combinations.
-        names: rows to do; all if empty.
-        file: where to write the figures as JSON.
+        numbers: the combinations' numbers.
+        names: of the rows; all if empty.
+        file: for the figures as JSON.
         pictures: folder for a contact sheet of each combination.
     """
     unknown = sorted(set(names) - set(ROWS))
@@ -53,13 +54,13 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
 
 
 def measured(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | None = None) -> Table:
-    """Scores of each row's pictures, by row; in the order of the combinations."""
+    """The scores of each row's pictures, in the order of the combinations."""
     found: dict[int, dict[str, Scores]] = {}
-    # Models this small gain nothing from a second thread: a process a core.
+    # So small a model does not gain from a second thread: there is one process for each core.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start) as pool:
         jobs = {pool.submit(_work, number, rows, pictures): number for number in numbers}
         try:
-            for job in tqdm(as_completed(jobs), total=len(jobs), desc="combinations"):
+            for job in tqdm(as_completed(jobs), total=len(jobs), desc="combinations", file=sys.stdout):
                 found[jobs[job]] = job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -68,7 +69,7 @@ def measured(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | None 
 
 
 def _start() -> None:
-    """What a worker needs before its first picture."""
+    """Prepare a worker process."""
     import logging
 
     import torch
@@ -81,7 +82,7 @@ def _start() -> None:
 
 
 def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, Scores]:
-    """Scores of one combination by row; and its contact sheet, if there is a folder for it."""
+    """The scores of one combination by row; also saves its contact sheet if a folder is given."""
     from PIL import Image
 
     from devtools.contact_sheet import Entry, contact_sheet, dimmed
@@ -98,13 +99,13 @@ def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, 
         scores[row.name] = measure(look(judge, made.picture[None]), made, wanted)
         entries.append(Entry(Image.fromarray((made.picture * 255).byte().numpy()), row.name))
     if pictures:
-        first = [(concept.part, concept.views[0].portrait) for concept in wanted.concepts]
+        views = [(concept.part, concept.views[0].portrait) for concept in wanted.concepts]
         references = [
             Entry(dimmed(Image.fromarray(portrait.picture), Image.fromarray(portrait.masks[part])), part)
-            for part, portrait in first
+            for part, portrait in views
         ]
-        of_eight = [entries[place : place + 8] for place in range(0, len(entries), 8)]
-        contact_sheet([references, *of_eight]).save(pictures / f"{number:03d}.png")
+        rows_of_eight = [entries[first : first + 8] for first in range(0, len(entries), 8)]
+        contact_sheet([references, *rows_of_eight]).save(pictures / f"{number:03d}.png")
     return scores
 
 
@@ -112,7 +113,7 @@ _TOOLS: list[Any] = []
 
 
 def _tools() -> tuple[Any, Any]:
-    """This process's judge and studio."""
+    """The judge and the studio of this process."""
     if not _TOOLS:
         from ..judge import load_judge
         from .studio import Studio

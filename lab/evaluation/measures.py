@@ -1,4 +1,4 @@
-"""What a picture is worth, by the judge's pixels; colours are in 0..255."""
+"""The measures of a picture, based on the judge's pixels; colours are in 0..255."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from .world import Colours, Mask, chance_distance, colour_distance, well_placed
 if TYPE_CHECKING:
     from .studio import Made
 
-# A part is there if it has this share of the picture.
+# A part is present if it covers more than this share of the picture.
 THERE, THERE_GLASSES = 0.006, 0.002
-ALIKE = 30.0  # distance within which a pixel could be of a look
-_EDGE = 7  # pixels: the box within which a concept's edge may be blurred or misjudged
+ALIKE = 30.0  # largest distance of a pixel from a colour that may be its own
+_EDGE = 7  # pixels: size of the box in which a concept's edge may be blurred or misjudged
 _BINS, _HUES, _GREY = 4, 12, 0.2
 
 
 def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, float]:
-    """All measures of one picture; those that do not apply are left out.
+    """All measures of a picture; those that do not apply are missing.
 
     Returns:
-        prompt: share of the asked parts that are there and of the other wearable ones that are not, 0..1.
+        prompt: share of the parts in question that are right: asked for and present, or wearable, not asked for and
+            absent; 0..1.
         fidelity: mean over the concepts of 1 - colour distance to the reference / that of unrelated drawings: 0 is
-            chance, 1 the reference; 0 for what is not there. Also by part, and for looks seen in training or not.
-        leakage: mean over concepts and the picture's other regions, the background among them, of the share of
+            chance, 1 the reference; an absent part counts 0. Also by part, and for looks seen in training or not.
+        leakage: mean over concepts and the picture's other regions, including the background, of the share of
             pixels that have the concept's look and should not.
-        layout: share of the parts that stand and measure, against the face, as in true drawings.
-        iou, iou_steps: of the method's regions with the judge's parts: at the last step, and mean over steps.
-        colour: colour distance of the concepts that are there, 0..255.
+        layout: share of the parts whose position and size, relative to the face, are as in true drawings.
+        iou, iou_steps: of the method's regions with the judge's parts: at the last step, and the mean over steps.
+        colour: colour distance of the concepts that are present, 0..255.
         histogram, hue: total variation of their colour histograms and of their hues, 0..1.
-        pattern: share whose pattern is the reference's, of those that can have one.
+        pattern: share of the parts with a pattern whose pattern is that of the reference.
     """
     pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
     masks = {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
@@ -81,7 +82,7 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
 
 
 def reference_colours(concept: Concept) -> Colours:
-    """The pixels of a concept in its reference, at the judge's size."""
+    """The colours of a concept's pixels in its reference, at the judge's size."""
     portrait = concept.views[0].portrait
     picture = torch.from_numpy(portrait.picture).movedim(-1, 0)[None].double()
     mask = torch.from_numpy(portrait.masks[concept.part])[None, None].double()
@@ -90,13 +91,13 @@ def reference_colours(concept: Concept) -> Colours:
 
 
 def colour_histogram(colours: Colours) -> NDArray[np.float64]:
-    """Shares of 4 x 4 x 4 cells of colour."""
+    """(64,) shares of 4 x 4 x 4 cells of colour."""
     cells = (colours.clip(0, 255.9) * _BINS // 256).astype(int) @ (_BINS**2, _BINS, 1)
     return np.bincount(cells, minlength=_BINS**3) / len(colours)
 
 
 def hue_histogram(colours: Colours) -> NDArray[np.float64]:
-    """Shares of 12 hues, and of grey."""
+    """(13,) shares of 12 hues, and of grey."""
     hues = [_hue(*pixel) for pixel in (colours.clip(0, 255) // 8 * 8).astype(int).tolist()]
     return np.bincount(hues, minlength=_HUES + 1) / len(colours)
 
@@ -113,7 +114,7 @@ def total_variation(one: NDArray[np.float64], other: NDArray[np.float64]) -> flo
 
 
 def looks_like(colours: Colours, concept: Concept) -> Mask:
-    """(n,) which colours are near one of a reference's own."""
+    """(n,) bool: which colours are near one of a reference's colours."""
     pixels = reference_colours(concept)
     named = [palette_of(concept.part)[name] for name in (concept.look.colour, concept.look.second) if name]
     nearest = np.linalg.norm(pixels[:, None] - np.array(named, float), axis=-1).argmin(1)
@@ -125,8 +126,8 @@ def looks_like(colours: Colours, concept: Concept) -> Mask:
 def leakage(pixels: NDArray[np.float64], masks: dict[str, Mask], of: Concept, wanted: Combination) -> list[float]:
     """For each other region, the share of its pixels that have a concept's look.
 
-    A region is another part or the background, without what is next to the concept. What a region's own reference
-    explains is no leakage.
+    Regions are the other parts and the background, without the pixels next to the concept. A look that a region's own
+    reference has is not leakage.
     """
     beside = np.asarray(Image.fromarray(masks[of.part]).convert("L").filter(ImageFilter.MaxFilter(_EDGE))) > 0
     references = {concept.part: concept for concept in wanted.concepts}
@@ -144,7 +145,7 @@ def leakage(pixels: NDArray[np.float64], masks: dict[str, Mask], of: Concept, wa
 
 
 def region_iou(regions: Tensor, verdict: Verdict, made: Made, wanted: Combination) -> float:
-    """Mean over the concepts of the overlap of a region with the judge's pixels; 0 where the part is not there."""
+    """Mean over the concepts of the IoU of a region with the judge's pixels; 0 for an absent part."""
     values = []
     for concept in wanted.concepts:
         region = regions == made.concepts.index(concept.part)

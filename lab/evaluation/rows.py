@@ -1,7 +1,7 @@
-"""The rows of the table: one way to make the pictures each.
+"""The rows of the table: each is a way of making the pictures.
 
-They stand around the authors' settings: weight 2, masks resized by nearest, regions from all blocks. The nodes'
-defaults follow from them.
+Most change one setting of the authors' settings, which are weight 2, masks resized by nearest and regions from all
+blocks. The nodes' defaults follow from these rows.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-STAGE_1, STAGE_2 = {"switch": 1.0}, {"switch": 0.0}
-# The bias of a token is its weight: next to nothing, for a weight of 0 means off.
+LAYOUT_ONLY, BLEND_ONLY = {"switch": 1.0}, {"switch": 0.0}
+# The weight is added to a token's score. This is almost nothing; exactly 0 would turn the reference off.
 NO_BIAS = 1e-9
 
 
 @dataclass(frozen=True)
 class Row:
-    """One way to make a picture.
+    """A way of making a picture.
 
     Attributes:
         name: in the table.
-        uses: whether the method is used at all.
-        weight: of each reference; None for the nodes' default.
-        resize: of masks to token grids; None for the nodes' default.
-        segmentation: names of the blocks that find the regions; None for the nodes' default.
-        seed: of the sampler: another one for each number.
-        views: of each concept, 1 or 2.
-        schedule: what differs from the default schedule.
+        uses: whether the method is used.
+        weight: weight of each reference; None for the nodes' default.
+        resize: how masks are resized to token grids; None for the nodes' default.
+        segmentation: names of the segmentation blocks; None for the nodes' default.
+        seed: selects a set of seeds for the sampler.
+        views: number of views of each concept, 1 or 2.
+        schedule: the settings that differ from the default schedule.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Row:
 
 MAIN = (
     Row("none", uses=False),
-    Row("rsa", schedule=STAGE_1),
-    Row("rba", schedule=STAGE_2),
+    Row("rsa", schedule=LAYOUT_ONLY),
+    Row("rba", schedule=BLEND_ONLY),
     Row("both"),
     Row("as shipped", weight=None, resize=None, segmentation=None),
 )

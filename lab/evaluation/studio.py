@@ -1,4 +1,4 @@
-"""Where the pictures are made: the pack's own nodes and the trained model, in this process."""
+"""Makes the pictures, with the pack's nodes and the trained model in this process."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .combinations import Combination, Concept
 from .rows import Row
 
 SIZE_PX = INPUTS["MagicFaceReference"]["size"]
-_SEEDS = 1 << 20  # from one row's seeds to the next's
+_SEEDS = 1 << 20  # distance between two rows' sets of seeds
 
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A picture and what the method recorded on the way.
+    """A picture and the regions that the method recorded.
 
     Attributes:
         picture: (h, w, 3) float32 in 0..1.
-        concepts: phrase of each concept index.
-        regions: for each step with regions (H2, W2) int64, concept index or -1; empty without the method.
+        concepts: the phrase of each concept.
+        regions: for each step with regions, (H2, W2) int64 with the index of a concept or -1; empty without the method.
     """
 
     picture: Tensor
@@ -38,7 +38,7 @@ class Made:
 
 
 class Studio:
-    """The trained model and the pack; each reference is encoded once."""
+    """The trained model and the pack. Each reference is encoded once."""
 
     def __init__(self) -> None:
         self.pack = load_pack()
@@ -47,15 +47,22 @@ class Studio:
         self._encoded: dict[tuple[int, str, int], Any] = {}
 
     @torch.inference_mode()
-    def make(self, wanted: Combination, row: Row) -> Made:
-        """Sample the picture of a combination in a row's way."""
+    def make(self, wanted: Combination, row: Row, region_source: Any = None) -> Made:
+        """Sample the picture of a combination in the way of a row.
+
+        Args:
+            wanted: the combination.
+            row: the row.
+            region_source: another source of regions than the attention.
+        """
         sampling = self.pack.sampling
         model = self._model
         if row.uses:
             references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
             blocks = {} if row.segmentation is None else {"segmentation_blocks": row.segmentation}
-            method = sampling.patch.bind(model, references, sampling.method.Schedule(**blocks, **row.schedule))
-            model = sampling.patch.patch_model(model, method)
+            source = {} if region_source is None else {"region_source": region_source}
+            schedule = sampling.method.Schedule(**blocks, **row.schedule)
+            model = sampling.patch.patch_model(model, sampling.patch.bind(model, references, schedule, **source))
         positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
         negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
         settings, side = INPUTS["KSampler"], SIZE_PX // 8

@@ -1,4 +1,4 @@
-"""What true drawings look like: the yardstick of the measures."""
+"""What true drawings look like, for the measures to compare with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..judge import PARTS, SIDE_PX
 from ..portraits import Portrait, draw_portrait
 
 DRAWINGS = 192
-_FIRST = 1 << 30  # far from the drawings that are asked for
+_FIRST = 1 << 30  # far from the numbers of the evaluation's own drawings
 _DIRECTIONS = np.array(
     [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, -1, 0), (1, 0, -1), (0, 1, -1)], float
 )  # in the space of red, green and blue
@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 
 
 def colour_distance(one: Colours, other: Colours) -> float:
-    """Sliced Wasserstein distance of two sets of pixels: mean over seven directions of colour space, 0..255."""
+    """Sliced Wasserstein distance of two sets of colours: the mean over seven directions of colour space, 0..255."""
     quantiles = [np.quantile(colours @ _DIRECTIONS.T, _QUANTILES, axis=0) for colours in (one, other)]
     return float(np.abs(quantiles[0] - quantiles[1]).mean())
 
@@ -38,13 +38,13 @@ def drawings() -> list[Portrait]:
 
 @cache
 def chance_distance(part: str) -> float:
-    """Mean colour distance of a part in two drawings that have nothing to do with each other."""
+    """Mean colour distance of a part in two unrelated drawings."""
     shown = [p.picture[p.masks[part]].astype(float) for p in drawings() if part in p.masks and p.masks[part].sum() > 30]
     return float(np.mean([colour_distance(one, other) for one, other in pairwise(shown)]))
 
 
 def arrangement(face: Mask, part: Mask) -> NDArray[np.float64]:
-    """(3,) offset of a part's middle from the face's, in face sizes, right and down; and log of its relative size."""
+    """(3,) a part's offset from the face, right and down, in face sizes; and the log of its relative size."""
     size = np.sqrt(face.sum())
     (face_y, face_x), (y, x) = (np.argwhere(mask).mean(axis=0) for mask in (face, part))
     return np.array([(x - face_x) / size, (y - face_y) / size, np.log(part.sum() / face.sum())])
@@ -52,17 +52,17 @@ def arrangement(face: Mask, part: Mask) -> NDArray[np.float64]:
 
 @cache
 def usual_arrangement(part: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(3,) and (3,): between which all but two in a hundred drawings have each number of `arrangement`."""
+    """(3,) lower and (3,) upper ends of the ranges in which 98 % of the drawings have the numbers of `arrangement`."""
     shown = [p.masks for p in drawings() if {part, "face"} <= set(p.masks) and p.masks["face"].sum() > 30]
     low, high = np.quantile([arrangement(masks["face"], masks[part]) for masks in shown], _WITHIN, axis=0)
     return low, high
 
 
 def well_placed(seen: dict[str, Mask]) -> float:
-    """Share of the parts in a picture, beside its face, that stand and measure as they do in drawings; nan if none.
+    """Share of a picture's parts whose position and size relative to the face are as in true drawings; nan if none.
 
     Args:
-        seen: where each part is; what is not there is left out.
+        seen: the pixels of each part; absent parts are missing.
     """
     if "face" not in seen:
         return 0.0

@@ -1,1 +1,1 @@
-"""How the trained model and the judge were made: `dev.py train`."""
+"""`dev.py train`: trains the small model and the judge."""

@@ -1,4 +1,4 @@
-"""The autoencoder: drawings to latents of 4 channels at an eighth of their size, and back."""
+"""The autoencoder: from drawings to latents with 4 channels and an eighth of their size, and back."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from .loop import Phase, generator_at
 
 STEPS, RATE = 1400, 3e-3
 COUNT, SIDE_PX = 12, 128  # crops in a batch
-LATENT_NOISE = 0.08  # of a latent of variance 1: what the denoiser leaves must not show
-EDGES = 0.5  # weight of the differences between neighbouring pixels
-_BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: shifts of its norms 0, both branches whole
-_LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # the layers about the latent
+LATENT_NOISE = 0.08  # std, of latents with variance 1: errors of the denoiser must not be visible
+EDGES = 0.5  # weight of the loss on differences between neighbouring pixels
+_BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: no shift after its norms, both branches at full strength
+_LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # the layers next to the latent
 
 
 def make() -> StageA:
@@ -36,7 +36,7 @@ def make() -> StageA:
 
 
 def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
-    """Training on random crops."""
+    """The phase that trains on random crops."""
     model.train()
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -51,15 +51,15 @@ def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
 
 
 def crops(drawings: Drawings, generator: torch.Generator) -> Tensor:
-    """(COUNT, 3, SIDE_PX, SIDE_PX) float32 in -1..1, mirrored by chance."""
+    """(COUNT, 3, SIDE_PX, SIDE_PX) float32 in -1..1: random crops, half of them mirrored."""
 
     def chosen(high: int) -> list[int]:
         return torch.randint(high, (COUNT,), generator=generator).tolist()
 
     span = drawings.pictures.shape[1] - SIDE_PX + 1
-    places = zip(chosen(len(drawings.pictures)), chosen(span), chosen(span), chosen(2), strict=True)
+    crops_at = zip(chosen(len(drawings.pictures)), chosen(span), chosen(span), chosen(2), strict=True)
     taken = []
-    for number, top, left, mirrored in places:
+    for number, top, left, mirrored in crops_at:
         crop = torch.from_numpy(drawings.pictures[number, top : top + SIDE_PX, left : left + SIDE_PX])
         taken.append(crop.flip(1) if mirrored else crop)
     return pixels(torch.stack(taken))
@@ -71,7 +71,7 @@ def pixels(pictures: Tensor) -> Tensor:
 
 
 def distance(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-    """Mean absolute error of pixels, and of the differences between neighbours."""
+    """Mean absolute error of pixels, and of the differences between neighbouring pixels."""
     error = made - wanted
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return {"pixels": F.l1_loss(made, wanted), "edges": EDGES * edges}
@@ -79,13 +79,13 @@ def distance(made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def finish(model: StageA, average: dict[str, Tensor], pictures: Tensor, scale: float) -> None:
-    """Take the averaged weights, measure the latents anew, and scale them as the family wants it.
+    """Load the averaged weights, measure the latents again and scale them as the family requires.
 
     Args:
         model: the trained autoencoder, changed in place and set to evaluation.
         average: averaged weights, by name.
-        pictures: (n, 3, h, w) of which mean and variance are taken.
-        scale: what a latent is multiplied by to be of variance 1: the family's `latent_format.scale_factor`.
+        pictures: (n, 3, h, w) to measure mean and variance of the latents.
+        scale: the factor that gives latents variance 1, `latent_format.scale_factor` of the family.
     """
     model.load_state_dict({**model.state_dict(), **average})
     last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
@@ -95,7 +95,7 @@ def finish(model: StageA, average: dict[str, Tensor], pictures: Tensor, scale: f
     for batch in pictures.split(16):
         model.encode(batch)
     model.eval()
-    # What the norm divides by belongs in the layer before it: it may be larger than float16 can tell.
+    # Move the division by the std into the layer before the norm: the variance may be too large for float16.
     std = norm.running_var.sqrt()
     last.weight.div_(std.view(-1, 1, 1, 1))
     norm.running_mean.div_(std)

@@ -18,27 +18,27 @@ from devtools.tiny_pack.families import PORTRAITS
 from ..judge import PARTS
 from .autoencoder import pixels
 from .drawn_set import CAPTIONS, Drawings
-from .grounding import Block, KeptAttention, noun_loss, thing_loss
+from .grounding import Block, RecordedAttention, noun_loss, thing_loss
 from .initial import initial_weights
 from .loop import Phase, generator_at
 from .text import Tokens, encode
 
 RATE, BATCH = 1.4e-3, 16
-NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses beside the noise loss
-THING_BLOCKS = 5  # of the 17, others at each step, in which self-attention is looked at
-NO_CAPTION = 0.1  # share of the rows, for classifier-free guidance
+NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses; the noise loss has weight 1
+THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
+NO_CAPTION = 0.1  # share of the rows without a caption, for classifier-free guidance
 SIZE_PX, GRID = 256, 16
-USUAL_SIZES = 0.5  # share of the rows that are told their true sizes
+TRUE_SIZES = 0.5  # share of the rows whose size conditioning is true
 
 
 @dataclass(frozen=True, eq=False)
 class LatentSet:
-    """What the denoiser learns from.
+    """The training data of the denoiser.
 
     Attributes:
         latents: (n, 4, 32, 32) float16, in the UNet's space.
-        shares: (n, 1 + parts, 16, 16) float16, share of each cell that is background and each part.
-        captions: `CAPTIONS` of each.
+        shares: (n, 1 + parts, 16, 16) float16, the share of each cell that is background or a part.
+        captions: `CAPTIONS` of each drawing.
     """
 
     latents: Tensor
@@ -47,12 +47,12 @@ class LatentSet:
 
 
 class Denoiser(nn.Module):
-    """ComfyUI's SDXL-shaped model and text encoders in small, with weights to start from."""
+    """A small version of ComfyUI's SDXL model and text encoders, with initial weights."""
 
     def __init__(self) -> None:
         super().__init__()
         self.model = tiny_model.make_unet(PORTRAITS, torch.float32)
-        # The last layers of residual branches start small, and the prediction with nothing.
+        # The last layers of residual branches start small, and the prediction starts at 0.
         gains = {"out_layers.3": 0.2, "proj_out": 0.2, "out.2": 0.0}
         self.model.diffusion_model.load_state_dict(initial_weights(self.unet, "denoiser", gains))
         self.encoders = tiny_model.make_encoders(PORTRAITS)
@@ -62,7 +62,7 @@ class Denoiser(nn.Module):
         self.requires_grad_(True)
         self.unet.to(memory_format=torch.channels_last)
         self.tokens = Tokens()
-        self.blocks: list[Block] = [block.key for block in load_pack().sampling.unet.layout_of(self.unet)]
+        self.blocks: list[Block] = [block.key for block in load_pack().sampling.families.unet.layout_of(self.unet)]
 
     @property
     def unet(self) -> nn.Module:
@@ -70,20 +70,20 @@ class Denoiser(nn.Module):
         return self.model.diffusion_model
 
     def trained(self) -> dict[str, nn.Parameter]:
-        """What training changes, by name in the file."""
+        """The trained weights, by name in the file."""
         named = {f"unet.{name}": weight for name, weight in self.unet.named_parameters()}
         named |= {f"text.{name}": weight for name, weight in self.encoders.named_parameters()}
         return {name: weight for name, weight in named.items() if not name.endswith("logit_scale")}
 
     def adm(self, pooled: Tensor, sizes: Tensor) -> Tensor:
-        """(b, c) pooled text and (b, 6) height, width, crop, target height and width -> the UNet's y."""
+        """The UNet's y, from (b, c) pooled text and (b, 6) height, width, crop, target height and width."""
         embedded = self.model.embedder(sizes.flatten()).view(len(sizes), -1)
         return torch.cat([pooled, embedded.to(pooled)], dim=1)
 
 
 @torch.no_grad()
 def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, device: torch.device) -> LatentSet:
-    """Drawings as the denoiser sees them."""
+    """Encode drawings into the training data of the denoiser."""
     latents, shares, captions = [], [], []
     for drawings in parts:
         for pictures in torch.from_numpy(drawings.pictures).split(8):
@@ -95,13 +95,13 @@ def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, d
 
 
 def cell_shares(labels: Tensor) -> Tensor:
-    """(n, 256, 256) labels -> (n, 1 + parts, 16, 16) float16, the share of each cell that has each label."""
+    """(n, 1 + parts, 16, 16) float16: the share of each label in each cell of (n, 256, 256) labels."""
     cells = rearrange(labels, "n (y i) (x j) -> n y x (i j)", y=GRID, x=GRID)
     return torch.stack([(cells == label).float().mean(-1) for label in range(1 + len(PARTS))], dim=1).half()
 
 
 def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device) -> Phase:
-    """Training on noised latents: the error of the noise, and the grounding losses."""
+    """The phase that trains on noised latents, with the error of the noise and the grounding losses."""
     sigmas = denoiser.model.model_sampling.sigmas.to(device)
     words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
 
@@ -122,7 +122,7 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         times = torch.randint(len(sigmas), (BATCH,), generator=generator).to(device)
         sigma = sigmas[times].view(-1, 1, 1, 1)
         noisy = (clean + sigma * noise) / (1 + sigma**2).sqrt()
-        own, cross = KeptAttention(), KeptAttention()
+        own, cross = RecordedAttention(), RecordedAttention()
         some = torch.randperm(len(denoiser.blocks), generator=generator)[:THING_BLOCKS].tolist()
         entries = {"attn1": own.entries(denoiser.blocks[i] for i in some), "attn2": cross.entries(denoiser.blocks)}
         options = {"patches_replace": entries}
@@ -139,7 +139,7 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
 
 
 def _captions(data: LatentSet, chosen: Tensor, generator: torch.Generator) -> list[str]:
-    """One of each drawing's captions, or none."""
+    """One of the captions of each drawing, or an empty one."""
     which = torch.randint(CAPTIONS, (BATCH,), generator=generator).tolist()
     dropped = (torch.rand(BATCH, generator=generator) < NO_CAPTION).tolist()
     return [
@@ -149,7 +149,7 @@ def _captions(data: LatentSet, chosen: Tensor, generator: torch.Generator) -> li
 
 
 def _nouns(ids: Tensor, words: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, positions and labels of the nouns that name something visible."""
+    """Rows, positions and labels of the nouns that name a visible part."""
     visible = shares.amax((2, 3))[:, 1:] > 0  # (b, parts)
     named = (ids[:, :, None] == words) & visible[:, None]
     rows, positions, parts = named.nonzero(as_tuple=True)
@@ -157,17 +157,17 @@ def _nouns(ids: Tensor, words: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _sizes(generator: torch.Generator) -> Tensor:
-    """(BATCH, 6) the true sizes, or any: a user's picture may have other ones."""
+    """(BATCH, 6) the true sizes, or random ones, since users' pictures have other sizes."""
     true = torch.tensor([SIZE_PX, SIZE_PX, 0, 0, SIZE_PX, SIZE_PX])
     high = torch.tensor([1024, 1024, 64, 64, 1024, 1024])
     low = torch.tensor([128, 128, 0, 0, 128, 128])
     other = low + torch.rand((BATCH, 6), generator=generator) * (high - low)
-    told = torch.rand((BATCH, 1), generator=generator) < USUAL_SIZES
-    return torch.where(told, true, other)
+    is_true = torch.rand((BATCH, 1), generator=generator) < TRUE_SIZES
+    return torch.where(is_true, true, other)
 
 
 def state_of(denoiser: Denoiser, average: dict[str, Tensor]) -> dict[str, Any]:
-    """The averaged weights, completed by what training leaves alone."""
+    """The averaged weights, and those that are not trained."""
     whole = {f"unet.{name}": value for name, value in denoiser.unet.state_dict().items()}
     whole |= {f"text.{name}": value for name, value in denoiser.encoders.state_dict().items()}
     return whole | average

@@ -1,8 +1,8 @@
-"""Grounding losses: attention belongs on the thing, as it lies in large models without asking.
+"""Grounding losses: they train attention to fall on the right part, which it does in large models by itself.
 
-Cross-attention of a noun falls on what it names, and self-attention of a pixel on the thing that it is part of. In a
-world this small nothing else makes attention do so, and the method reads both. The measure is TokenCompose's (arXiv
-2312.03626): one minus the share of the attention that falls inside, squared.
+The cross-attention of a noun is to fall on the part that it names, and the self-attention of a pixel on the part that
+it belongs to. The method reads both, and in a world this small nothing else teaches them. The loss is that of
+TokenCompose (arXiv 2312.03626): one minus the share of the attention inside the mask, squared.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
-START = 0  # position of the start token, which belongs on the background
+START = 0  # position of the start token, whose attention is to fall on the background
 Block = tuple[str, int, int]
 
 
-class KeptAttention:
-    """Keeps the attention probabilities of some blocks in one UNet call, as a `patches_replace` entry.
+class RecordedAttention:
+    """A `patches_replace` entry that records the attention probabilities of some blocks in a UNet call.
 
     Attributes:
-        maps: for each block: (b, n, m) probabilities, mean over heads, with gradients.
+        maps: for each block, (b, n, m) probabilities: the mean over heads, with gradients.
     """
 
     def __init__(self) -> None:
         self.maps: list[Tensor] = []
 
     def entries(self, blocks: Iterable[Block]) -> dict[Block, Any]:
-        """What stands at "attn1" or "attn2" in the "patches_replace" of transformer_options."""
+        """The value for "attn1" or "attn2" in "patches_replace" of transformer_options."""
         return dict.fromkeys(blocks, self)
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
@@ -42,18 +42,18 @@ class KeptAttention:
 
 
 def noun_loss(maps: list[Tensor], shares: Tensor, nouns: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """Cross-attention: nouns on their things, and the start token on the background; mean over blocks.
+    """Loss of cross-attention: nouns on their parts, the start token on the background; mean over blocks.
 
     Args:
         maps: each (b, n, T), n tokens of a square grid.
-        shares: (b, 1 + parts, s, s) which share of each cell is background (0) and each part.
-        nouns: rows, positions and parts (as in `shares`) of the k nouns in the captions, each (k,).
+        shares: (b, 1 + parts, s, s) share of each cell that is background (0) or a part.
+        nouns: rows, positions and parts (as in `shares`) of the k nouns in the captions, (k,) each.
     """
     rows, positions, parts = nouns
     losses = []
     for attention in maps:
         inside = _at(shares, attention)
-        # A thing smaller than a cell can still have all of its noun's attention.
+        # A part that is smaller than a cell can still have all attention of its noun.
         inside = inside / inside.amax(-1, keepdim=True).clamp_min(1e-6)
         of_nouns = _outside(attention[rows, :, positions], inside[rows, parts])
         of_start = _outside(attention[:, :, START], inside[:, 0])
@@ -62,12 +62,12 @@ def noun_loss(maps: list[Tensor], shares: Tensor, nouns: tuple[Tensor, Tensor, T
 
 
 def thing_loss(maps: list[Tensor], shares: Tensor, signal: Tensor) -> Tensor:
-    """Self-attention: each pixel on its own thing, the background being one too; mean over blocks and pixels.
+    """Loss of self-attention: each pixel on its own part or on the background; mean over blocks and pixels.
 
     Args:
         maps: each (b, n, n), n tokens of a square grid.
         shares: as for `noun_loss`.
-        signal: (b,) in 0..1, how much of a picture is left in the noise: things that cannot be seen bind nobody.
+        signal: (b,) in 0..1, how much of the picture is visible in the noise; it weights the loss.
     """
     losses = []
     for attention in maps:
@@ -84,6 +84,6 @@ def _at(shares: Tensor, attention: Tensor) -> Tensor:
 
 
 def _outside(attention: Tensor, inside: Tensor) -> Tensor:
-    """(..., n) and (..., n) -> (...): the squared share of the attention that is outside."""
+    """(...) the squared share of attention (..., n) that falls outside a mask (..., n)."""
     share = (attention * inside).sum(-1) / attention.sum(-1).clamp_min(1e-6)
     return (1 - share).square()

@@ -1,4 +1,4 @@
-"""Weights to start training from."""
+"""Initial weights for training."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from devtools.tiny_pack.random_weights import random_weights
 
 
 def initial_weights(module: nn.Module, seed: str, gains: Mapping[str, float]) -> dict[str, Tensor]:
-    """Random weights that keep a unit input's variance; no biases, norms that change nothing.
+    """Random weights that preserve the variance of a unit input; biases are 0, norms have no effect.
 
     Args:
         module: the module; it is only read.
-        seed: any text.
-        gains: ending of a layer's name -> factor on its weight.
+        seed: any text; equal texts give equal weights.
+        gains: suffix of a layer's name -> factor on its weight.
 
     Returns:
         A float32 state dict for `module`.

@@ -1,4 +1,4 @@
-"""How the judge is trained, and how well it sees."""
+"""Training of the judge, and its accuracy."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .drawn_set import Drawings
 from .loop import Phase, generator_at
 
 STEPS, RATE, BATCH = 1200, 4e-3, 16
-RARITY = (1.0, 4.0, 4.0, 4.0)  # weights of `PATTERNS`: most things are plain
-NO_PATTERN = -100  # the label that counts for nothing
-_ENOUGH = 100  # pixels that show a pattern
+RARITY = (1.0, 4.0, 4.0, 4.0)  # weights of `PATTERNS`, since most parts are plain
+NO_PATTERN = -100  # the label that the loss ignores
+_ENOUGH = 100  # pixels that are enough to show a pattern
 
 
 def phase(judge: Judge, drawings: Drawings, device: torch.device) -> Phase:
-    """Training on drawings made worse: blurred, noisy, off in colour, as a model's pictures may be."""
+    """The phase that trains on degraded drawings: blurred, noisy, changed in colour, as a model's pictures are."""
     judge.train()
     rarity = torch.tensor(RARITY, device=device)
 
@@ -29,7 +29,7 @@ def phase(judge: Judge, drawings: Drawings, device: torch.device) -> Phase:
         pictures, labels, patterns = (x.to(device) for x in examples(drawings, chosen))
         if torch.rand((), generator=generator) < 0.5:
             pictures, labels, patterns = pictures.flip(-1), labels.flip(-1), patterns.flip(-1)
-        seen, filled = judge(worsened(pictures.cpu(), generator).to(device))
+        seen, filled = judge(degraded(pictures.cpu(), generator).to(device))
         return {"parts": F.cross_entropy(seen, labels), "patterns": 0.3 * F.cross_entropy(filled, patterns, rarity)}
 
     return Phase("judge", STEPS, RATE, dict(judge.named_parameters()), losses)
@@ -47,8 +47,8 @@ def examples(drawings: Drawings, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor
     return pictures, labels, patterns
 
 
-def worsened(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures (b, 3, h, w) as an imperfect model might have made them."""
+def degraded(pictures: Tensor, generator: torch.Generator) -> Tensor:
+    """Pictures (b, 3, h, w), changed to look as if an imperfect model had made them."""
     count = len(pictures)
 
     def uniform(low: float, high: float, channels: int = 1) -> Tensor:
@@ -66,7 +66,7 @@ def worsened(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def finish(judge: Judge, average: dict[str, Tensor], drawings: Drawings, device: torch.device) -> None:
-    """Take the averaged weights, and measure anew what the norms go by."""
+    """Load the averaged weights and measure the statistics of the norms again."""
     judge.load_state_dict({**judge.state_dict(), **average})
     norms = [layer for layer in judge.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     for norm in norms:
@@ -75,15 +75,15 @@ def finish(judge: Judge, average: dict[str, Tensor], drawings: Drawings, device:
     judge.train()
     generator = generator_at(STEPS)
     for chosen in torch.arange(min(512, len(drawings.pictures))).split(32):
-        judge(worsened(examples(drawings, chosen)[0], generator).to(device))
+        judge(degraded(examples(drawings, chosen)[0], generator).to(device))
     judge.eval()
 
 
 @torch.no_grad()
 def accuracy(judge: Judge, drawings: Drawings) -> dict[str, float]:
-    """IoU of background and parts over the pixels of all drawings, and for each pattern how often it is named.
+    """The IoU of background and parts over all pixels, and for each pattern how often it is recognised.
 
-    Patterns are named by part, as the measures do it, where a part can have one and is large enough to show it.
+    Patterns are judged by part, as in the measures, if the part can have one and is large enough to show it.
     """
     judge.eval()
     inside, either = torch.zeros(1 + len(PARTS)), torch.zeros(1 + len(PARTS))

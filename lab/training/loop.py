@@ -1,4 +1,4 @@
-"""The training loop: Adam with warm-up and decay, an average of the weights, checkpoints."""
+"""The training loop: AdamW with warm-up and decay, averaged weights, checkpoints."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 @dataclass
 class Phase:
-    """One thing to train.
+    """A training phase.
 
     Attributes:
-        name: of its checkpoint.
-        steps: how many there are; the learning rate has fallen to nothing after the last.
+        name: also the name of its checkpoint.
+        steps: number of steps; the learning rate falls to 0 at the end.
         rate: the largest learning rate.
-        weights: what is trained, by name; float32.
-        losses: step number, from 0 -> losses by name, each a scalar; their sum is minimised.
+        weights: the trained weights, by name; float32.
+        losses: called with the number of the step, from 0; returns scalar losses by name, whose sum is minimised.
     """
 
     name: str
@@ -46,10 +46,10 @@ class Phase:
 
 @dataclass
 class Progress:
-    """How far a phase is: what its checkpoint holds beside the optimizer.
+    """The progress of a phase, which its checkpoint contains.
 
     Attributes:
-        step: how many steps were made.
+        step: number of steps done.
         average: running average of the weights, by name.
         curve: (step, mean of each loss since the last point).
     """
@@ -60,27 +60,27 @@ class Progress:
 
 
 def generator_at(step: int) -> torch.Generator:
-    """A step's own random numbers, on the CPU: the same however often training was stopped and resumed."""
+    """The random numbers of a step, on the CPU. They are the same if training is stopped and resumed."""
     return torch.Generator().manual_seed((SEED << 32) + step)
 
 
 def rate_at(step: int, phase: Phase) -> float:
-    """The learning rate: up in a line, then down in half a cosine."""
+    """The learning rate: it rises linearly, then falls along half a cosine."""
     if step < WARM_UP:
         return phase.rate * (step + 1) / WARM_UP
     return phase.rate * 0.5 * (1 + math.cos(math.pi * (step - WARM_UP) / max(phase.steps - WARM_UP, 1)))
 
 
 def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
-    """Train a phase, going on from its checkpoint where there is one.
+    """Train a phase; continue from its checkpoint if there is one.
 
     Args:
-        phase: what to train; its weights are changed in place.
+        phase: the phase; its weights are changed in place.
         folder: for the checkpoint.
-        deadline: `time.monotonic()` at which to stop, done or not.
+        deadline: value of `time.monotonic()` at which to stop, finished or not.
 
     Returns:
-        How far it is; `step == phase.steps` once it is done.
+        The progress; `step == phase.steps` when it is finished.
     """
     path = folder / f"{phase.name}.pt"
     optimizer = torch.optim.AdamW(phase.weights.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
@@ -153,7 +153,7 @@ def _resumed(path: Path, phase: Phase, optimizer: torch.optim.Optimizer, average
                 averaged[name].copy_(saved["average"][name])
         optimizer.load_state_dict(saved["optimizer"])
         progress.step, progress.curve = saved["step"], [(step, point) for step, point in saved["curve"]]
-    # The weights before the first step are the average's first model: so n steps make n + 1 models.
+    # The average began with the weights before the first step, which count as one model.
     average.n_averaged.fill_(progress.step + 1)
     return progress
 

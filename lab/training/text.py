@@ -1,4 +1,4 @@
-"""The text encoders with gradients: ComfyUI's own layers, but nothing in place."""
+"""The text encoders with gradients: ComfyUI's layers without its in-place operations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HIDDEN_LAYER = -2  # SDXL's
 
 
 class Tokens:
-    """Captions to token numbers, by the real tokeniser."""
+    """Converts captions to token numbers, with the real tokeniser."""
 
     def __init__(self) -> None:
         self._tokenizer = SDXLTokenizer()
@@ -34,10 +34,10 @@ class Tokens:
         return {key: torch.tensor(ids) for key, ids in rows.items()}
 
     def word(self, word: str) -> int:
-        """The token of a word.
+        """The token number of a word.
 
         Raises:
-            ValueError: it takes several.
+            ValueError: it has several tokens.
         """
         start, *tokens, end = self._tokenizer.clip_l.tokenizer(word)["input_ids"]
         if len(tokens) != 1:
@@ -46,7 +46,7 @@ class Tokens:
 
 
 def encode(encoders: Any, ids: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """What `CLIPTextEncode` makes of captions without weights, differentiable.
+    """Encode captions without weights as `CLIPTextEncode` does, but with gradients.
 
     Args:
         encoders: ComfyUI's SDXLClipModel.

@@ -1,4 +1,4 @@
-"""`dev.py train`: the trained model and the judge, from nothing."""
+"""`dev.py train`: trains the small model and the judge from scratch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import shutil
+import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from devtools import cache, tiny_pack
 from devtools.pins import ROOT
@@ -26,21 +27,21 @@ from ..portraits import Split
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
 
-SINGLES, TWINS = 44, 24  # files of drawings of one figure, and of two
+SINGLES, TWINS = 44, 24  # number of files of drawings with one figure, and with two
 AUTOENCODER_CHUNKS = 14
-JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser never sees
-CHECKED = 0  # chunk of the evaluation drawings on which the judge is measured
+JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser is not trained on
+CHECKED = 0  # the chunk of evaluation drawings that the judge is measured on
 STEPS = 6400  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
 def main(minutes: float | None, resume: bool, output: Path) -> int:
-    """Train, or go on training, and write `portraits.safetensors` and `judge.safetensors`.
+    """Train, or continue to, and write `portraits.safetensors` and `judge.safetensors`.
 
     Args:
-        minutes: when to stop training, at a checkpoint if need be; drawing and encoding are always finished. None
-            for the whole of it.
-        resume: go on from the last checkpoint rather than start anew.
+        minutes: stop training after this time, with a checkpoint; drawing and encoding always finish. None for no
+            limit.
+        resume: continue from the last checkpoint instead of starting again.
         output: folder for the two files.
     """
     work = cache.root() / "training" / "checkpoints"
@@ -51,27 +52,26 @@ def main(minutes: float | None, resume: bool, output: Path) -> int:
     device = comfy.model_management.get_torch_device()
     wanted: list[tuple[Split, int]] = [("train", chunk) for chunk in (*range(SINGLES), *JUDGE_CHUNKS)]
     wanted += [("twins", chunk) for chunk in range(TWINS)]
-    for done in drawn_set.draw_ahead(wanted):
-        print(f"drawings: {done} of {len(wanted)} files", flush=True)
+    drawn_set.draw_ahead(wanted)
     output.mkdir(parents=True, exist_ok=True)
     if train_judge(work, deadline, device, output) and train_model(work, deadline, device, output):
         print(f"Done: {output.resolve()}. Shipped are devtools/tiny_pack/{PORTRAITS.file} and {SHIPPED_JUDGE}.")
     else:
-        print("Stopped before the end; `dev.py train --resume` goes on.")
+        print("Stopped before the end; `dev.py train --resume` continues.")
     return 0
 
 
 def check_version(work: Path) -> None:
-    """Keep the version of the code beside the checkpoints that it made, and say so where they are another's."""
+    """Store the version of the code with the checkpoints; print a note if they were made by another version."""
     work.mkdir(parents=True, exist_ok=True)
-    kept, version = work / "version", code_version()
-    if kept.is_file() and kept.read_text(encoding="utf-8") != version:
-        print("The checkpoints come from another version of the code: start anew unless you know that they fit.")
-    kept.write_text(version, encoding="utf-8")
+    file, version = work / "version", code_version()
+    if file.is_file() and file.read_text(encoding="utf-8") != version:
+        print("Note: the checkpoints were made by another version of the code, and may not fit this one.")
+    file.write_text(version, encoding="utf-8")
 
 
 def train_judge(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
-    """Train the judge and say how well it sees; whether it got done."""
+    """Train the judge and print its accuracy; returns whether training finished."""
     network = judge.Judge().to(device)
     network.load_state_dict(first_weights(network))
     seen = gather(JUDGE_CHUNKS)
@@ -88,12 +88,12 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
 
 
 def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
-    """Train autoencoder, text encoders and UNet; whether all got done. What there is of the UNet is written anyhow."""
+    """Train autoencoder, text encoders and UNet; returns whether all finished. An unfinished UNet is written too."""
     scale = PORTRAITS.config.latent_format().scale_factor
     coder, coding = trained_autoencoder(work, deadline, device, scale)
     if coding["steps"] < coding["of"]:
         return False
-    data = kept_latents(work, coder, scale, device)
+    data = encoded_latents(work, coder, scale, device)
     model = denoiser.Denoiser().to(device)
     phase = denoiser.phase(model, data, STEPS, device)
     progress = loop.run(phase, work, deadline)
@@ -108,7 +108,7 @@ def train_model(work: Path, deadline: float, device: torch.device, output: Path)
 def trained_autoencoder(
     work: Path, deadline: float, device: torch.device, scale: float
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The autoencoder, with latents of the family's scale, and its record."""
+    """Train the autoencoder; returns it, with latents of the family's scale, and its training record."""
     coder = autoencoder.make().to(device)
     seen = gather(range(AUTOENCODER_CHUNKS))
     phase = autoencoder.phase(coder, seen, device)
@@ -119,7 +119,7 @@ def trained_autoencoder(
 
 
 def gather(chunks: range) -> Drawings:
-    """Several files of training drawings as one."""
+    """Several chunks of training drawings as one set."""
     parts = [drawings("train", chunk) for chunk in chunks]
     return Drawings(
         np.concatenate([part.pictures for part in parts]),
@@ -129,34 +129,29 @@ def gather(chunks: range) -> Drawings:
     )
 
 
-def kept_latents(work: Path, coder: nn.Module, scale: float, device: torch.device) -> denoiser.LatentSet:
-    """What the denoiser learns from, encoded once for these checkpoints."""
+def encoded_latents(work: Path, coder: nn.Module, scale: float, device: torch.device) -> denoiser.LatentSet:
+    """The training data of the denoiser, which is encoded once and stored with the checkpoints."""
     path = work / "latents.pt"
     if not path.is_file():
-
-        def parts() -> Iterator[Drawings]:
-            counts: dict[Split, int] = {"train": SINGLES, "twins": TWINS}
-            for split, count in counts.items():
-                for chunk in range(count):
-                    print(f"encoding drawings: {split}, file {chunk + 1} of {count}", flush=True)
-                    yield drawings(split, chunk)
-
-        data = denoiser.encode_drawings(coder, parts(), scale, device)
-        half_made = path.with_suffix(".half")
-        torch.save({"latents": data.latents, "shares": data.shares, "captions": data.captions}, half_made)
-        half_made.replace(path)
+        chunks: list[tuple[Split, int]] = [("train", chunk) for chunk in range(SINGLES)]
+        chunks += [("twins", chunk) for chunk in range(TWINS)]
+        parts = (drawings(*chunk) for chunk in tqdm(chunks, desc="encoding drawings", file=sys.stdout))
+        data = denoiser.encode_drawings(coder, parts, scale, device)
+        unfinished = path.with_suffix(".half")
+        torch.save({"latents": data.latents, "shares": data.shares, "captions": data.captions}, unfinished)
+        unfinished.replace(path)
     return denoiser.LatentSet(**torch.load(path, weights_only=True))
 
 
 def first_weights(module: nn.Module) -> dict[str, Tensor]:
-    """A module's weights as torch starts them, from a generator of their own."""
+    """torch's initial weights of a module, from a fixed seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(loop.SEED)
         return type(module)().state_dict()
 
 
 def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
-    """The training record of a phase: steps, rate, and the curve of its losses."""
+    """The training record of a phase: its steps, learning rate and loss curve."""
     curve = [[step, *(round(value, 5) for value in point.values())] for step, point in progress.curve]
     names = ["step", *(progress.curve[-1][1] if progress.curve else ())]
     return {
@@ -169,7 +164,7 @@ def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
 
 
 def code_version() -> str:
-    """Hash of the sources that decide what the weights become."""
+    """Hash of the sources that determine the weights."""
     folders = [Path(str(module.__file__)).parent for module in (drawn_set, tiny_pack)]
     files = [Path(str(module.__file__)) for module in (portraits, portrait_drawing, judge)]
     sources = sorted([*files, *(path for folder in folders for path in folder.glob("*.py"))])
@@ -178,7 +173,7 @@ def code_version() -> str:
 
 
 def write(state: dict[str, Tensor], record: dict[str, Any], path: Path) -> None:
-    """Save weights in float16, with the record of their training."""
+    """Save weights in float16, with their training record as metadata."""
     halves = {name: (w.half() if w.is_floating_point() else w).contiguous().cpu() for name, w in state.items()}
     text = json.dumps({"code": code_version(), "torch": torch.__version__, **record})
     safetensors.torch.save_file(halves, path, {"training": text})

@@ -1,8 +1,8 @@
-"""Drawing attention: heat over pictures, a polar colour map, and sheets of labelled pictures."""
+"""Drawing attention: heat maps over pictures, a polar colour map, and sheets of labelled pictures."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -17,44 +17,30 @@ _CELL_PX = 320
 _GAP_PX = 8
 _FONT_PX = 15
 _DIM = 0.3
+_OPACITY = 0.75
 
 
-@dataclass(frozen=True, eq=False)
-class Cell:
-    """One picture of a sheet.
-
-    Attributes:
-        picture: (H, W, 3) float32 in 0..1.
-        label: what stands under it.
-    """
+class Cell(NamedTuple):
+    """One picture of a sheet, (H, W, 3) float32 in 0..1, and the text under it."""
 
     picture: Tensor
     label: str
 
 
 def heat_over(picture: Tensor, heat: Tensor, highest: float) -> Tensor:
-    """A picture in grey under the heat of a map.
-
-    Args:
-        picture: (H, W, 3) in 0..1.
-        heat: (hh, ww), at least 0.
-        highest: what counts as the hottest.
-
-    Returns:
-        (H, W, 3) in 0..1.
-    """
+    """A picture (H, W, 3) in 0..1, in grey under a heat map (hh, ww) of values from 0 to `highest`, the hottest."""
     level = _enlarged((heat / max(highest, 1e-12)).clamp(0, 1)[..., None], picture, "bilinear")
     anchors = torch.tensor(_HEAT).float() / 255
-    place = level[..., 0] * (len(anchors) - 1)
-    below = place.floor().long().clamp(max=len(anchors) - 2)
-    colour = torch.lerp(anchors[below], anchors[below + 1], (place - below)[..., None])
+    position = level[..., 0] * (len(anchors) - 1)
+    below = position.floor().long().clamp(max=len(anchors) - 2)
+    colour = torch.lerp(anchors[below], anchors[below + 1], (position - below)[..., None])
     return torch.lerp(_grey(picture), colour, 0.25 + 0.65 * level)
 
 
 def polar_colours(grid: tuple[int, int], tokens: Tensor) -> Tensor:
-    """(hh, ww, 3) colours of a grid: hue by the direction from the tokens' middle, paler towards it."""
+    """(hh, ww, 3) colours of a grid: the hue is the direction from the tokens' centre, paler towards it."""
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    y, x = (rows.float().flatten(), columns.float().flatten())
+    y, x = rows.float().flatten(), columns.float().flatten()
     down, right = y - y[tokens].mean(), x - x[tokens].mean()
     distance = torch.hypot(down, right)
     saturation = (distance / distance[tokens].max().clamp_min(1e-6)).clamp(0, 1).sqrt()
@@ -63,27 +49,15 @@ def polar_colours(grid: tuple[int, int], tokens: Tensor) -> Tensor:
     return colour.view(*grid, 3)
 
 
-def colours_over(picture: Tensor, colours: Tensor, shown: Tensor, opacity: float = 0.75) -> Tensor:
-    """A picture with colours laid over part of it, the rest dimmed.
-
-    Args:
-        picture: (H, W, 3) in 0..1.
-        colours: (hh, ww, 3) in 0..1.
-        shown: (hh, ww) bool, where.
-        opacity: of the colours.
-
-    Returns:
-        (H, W, 3) in 0..1.
-    """
-    there = _enlarged(shown[..., None].float(), picture, "nearest")
-    laid = torch.lerp(_grey(picture), _enlarged(colours, picture, "nearest"), opacity)
-    return torch.where(there > 0.5, laid, picture * _DIM)
+def colours_over(picture: Tensor, colours: Tensor, shown: Tensor) -> Tensor:
+    """A picture (H, W, 3) with colours (hh, ww, 3) over the cells (hh, ww) that are true, dimmed elsewhere."""
+    coloured = torch.lerp(_grey(picture), _enlarged(colours, picture, "nearest"), _OPACITY)
+    return torch.where(_enlarged(shown[..., None].float(), picture, "nearest") > 0.5, coloured, picture * _DIM)
 
 
-def lit(picture: Tensor, shown: Tensor) -> Tensor:
-    """A picture dimmed outside some cells (hh, ww) of a grid."""
-    there = _enlarged(shown[..., None].float(), picture, "nearest")
-    return torch.where(there > 0.5, picture, picture * _DIM)
+def dim_outside(picture: Tensor, shown: Tensor) -> Tensor:
+    """A picture dimmed outside the cells (hh, ww) of a grid that are true."""
+    return torch.where(_enlarged(shown[..., None].float(), picture, "nearest") > 0.5, picture, picture * _DIM)
 
 
 def sheet(rows: Sequence[Sequence[Cell]]) -> Tensor:
@@ -106,7 +80,7 @@ def sheet(rows: Sequence[Sequence[Cell]]) -> Tensor:
 
 
 def _fitting(label: str, width_px: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a label as goes under a picture."""
+    """As much of a label as fits under a picture."""
     if font.getlength(label) <= width_px:
         return label
     while label and font.getlength(label + "…") > width_px:
@@ -115,10 +89,10 @@ def _fitting(label: str, width_px: int, font: ImageFont.FreeTypeFont | ImageFont
 
 
 def _in_cell(picture: Tensor) -> Image.Image:
+    """A picture at the height of a cell."""
     height, width = picture.shape[:2]
-    scale = _CELL_PX / height
-    image = to_pillow(picture)
-    return image.resize((max(1, round(width * scale)), _CELL_PX), Image.Resampling.LANCZOS)
+    size = max(1, round(width * (_CELL_PX / height))), _CELL_PX
+    return to_pillow(picture).resize(size, Image.Resampling.LANCZOS)
 
 
 def _grey(picture: Tensor) -> Tensor:
@@ -126,5 +100,5 @@ def _grey(picture: Tensor) -> Tensor:
 
 
 def _enlarged(values: Tensor, picture: Tensor, mode: str) -> Tensor:
-    """Values (hh, ww, c) at a picture's size."""
+    """Values (hh, ww, c) of a grid at a picture's size."""
     return interpolate(values.movedim(-1, 0)[None], size=picture.shape[:2], mode=mode)[0].movedim(0, -1)

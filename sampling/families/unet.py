@@ -27,7 +27,7 @@ def unet_of(model: Any) -> UNetModel:
     """
     unet = getattr(model.model, "diffusion_model", None)
     if not isinstance(unet, UNetModel) or any(map(_lacks_spatial_self_attention, unet.modules())):
-        raise ValueError(f"{type(model.model).__name__} is no image UNet; connect an SD 1.x, SD 2.x or SDXL model")
+        raise ValueError(f"{type(model.model).__name__} is not an image UNet; connect an SD 1.x, SD 2.x or SDXL model")
     return unet
 
 

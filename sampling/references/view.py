@@ -39,8 +39,8 @@ class ReferenceView:
             mask = token_mask(self.reference.masks[self.number], grid, self.reference.resize)
             if not len(mask.indices):
                 log.warning(
-                    "MagicFace: the mask of %r has no pixel on a grid of %dx%d, so blocks there do not see the"
-                    " reference; set resize to area in MagicFace Mask Weight.",
+                    "MagicFace: the mask of %r has no pixel on a grid of %dx%d, so the reference has no effect in"
+                    " blocks of that grid; set resize to area in MagicFace Mask Weight.",
                     self.reference.concept,
                     grid[1],
                     grid[0],

@@ -184,7 +184,7 @@ class UNetCall:
             seen = self._batch.size_lat if row is None or row.area is None else row.area[:2]
             if tuple(self._size_lat) != tuple(seen):
                 raise ValueError(
-                    f"MagicFace: the UNet was called with a latent of {self._size_lat[-1]}x{self._size_lat[-2]} where"
-                    f" the prompt sees {seen[1]}x{seen[0]}: MagicFace cannot be used with a patch that cuts it into"
-                    " tiles; remove it"
+                    f"MagicFace: the UNet was called with a latent of {self._size_lat[-1]}x{self._size_lat[-2]}, but"
+                    f" the prompt covers {seen[1]}x{seen[0]}: MagicFace cannot be used with a patch that cuts the"
+                    " latent into tiles; remove it"
                 )

@@ -18,7 +18,7 @@ def nothing_left(graph):
     """What the store holds on purpose must not look like a leak to the tests that follow."""
     yield
     store = graph.pack.sampling.snapshots.ATTENTION_STORE
-    store._entries.clear()
+    store.clear()
 
 
 def recorded(graph, samples):
@@ -38,7 +38,7 @@ def sampled(graph, references=None, record=None, schedule=None, **inputs):
 def test_nothing_is_recorded_unless_requested(graph):
     samples = sampled(graph, seed=41)
     assert recorded(graph, samples) is None
-    with pytest.raises(ValueError, match=r"MagicFaceAttentionView: latent: no attention was kept .* Attention Record"):
+    with pytest.raises(ValueError, match=r"MagicFaceAttentionView: latent: no attention was recorded .* Record"):
         graph.run("MagicFaceAttentionView", latent={"samples": samples})
 
 
@@ -178,7 +178,7 @@ def test_bad_inputs_are_named(graph, inputs, message):
 
 def test_a_run_that_was_off_at_the_chosen_step_says_so(graph):
     samples = sampled(graph, record=graph.record(steps="2"), schedule=graph.schedule(switch=0.1, end=0.2), seed=50)
-    with pytest.raises(ValueError, match="latent: its run kept no attention: the method was not on"):
+    with pytest.raises(ValueError, match="latent: its run recorded no attention: MagicFace was not on"):
         graph.run("MagicFaceCorrespondence", latent={"samples": samples})
 
 

@@ -61,7 +61,7 @@ def test_tiles_of_the_latent_are_refused(graph: Graph) -> None:
 
 def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkeypatch) -> None:
     """The same references in smaller groups, and no second failure in the same run."""
-    real = pack.sampling.references.reference_pass.ReferencePass._through_unet
+    real = pack.sampling.references.reference_pass.ReferencePass.through_unet
     sizes: list[int] = []
 
     def scarce(self, group, *args):
@@ -72,7 +72,7 @@ def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkey
 
     model = graph.apply(graph.model, *(graph.reference("hat"), graph.reference("scarf")))
     latent, expected = lead(pack, model, graph.sample)
-    monkeypatch.setattr(pack.sampling.references.reference_pass.ReferencePass, "_through_unet", scarce)
+    monkeypatch.setattr(pack.sampling.references.reference_pass.ReferencePass, "through_unet", scarce)
     _, in_halves = follow(pack, model, graph.sample, expected)
     assert_same(in_halves, expected, rtol=0, atol=1e-4 * float(latent.abs().max()))
     assert sizes[:3] == [2, 1, 1] and set(sizes[3:]) == {1}

@@ -104,7 +104,7 @@ def test_memory_that_does_not_do_for_one_reference(graph, pack, monkeypatch):
         raise comfy.model_management.OOM_EXCEPTION("no room at all")
 
     with monkeypatch.context() as patch:
-        patch.setattr(passes, "_through_unet", scarce)
+        patch.setattr(passes, "through_unet", scarce)
         with pytest.raises(comfy.model_management.OOM_EXCEPTION, match="no room at all"):
             graph.sample(patched)
     assert tried == [2, 1] and not left_over()

@@ -164,7 +164,7 @@ def test_the_host_waits_once_an_evaluation(gpu, there, schedule):
     sampled(there, schedule=schedule)
     gpu.waits.clear()
     sampled(there, schedule=schedule, seed=2)
-    waits = [wait for wait in gpu.waits if wait.within("_predict_noise")]
+    waits = [wait for wait in gpu.waits if wait.within("predict_noise")]
     assert len(waits) == STEPS and not any(wait.within("apply_model") for wait in waits)
     gpu.waits.clear()
     there.sample(there.model, steps=STEPS)

@@ -21,7 +21,7 @@ from lab.training.drawn_set import labels_of
 # Four combinations each of one, two and three concepts.
 NUMBERS = range(12)
 # Far below what the table in docs/evaluation.md gives, far above chance.
-FIDELITY_MARGIN, LEAST_IOU, LEAST_PROMPT = 0.15, 0.4, 0.8
+FIDELITY_MARGIN, MIN_IOU, MIN_PROMPT = 0.15, 0.4, 0.8
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_the_judge_sees_held_out_drawings_rightly(judge: Judge) -> None:
 
 def test_the_prompt_decides_what_appears(table: dict[str, list[Scores]]) -> None:
     for name in table:
-        assert values_of(table[name], "prompt").mean() > LEAST_PROMPT, name
+        assert values_of(table[name], "prompt").mean() > MIN_PROMPT, name
 
 
 def test_references_decide_how_it_looks(table: dict[str, list[Scores]]) -> None:
@@ -68,7 +68,7 @@ def test_references_decide_how_it_looks(table: dict[str, list[Scores]]) -> None:
 
 
 def test_regions_hit_their_concepts(table: dict[str, list[Scores]]) -> None:
-    assert values_of(table["both"], "iou").mean() > LEAST_IOU
+    assert values_of(table["both"], "iou").mean() > MIN_IOU
 
 
 def test_weight_0_is_the_picture_without_the_method(studio: Studio) -> None:

@@ -34,13 +34,13 @@ def passes(pack, monkeypatch):
     """How many views went through the UNet, call by call."""
     counted = []
     reference_pass = pack.sampling.references.reference_pass.ReferencePass
-    real = reference_pass._through_unet
+    real = reference_pass.through_unet
 
     def through_unet(self, group, *args):
         counted.append(len(group))
         return real(self, group, *args)
 
-    monkeypatch.setattr(reference_pass, "_through_unet", through_unet)
+    monkeypatch.setattr(reference_pass, "through_unet", through_unet)
     return counted
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lab.training.grounding import START, KeptAttention, noun_loss, thing_loss
+from lab.training.grounding import START, RecordedAttention, noun_loss, thing_loss
 
 TOKENS, SIDE, NOUN, PART = 5, 4, 2, 1
 
@@ -14,7 +14,7 @@ def test_the_attention_kept_is_that_of_the_output() -> None:
     generator = torch.Generator().manual_seed(0)
     q = torch.randn(2, 6, 8, generator=generator)
     k, v = torch.randn(2, 2, TOKENS, 8, generator=generator)
-    kept = KeptAttention()
+    kept = RecordedAttention()
     out = kept(q, k, v, {"n_heads": 2})
     heads = [x.unflatten(-1, (2, 4)).transpose(1, 2) for x in (q, k, v)]
     expected = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)

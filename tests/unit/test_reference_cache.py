@@ -100,7 +100,7 @@ def test_entries_die_with_their_model_even_while_the_cache_is_locked() -> None:
     del one
     gc.collect()
     assert store.nbytes == 2 * KILOBYTE
-    with store._locked():
+    with store.locked():
         del other
         gc.collect()
     assert store.nbytes == 0

@@ -1,5 +1,5 @@
-// In the editor of `dev.py serve` the small model stands in for a checkpoint that is not there, so that every shipped
-// workflow can be queued as it is. stand_in.json says what is replaced by what; dev.py goes by it too.
+// In the editor of `dev.py serve` the small model replaces a checkpoint that is missing, so that every shipped workflow
+// can be queued unchanged. stand_in.json lists the replacements; dev.py uses it too.
 import { app } from "../../scripts/app.js";
 
 const { replaced, loader, inputs } = await (await fetch(new URL("stand_in.json", import.meta.url))).json();
