@@ -41,13 +41,9 @@ class TorchAttend:
 
 
 class PaddedQueries:
-    """`Attend` with the queries padded to a multiple of a step.
+    """`Attend` with the number of queries padded to a multiple of a step.
 
     Some kernels are compiled or planned for each number of queries; padding keeps these numbers few.
-
-    Args:
-        attend: the attention function.
-        step: the number of queries is padded to a multiple of it.
     """
 
     def __init__(self, attend: Attend, step: int) -> None:

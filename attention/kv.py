@@ -58,11 +58,7 @@ BlockKV = Sequence[ConceptKV | None]
 
 
 def pool(views: Sequence[tuple[ViewKV, TokenMask, float]]) -> ConceptKV | None:
-    """The views of one concept as one; None if no view has a token inside its mask.
-
-    Args:
-        views: of each view its keys and values, its mask on the same grid and its weight.
-    """
+    """The views of one concept, each with its mask and weight, as one; None if no view has a token inside its mask."""
     if not any(view.k.shape[1] for view, _, _ in views):
         return None
     masks, weights = tuple(mask for _, mask, _ in views), tuple(weight for _, _, weight in views)
@@ -73,12 +69,7 @@ def pool(views: Sequence[tuple[ViewKV, TokenMask, float]]) -> ConceptKV | None:
 
 
 def select(kv: BlockKV, concepts: Sequence[int], target_tok: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """What queries have to attend to that may attend to some of the concepts.
-
-    Args:
-        kv: of the block.
-        concepts: indices of the concepts.
-        target_tok: n, the target's tokens.
+    """What queries attend to that may attend to some concepts, beside `target_tok` tokens of the target.
 
     Returns:
         Keys and values (1, m, c) and their bias (m,) float32; None if none of the concepts takes part.

@@ -64,12 +64,7 @@ class AttentionSnapshot:
 def attention_to_references(
     snapshot: AttentionSnapshot, image: int, queries: Tensor
 ) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
-    """The probabilities with which queries attend to each token of the references.
-
-    Args:
-        snapshot: of the block.
-        image: index in the batch.
-        queries: (g,) int64 token indices.
+    """The probabilities with which some queries (g,) of one image attend to each token of the references.
 
     Yields:
         Some of the queries, and for each concept (g', m) float32 probabilities, averaged over heads; None for a
@@ -110,12 +105,7 @@ def _probabilities(
 
 
 def heat(snapshot: AttentionSnapshot, image: int, queries: Tensor) -> list[list[Tensor]]:
-    """How much attention some queries, on average, give to each location of the references.
-
-    Args:
-        snapshot: of the block.
-        image: index in the batch.
-        queries: (g,) int64 token indices, at least one.
+    """How much attention some queries (g,) of one image, on average, give to each location of the references.
 
     Returns:
         For each concept and each of its views (hh, ww) float32 shares of attention. All of them sum to at most 1; the
@@ -133,13 +123,7 @@ def heat(snapshot: AttentionSnapshot, image: int, queries: Tensor) -> list[list[
 
 
 def correspondence(snapshot: AttentionSnapshot, image: int, concept_index: int, queries: Tensor) -> list[Tensor]:
-    """Which query attends most to each location of a concept's references.
-
-    Args:
-        snapshot: of the block.
-        image: index in the batch.
-        concept_index: the concept.
-        queries: (g,) int64 token indices, at least one.
+    """Which of some queries (g,) of one image attends most to each location of a concept's references.
 
     Returns:
         For each of the concept's views (hh, ww) int64 token indices of the picture, -1 where no query attends.

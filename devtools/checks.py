@@ -26,6 +26,9 @@ TYPED = (f"{PACK}.attention", f"{PACK}.sampling", f"{PACK}.nodes", "devtools", "
 ON_BOTH_CORES = ("comfy",)
 FIRST = ("unit", "comfy")
 NO_TESTS_COLLECTED = 5
+# Tests that compare different paths of computation run once more with the instructions of an older CPU, which round
+# otherwise. A test whose outcome depends on that shows here, not first on someone else's machine.
+ROUNDING = ("comfy", ("-m", "rounding"), (("ATEN_CPU_CAPABILITY", "default"),))
 
 
 @dataclass(frozen=True)
@@ -36,11 +39,15 @@ class Part:
         name: in the summary.
         folder: in tests/.
         core: "newest" or "oldest", the ComfyUI that its tests use.
+        arguments: for pytest.
+        variables: of its environment.
     """
 
     name: str
     folder: str
     core: str = "newest"
+    arguments: tuple[str, ...] = ()
+    variables: tuple[tuple[str, str], ...] = ()
 
 
 # Test files whose passed tests are counted in a line of their own, and what they count.
@@ -79,7 +86,7 @@ def main(pytest_arguments: list[str]) -> int:
     results = [] if pytest_arguments else static_checks()
     chosen = [(part, targets) for part in parts() if (targets := _paths_in(part, paths))]
     tested = []
-    for _, group in groupby(chosen, key=lambda entry: entry[0].folder):
+    for _, group in groupby(chosen, key=lambda entry: (entry[0].folder, entry[0].variables)):
         tested += _side_by_side(list(group), others)
     if pytest_arguments and any(result.passed + result.failed + result.skipped for result in tested):
         # A choice by name (-k) may leave some parts empty. If all are empty, it was a mistake.
@@ -99,6 +106,8 @@ def parts() -> list[Part]:
         if folder in ON_BOTH_CORES:
             version = CORES["oldest"].version
             found.append(Part(f"{folder} on ComfyUI {version}", folder, "oldest"))
+        if folder == ROUNDING[0]:
+            found.append(Part(f"{folder}, another rounding", folder, "newest", *ROUNDING[1:]))
     return found
 
 
@@ -160,9 +169,10 @@ def _side_by_side(group: list[tuple[Part, list[str]]], others: list[str]) -> lis
 def _test(part: Part, targets: list[str], others: list[str], output: TextIO | None = None) -> Result:
     print(f"\n=== tests: {part.name}", file=output, flush=True)
     variables = {**os.environ, CHOICE: str(environment.comfyui(part.core)), "PYTHONIOENCODING": "utf-8"}
+    variables |= dict(part.variables)
     with tempfile.TemporaryDirectory(prefix="magicface-tests-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *targets, *others]
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *part.arguments, *targets, *others]
         code = subprocess.run(command, env=variables, cwd=ROOT, check=False, stdout=output).returncode
         result = _read(part.name, report)
     broken = code not in (0, 1, NO_TESTS_COLLECTED) or (code == 1 and not result.failed)

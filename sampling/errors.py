@@ -8,9 +8,7 @@ from typing import Literal
 class InputError(ValueError):
     """A bad input of one of the pack's nodes that is found when sampling begins, in the sampler's node.
 
-    Args:
-        node: whose input it is; nodes/ makes the node's id of it and puts that before the message.
-        message: the input, what was given, and what to do.
+    The message says which input, what was given and what to do; nodes/ puts the node's id before it.
     """
 
     def __init__(self, node: Literal["Apply", "Reference", "Prompt", "AttentionRecord"], message: str) -> None:

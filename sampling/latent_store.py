@@ -25,10 +25,9 @@ Result = TypeVar("Result", bound=Sized)
 
 
 class LatentStore(Generic[Result]):
-    """Results of runs by the latents that the runs made, image by image; the least recently used are dropped first.
+    """Results of runs by the latents that the runs made, image by image.
 
-    Args:
-        max_bytes: of all results and fingerprints together; the newest result is held in any case.
+    Beyond `max_bytes` the least recently used are dropped, but never the newest.
     """
 
     def __init__(self, max_bytes: int) -> None:

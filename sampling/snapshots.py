@@ -48,10 +48,6 @@ class AttentionRecord:
 class AttentionRecorder:
     """Records attention snapshots of the chosen steps and blocks of one run.
 
-    Args:
-        method: its `record` says what to record.
-        total_steps: of the run.
-
     Raises:
         InputError: the run has none of the chosen steps.
     """
@@ -88,12 +84,7 @@ class AttentionRecorder:
             )
 
     def end_step(self, step: int, regions: Tensor | None) -> None:
-        """The sampler reports the end of a step; later evaluations belong to the next one.
-
-        Args:
-            step: its number.
-            regions: (b, H2, W2) concept indices or -1 at its end; None where the method was off.
-        """
+        """Take in the regions (b, H2, W2) at the end of a step, None if the method was off; the next step begins."""
         self._step = step + 1
         if regions is None:
             # A second-order sampler reports a step before its second evaluation, so that is counted to this step; the

@@ -10,14 +10,7 @@ _SDXL_STREAM = "g"
 
 
 def check_streams(streams: Iterable[str]) -> None:
-    """Make sure that a text encoder belongs to this family.
-
-    Args:
-        streams: names of the token streams that it reads.
-
-    Raises:
-        ValueError: it is another family's.
-    """
+    """Raise a ValueError unless a text encoder, which reads these token streams, belongs to this family."""
     if not set(streams) <= _STREAMS:
         given = ", ".join(sorted(streams))
         raise ValueError(f"the text encoder reads {given}; connect the CLIP of an SD 1.x, SD 2.x or SDXL checkpoint")

@@ -78,12 +78,7 @@ def present_patch(transformer_options: Mapping[str, Any], kind: str, block: Bloc
 def with_attention(
     transformer_options: Mapping[str, Any], patches: Mapping[str, Mapping[Block, Patch]]
 ) -> dict[str, Any]:
-    """A copy of the options in which blocks' attention is replaced.
-
-    Args:
-        transformer_options: of a UNet call; they stay as they are.
-        patches: by kind of attention and block.
-    """
+    """A copy of a UNet call's options in which blocks' attention is replaced, by kind of attention and block."""
     replace = {kind: dict(entries) for kind, entries in transformer_options.get("patches_replace", {}).items()}
     for kind, of_blocks in patches.items():
         replace.setdefault(kind, {}).update({block.key: patch for block, patch in of_blocks.items()})

@@ -45,8 +45,8 @@ class _Entry:
 class ReferenceCache:
     """Keys and values of all models' references. Those of a model are dropped with the model.
 
-    An entry that this run or the one before used is not dropped for a new one. So a cache for half of the steps saves
-    half of the work, and two samplers of one graph do not evict each other's entries.
+    An entry that this run or the one before used is not dropped for a new one, so that a cache for half of the steps
+    saves half of the work, and two samplers of one graph do not evict each other's entries.
     """
 
     def __init__(self) -> None:

@@ -20,13 +20,7 @@ _PATCHES = ("patches", "object_patches", "weight_wrapper_patches", "injections",
 
 
 class CacheSession:
-    """What a run finds in the cache and adds to it.
-
-    Args:
-        method: its schedule says how much may be cached, and where.
-        model: ComfyUI's BaseModel.
-        device: where the model runs.
-    """
+    """What a run on a model (ComfyUI's BaseModel) finds in the cache and adds to it."""
 
     def __init__(self, method: Method, model: Any, device: torch.device) -> None:
         schedule = method.schedule

@@ -11,10 +11,9 @@ _PLAIN = (str, bytes, int, float, complex, bool, type(None), torch.dtype, torch.
 
 
 class IdentityKey:
-    """Equal to another key of the very same object while that object is alive. Does not keep it alive.
+    """Equal to another key of the very same object while that is alive. Does not keep it alive.
 
-    Args:
-        thing: any object. Keys of objects without weak references never compare equal.
+    Keys of objects without weak references never compare equal.
     """
 
     def __init__(self, thing: Any) -> None:

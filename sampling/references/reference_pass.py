@@ -27,13 +27,7 @@ class LastBlockReached(Exception):
 
 
 class ReferencePass:
-    """The references of one run on one model.
-
-    Args:
-        method: the method; references that are off are left out.
-        model: ComfyUI's BaseModel.
-        device: where the model runs.
-        seed: the run's seed, which the conds of some models need.
+    """The references of one run on one model (ComfyUI's BaseModel). Some models' conds need the run's seed.
 
     Source: docs/method.md#reference-pass.
     """
@@ -75,9 +69,7 @@ class ReferencePass:
     def run(self, evaluation: Evaluation, hooks: Any) -> dict[Block, BlockKV]:
         """Keys and values, at each injection block, of all references that are on at the evaluation's stage.
 
-        Args:
-            evaluation: the evaluation.
-            hooks: hook group of the cond that will attend to the references, or None.
+        The hook group is that of the cond that will attend to the references, or None.
         """
         patcher = self._model.current_patcher
         if hooks is not None:

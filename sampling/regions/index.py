@@ -9,11 +9,7 @@ from ..conditioning.roles import Area, half_grid_span
 
 
 class RegionIndex:
-    """Regions, copied to main memory when first needed, and the injection rules that blocks make of them.
-
-    Args:
-        on_device: the regions as an evaluation found them.
-    """
+    """Regions of an evaluation, copied to main memory when first needed, and the injection rules made of them."""
 
     def __init__(self, on_device: Regions) -> None:
         self.on_device = on_device
@@ -47,12 +43,7 @@ class RegionIndex:
         return self._in_main_memory
 
     def rule(self, area: Area | None, grid: tuple[int, int], device: torch.device) -> InjectionRule:
-        """How the queries of a block attend.
-
-        Args:
-            area: the part of the latent that the cond sees, None for all of it.
-            grid: (hh, ww) of the block.
-            device: of its attention.
+        """How the queries of a block attend, for a cond that sees an area of the latent (None: all of it).
 
         Source: docs/method.md#regions.
         """

@@ -22,9 +22,7 @@ class HostAttention:
 
     With a bias, ComfyUI's attention is used only if it works in chunks: it does so where torch would compute all n x m
     scores at once. Other backends, overrides among them, ignore, refuse or expand a broadcast bias; torch's does not.
-
-    Args:
-        extra_options: what ComfyUI hands to an attention patch.
+    The extra options are those that ComfyUI hands to an attention patch.
     """
 
     def __init__(self, extra_options: dict[str, Any]) -> None:

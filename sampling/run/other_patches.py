@@ -12,9 +12,7 @@ _PATCHES = ("attn1_patch", "attn1_output_patch", "middle_patch", "attn2_patch", 
 def other_patches(transformer_options: Mapping[str, Any], blocks: Sequence[Block]) -> list[str]:
     """Name the callables of other nodes that act in these blocks' attention, and what each does there.
 
-    Args:
-        transformer_options: of a model, or of one UNet call before the method patches it.
-        blocks: those to examine.
+    The options are those of a model, or of one UNet call before the method patches it.
     """
     found = []
     override = transformer_options.get("optimized_attention_override")

@@ -31,11 +31,6 @@ log = logging.getLogger(__name__)
 class Run:
     """The state of one sampling run, and the wrappers that use it.
 
-    Args:
-        method: the method; at least one reference is on.
-        guider: ComfyUI's guider, its conds set.
-        total_steps: the number of the run's steps.
-
     Attributes:
         latest_regions: those of the latest evaluation that found some.
         recorder: records attention snapshots, or None.

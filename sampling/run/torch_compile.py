@@ -19,10 +19,6 @@ def without_compile(model: Any, model_options: dict[str, Any]) -> AbstractContex
     ComfyUI's compiled code does not check the transformer options again, which hold the patches: it would use those of
     another call, or none.
 
-    Args:
-        model: ComfyUI's ModelPatcher.
-        model_options: the run's.
-
     Raises:
         InputError: the model is compiled, and this torch cannot switch that off.
     """

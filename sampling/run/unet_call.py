@@ -22,14 +22,7 @@ Attention = Callable[[Block, Patch | None, Tensor, Tensor, Tensor, dict[str, Any
 
 
 class UNetCall:
-    """The patches of one UNet call.
-
-    Args:
-        batch: that the call belongs to.
-        injection_blocks: the blocks that attend to references.
-        x: (rows, ch, H, W) input of the UNet.
-        context: (rows, T', width) the text, repeated by ComfyUI where prompts differ in length.
-        options: the call's transformer options.
+    """The patches of one UNet call of a batch, with input x (rows, ch, H, W) and text (rows, T', width).
 
     Raises:
         ValueError: the UNet is called for a part of what its conds see.

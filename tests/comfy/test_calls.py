@@ -59,6 +59,7 @@ def test_tiles_of_the_latent_are_refused(graph: Graph) -> None:
         graph.sample(model)
 
 
+@pytest.mark.rounding
 def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkeypatch) -> None:
     """The same references in smaller groups, and no second failure in the same run."""
     real = pack.sampling.references.reference_pass.ReferencePass.through_unet

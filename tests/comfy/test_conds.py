@@ -105,6 +105,7 @@ def unet_calls(model):
     return model, calls
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("how", ["positive first", "negative first", "memory for one"])
 def test_one_call_or_two(graph, how, monkeypatch):
     model = graph.apply(graph.model, *graph.two())
@@ -119,6 +120,7 @@ def test_one_call_or_two(graph, how, monkeypatch):
     assert_same(apart, together)
 
 
+@pytest.mark.rounding
 def test_prompts_too_unlike_to_share_a_call(graph):
     case = Case(size=SIZE, negative="bad " * 460, starts=((0,), tuple(range(0, 7 * 77, 77))))
     given = references(graph, case.references)
@@ -127,6 +129,7 @@ def test_prompts_too_unlike_to_share_a_call(graph):
     assert {len(call) for call in calls} == {1}
 
 
+@pytest.mark.rounding
 def test_combined_with_itself(graph):
     model, positive, negative = graph.apply(graph.model, *graph.two()), graph.prompt(), graph.text()
     _, alone = lead(graph.pack, model, lambda model: graph.sample(model, positive, negative))
@@ -134,6 +137,7 @@ def test_combined_with_itself(graph):
         assert_same(follow(graph.pack, model, lambda model, twice=twice: graph.sample(model, *twice), alone)[1], alone)
 
 
+@pytest.mark.rounding
 def test_combined_with_a_prompt_of_no_words_of_ours(graph):
     """A cond that does not come from MagicFace Prompt attends to the references too, but finds no regions."""
     model = graph.apply(graph.model, *graph.two())
@@ -158,6 +162,7 @@ def test_conditionings_made_into_one(graph, node):
     assert_plain(graph, case, given, patched(graph, case, given))
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize(
     ("kind", "negative", "hat_text"),
     [
@@ -216,6 +221,7 @@ def test_a_default_prompt_fills_what_the_others_leave(graph):
     assert {0, 1} <= set(found.flatten().tolist())
 
 
+@pytest.mark.rounding
 def test_an_area_of_everything_is_none(graph):
     model = graph.apply(graph.model, *graph.two())
     everything = {"width": 128, "height": 128, "x": 0, "y": 0}

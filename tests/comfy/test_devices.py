@@ -31,6 +31,7 @@ def rounded(graph: Graph, tiny_model: ModuleType, dtype: torch.dtype) -> Graph:
     return replace(graph, model=model)
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_weights_of_other_types(graph, tiny_model, dtype):
     """Cast where they are used, as ComfyUI does on devices that do not compute in their type: only they are rounded."""
@@ -102,6 +103,7 @@ def split(monkeypatch):
     comfy.model_management.unload_all_models()
 
 
+@pytest.mark.rounding
 @multigpu
 @pytest.mark.parametrize("patched_first", [False, True])
 def test_two_devices(graph, split, patched_first):
@@ -123,6 +125,7 @@ def test_two_devices(graph, split, patched_first):
     assert_same(apart, expected)
 
 
+@pytest.mark.rounding
 @multigpu
 @pytest.mark.parametrize("neighbour", ["LoRA as a hook", "scheduled LoRA", "ControlNet", "Conditioning (Combine)"])
 def test_two_devices_and_a_neighbour(graph, split, neighbour):

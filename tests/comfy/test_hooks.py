@@ -70,6 +70,7 @@ def part(model, positive, negative, start, end, latent=None):
     )[0]
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize("cfg", [1.0, 5.0])
 def test_a_hooked_lora_is_a_lora(graph, lora, cfg):
     given, positive, negative = graph.two(), graph.prompt(), graph.text()
@@ -97,6 +98,7 @@ def test_a_hook_for_the_prompt_alone(graph, lora):
     assert torch.isfinite(latent).all() and (latent - unguided).abs().max() > 0.1
 
 
+@pytest.mark.rounding
 def test_a_scheduled_hook(graph, lora):
     """Off for the first two steps of four, then on: the two models one after the other."""
     stage_1, given = graph.schedule(switch=1.0), graph.two()

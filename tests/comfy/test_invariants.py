@@ -108,6 +108,7 @@ def test_the_last_application_counts(graph):
     assert torch.equal(graph.sample(once), graph.sample(graph.apply(graph.model, hat)))
 
 
+@pytest.mark.rounding
 def test_each_image_of_a_batch_has_its_own_regions(graph):
     patched = graph.apply(graph.model, *graph.two())
     batch, together = lead(graph.pack, patched, lambda model: graph.sample(model, batch=3))

@@ -29,6 +29,7 @@ def test_an_attention_patch_that_changes_nothing_changes_nothing(graph):
     assert_same(follow(graph.pack, same, graph.sample, expected)[1], expected)
 
 
+@pytest.mark.rounding
 def test_keys_that_another_patch_adds(graph):
     """Each own key twice is the same attention, but for references: they must weigh twice as much, e^(w + log 2)."""
 

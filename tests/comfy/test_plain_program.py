@@ -15,7 +15,7 @@ from .comparison import Case, assert_found, negative_of, patched, plain_program,
 from .graph import HAT, PROMPT, SCARF, Graph
 from .steering import lead
 
-pytestmark = pytest.mark.usefixtures("as_node")
+pytestmark = [pytest.mark.usefixtures("as_node"), pytest.mark.rounding]
 
 STEPS = 4  # two in each stage
 LONG = "and " * 70 + PROMPT

@@ -95,6 +95,7 @@ def test_with_a_noise_mask(graph):
     assert ((ours - latent) * mask).abs().max() > 1.0
 
 
+@pytest.mark.rounding
 @pytest.mark.parametrize(("switch", "same"), [(1.0, True), (0.43, False)])
 def test_a_run_in_two_parts(graph, switch, same):
     """The second part begins without regions: equal in the layout stage, else its first step sees all references."""
