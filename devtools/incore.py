@@ -68,7 +68,7 @@ def load_pack(root: Path = ROOT) -> ModuleType:
     """Import the checkout as the package `magicface`, whatever the name of its folder.
 
     After `prepare` its nodes are imported too, and with them all that they use, so that `load_pack().sampling.method`
-    works. Without a ComfyUI, import by name what does not need one, such as `magicface.attention.rsa`.
+    works. Without a ComfyUI, import by name what does not need one, such as `magicface.attention.injection`.
     """
     module = sys.modules.get(PACK) or _load(root)
     if "comfy.cli_args" in sys.modules:

@@ -72,9 +72,9 @@ class RecordedRegions:
         self._pack, self._tensors, self._positions = pack, tensors, positions
         self.found: list[tuple[Any, Tensor, Tensor]] = []
 
-    def __call__(self, method: Any, size_lat: Sequence[int]) -> _Finder:
+    def __call__(self, method: Any, shape: Sequence[int]) -> _Finder:
         """Begin an evaluation."""
-        return _Finder(self, method, self._pack.sampling.regions.segmenter.Segmenter(method, size_lat))
+        return _Finder(self, method, self._pack.sampling.regions.segmenter.Segmenter(method, shape))
 
     def take(self, own: Any, margin: Tensor, margin_foreground: Tensor) -> Any:
         """Note what a step found; returns what the file has for it."""

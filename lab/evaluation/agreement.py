@@ -109,11 +109,11 @@ def comparison(pack: Any, layout: Any, found: Agreement) -> Any:
     class Comparison:
         """A RegionFinder: one segmenter with all blocks, and one for each choice of blocks."""
 
-        def __init__(self, method: Any, size_lat: Sequence[int]) -> None:
+        def __init__(self, method: Any, shape: Sequence[int]) -> None:
             self.blocks = method.segmentation_blocks
-            self._all = segmenter(method, size_lat)
+            self._all = segmenter(method, shape)
             self._some = {
-                spec: segmenter(replace(method, segmentation_blocks=blocks), size_lat)
+                spec: segmenter(replace(method, segmentation_blocks=blocks), shape)
                 for spec, blocks in chosen.items()
             }
             self._calls: Counter[Any] = Counter()

@@ -19,7 +19,7 @@ class Segmenter:
 
     Args:
         method: the method.
-        size_lat: (H, W) of the whole latent.
+        shape: (..., H, W) of the whole latent.
 
     Attributes:
         maps: the collected maps by (role, uuid) of the cond.
@@ -27,8 +27,8 @@ class Segmenter:
     Source: docs/method.md#segmentation.
     """
 
-    def __init__(self, method: Method, size_lat: Sequence[int]) -> None:
-        self._method, self._size_lat = method, size_lat
+    def __init__(self, method: Method, shape: Sequence[int]) -> None:
+        self._method, self._shape = method, shape
         self.blocks: Sequence[Block] = method.segmentation_blocks
         self.maps: dict[tuple[str, Any], tuple[CondRow, AttentionMaps]] = {}
 
@@ -82,7 +82,7 @@ class Segmenter:
 
     def _reach(self, row: CondRow, device: torch.device) -> Tensor:
         """(1 or b, H2, W2) bool: the cond's area and mask on the r = 2 grid."""
-        grid = half_grid(self._size_lat)
+        grid = half_grid(self._shape)
         reach = torch.zeros((1, *grid), dtype=torch.bool, device=device)
         rows, columns = half_grid_span(row.area)
         reach[:, rows, columns] = True

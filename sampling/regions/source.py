@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class RegionFinder(Protocol):
     """Finds the regions of one evaluation.
 
-    They steer the blend stage in the next evaluation and guidance in this one. Without regions the layout stage goes
-    on, and there is no semantic guidance.
+    They scale guidance in this evaluation and steer the blend stage until a later one finds others. Without regions the
+    layout stage goes on, and there is no semantic guidance. `Regions` have the batch's size.
 
     Attributes:
         blocks: whose attention maps it reads.
@@ -43,7 +43,7 @@ class RegionFinder(Protocol):
 
 
 RegionSource = Callable[["Method", Sequence[int]], RegionFinder]
-"""Begins an evaluation of a latent of (H, W). `segmenter.Segmenter`, a class, is one."""
+"""Called with the method and a latent's shape (b, ch, H, W) to begin an evaluation. The class `Segmenter` is one."""
 
 
 class NoRegions:
@@ -51,7 +51,7 @@ class NoRegions:
 
     blocks: Sequence[Block] = ()
 
-    def __init__(self, method: Method, size_lat: Sequence[int]) -> None:
+    def __init__(self, method: Method, shape: Sequence[int]) -> None:
         pass
 
     def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> None:

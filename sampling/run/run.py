@@ -119,7 +119,7 @@ class Run:
         stage = self._sigmas.stage(level)
         self._acting = stage is not Stage.OFF
         self._acted = self._acted or self._acting
-        finder = self._method.region_source(self._method, x.shape[-2:]) if self._acting else None
+        finder = self._method.region_source(self._method, x.shape) if self._acting else None
         evaluation = Evaluation(stage, timestep, level, model_options, finder, self.latest_regions)
         outer, self._evaluation = self._evaluation, evaluation
         try:

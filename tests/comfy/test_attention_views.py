@@ -134,7 +134,7 @@ def test_of_several_prompts_the_first_that_sees_all_is_recorded(graph):
     torch.testing.assert_close(one.q, other.q, rtol=1e-2, atol=1e-2)
     areas = call(core_nodes.ConditioningSetArea, conditioning=first, width=64, height=128, x=0, y=0, strength=1.0)[0]
     samples = graph.sample(model, areas, seed=55)
-    with pytest.raises(ValueError, match="each prompt has an area of its own"):
+    with pytest.raises(ValueError, match="every prompt has its own area"):
         graph.run("MagicFaceAttentionView", latent={"samples": samples})
 
 

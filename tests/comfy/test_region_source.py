@@ -32,7 +32,7 @@ class FixedRegions:
     pack: Any
     blocks: tuple[()] = ()
 
-    def __call__(self, method: Any, size_lat: Any) -> FixedRegions:
+    def __call__(self, method: Any, shape: Any) -> FixedRegions:
         return self
 
     def maps_of(self, row: Any, size_lat: Any) -> None:
