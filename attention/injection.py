@@ -21,7 +21,7 @@ class InjectionRule:
     """Which concepts queries may attend to, and the self-attention that does it.
 
     Attributes:
-        labels: (b, n) int64 label of each query, -1 for queries that see no concept, in main memory; None if every
+        labels: (b, n) integer label of each query, -1 for queries that see no concept, in main memory; None if every
             query may attend to every concept.
         groups: each image's queries by label, on the device of the attention.
         concepts: for each label the indices of its concepts; None if a label is the index of its one concept.
@@ -49,7 +49,7 @@ class InjectionRule:
         if self.labels is None:
             return _inject(attend, q, k, v, kv, range(len(kv)), n, own)
         attend = PaddedQueries(attend, max(1, n // _LENGTHS))
-        out = torch.empty_like(q)
+        out = torch.empty_like(q if own is None else own)
         for image, groups in enumerate(self.groups):
             row = slice(image, image + 1)
             for label, tokens in groups:

@@ -32,7 +32,7 @@ class ViewKV:
 
 @dataclass(frozen=True, eq=False)
 class ConceptKV:
-    """The views of one concept at one block, in one run of keys.
+    """The views of one concept at one block, joined into one sequence of keys.
 
     Attributes:
         k, v: (1, m, c) keys and values, the views one after another.
@@ -69,10 +69,10 @@ def pool(views: Sequence[tuple[ViewKV, TokenMask, float]]) -> ConceptKV | None:
 
 
 def select(kv: BlockKV, concepts: Sequence[int], target_tok: int) -> tuple[Tensor, Tensor, Tensor] | None:
-    """What queries attend to that may attend to some concepts, beside `target_tok` tokens of the target.
+    """Keys, values and bias of the given concepts, beside `target_tok` tokens of the target.
 
     Returns:
-        Keys and values (1, m, c) and their bias (m,) float32; None if none of the concepts takes part.
+        (1, m, c), (1, m, c) and (m,) float32; None if none of the concepts takes part.
     """
     chosen = [concept for index in concepts if (concept := kv[index]) is not None]
     biases = [reference_bias(concept.masks, concept.weights, target_tok) for concept in chosen]

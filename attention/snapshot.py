@@ -46,7 +46,7 @@ class AttentionSnapshot:
         return sum(tensor.nbytes for tensor in tensors)
 
     def compact(self) -> AttentionSnapshot:
-        """A copy in main memory and half precision that shares nothing with the run; values are left out."""
+        """A copy in main memory and half precision that shares nothing that the run changes; values are left out."""
 
         def small(x: Tensor) -> Tensor:
             return x.detach().to("cpu", torch.float16 if x.dtype.itemsize > 2 else x.dtype, copy=True)
@@ -56,7 +56,7 @@ class AttentionSnapshot:
             return ConceptKV(k, k[:, :0], masks, concept.weights)
 
         kv = tuple(concept and without_values(concept) for concept in self.kv)
-        labels = None if self.rule.labels is None else self.rule.labels.to(torch.int8)
+        labels = None if self.rule.labels is None else self.rule.labels.to(torch.int16)
         rule = replace(self.rule, labels=labels, groups=())
         return AttentionSnapshot(small(self.q), small(self.k), kv, rule, self.grid, self.heads)
 
@@ -95,12 +95,13 @@ def _probabilities(
     total = torch.zeros(len(queries), len(keys))
     for query, key in zip(q_heads, k_heads, strict=True):
         total += (query @ key / math.sqrt(query.shape[-1]) + bias).softmax(dim=-1)
+    total = total / snapshot.heads
     start = n
     for index in concepts:
         concept = snapshot.kv[index]
         if concept is not None:
             end = start + concept.k.shape[1]
-            found[index], start = total[:, start:end] / snapshot.heads, end
+            found[index], start = total[:, start:end], end
     return found
 
 

@@ -21,8 +21,8 @@ class Entry:
     text: str
 
 
-def dimmed(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
-    """A reference that fades to the paper's colour outside its mask."""
+def dim(picture: Image.Image, mask: Image.Image | None) -> Image.Image:
+    """A reference that is faded to the sheet's colour outside its mask."""
     picture = picture.convert("RGB")
     if mask is None:
         return picture

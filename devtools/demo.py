@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from .client import Client, Prompt, PromptError
-from .contact_sheet import Entry, contact_sheet, dimmed
+from .contact_sheet import Entry, contact_sheet, dim
 from .install import chosen
 from .model import with_model
 from .pins import ROOT
@@ -103,7 +103,7 @@ def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:
         files: the paths of the pictures that it loads, by name.
     """
 
-    def loaded(node: dict[str, Any], name: str, loader: str) -> Image.Image | None:
+    def load(node: dict[str, Any], name: str, loader: str) -> Image.Image | None:
         link = node["inputs"].get(name)
         source = prompt[link[0]] if link else None
         if source is None or source["class_type"] != loader:
@@ -113,11 +113,11 @@ def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:
     entries = []
     for node in prompt.values():
         if node["class_type"] == "MagicFaceReference":
-            picture = loaded(node, "image", "LoadImage")
+            picture = load(node, "image", "LoadImage")
             if picture is not None:
                 entries.append(
                     Entry(
-                        dimmed(picture, loaded(node, "mask", "LoadImageMask")),
+                        dim(picture, load(node, "mask", "LoadImageMask")),
                         f"reference: {node['inputs']['concept']}",
                     )
                 )

@@ -74,14 +74,17 @@ def write(client: Client, name: str) -> Path:
     files = {file: PICTURES / file for file in pictures_read(prompt)}
     above = references(prompt, files) if wanted.with_references else []
     variants = wanted.variants if wanted.shows else {}
-    made = [Entry(shown(client, changed(prompt, inputs), wanted.shows), text) for text, inputs in variants.items()]
+    made = [
+        Entry(shown_picture(client, with_inputs(prompt, inputs), wanted.shows), text)
+        for text, inputs in variants.items()
+    ]
     picture = made[0].picture if len(made) == 1 else contact_sheet([above, made])
     FOLDER.mkdir(parents=True, exist_ok=True)
     save_small(picture, FOLDER / f"{name}.jpg", _MAX_SIDE_PX)
     return FOLDER / f"{name}.jpg"
 
 
-def changed(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:
+def with_inputs(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:
     """A copy of a prompt with changed inputs, which are given by node class."""
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
@@ -89,7 +92,7 @@ def changed(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:
     return prompt
 
 
-def shown(client: Client, prompt: Prompt, class_type: str) -> Image.Image:
+def shown_picture(client: Client, prompt: Prompt, class_type: str) -> Image.Image:
     """Run a prompt and return the picture that the only node of a class shows."""
     outputs = client.run(prompt)["outputs"]
     (node_id,) = (node_id for node_id, node in prompt.items() if node["class_type"] == class_type)

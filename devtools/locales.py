@@ -27,10 +27,10 @@ def english() -> dict[str, Any]:
     """Names and tooltips of all nodes, inputs and outputs. A ComfyUI must be prepared; see incore.py."""
     from . import incore
 
-    async def listed() -> list[Any]:
+    async def list_nodes() -> list[Any]:
         return await (await incore.load_pack().comfy_entrypoint()).get_node_list()
 
-    return {schema.node_id: _texts(schema) for node in asyncio.run(listed()) for schema in [node.GET_SCHEMA()]}
+    return {schema.node_id: _texts(schema) for node in asyncio.run(list_nodes()) for schema in [node.GET_SCHEMA()]}
 
 
 def _texts(schema: Any) -> dict[str, Any]:

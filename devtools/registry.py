@@ -1,4 +1,4 @@
-"""`comfy node validate`, with nothing asked, nothing sent and nothing written into the user's home folder."""
+"""`comfy node validate` without questions, without usage data, and without writing to the user's home folder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 
 from .pins import ROOT
 
-# What comfy-cli writes where it accepts the pack, but not all of it.
+# Words that comfy-cli prints if it accepts the pack, but with complaints.
 COMPLAINTS = ("warning", "error")
 
 
@@ -20,7 +20,7 @@ def main() -> int:
         0 if it passes without a warning.
     """
     with tempfile.TemporaryDirectory(prefix="magicface-comfy-cli-") as home:
-        # comfy-cli makes a folder for its settings wherever it runs, and asks whether it may send usage data.
+        # comfy-cli creates a settings folder on every run, and asks whether it may send usage data.
         alone = {"HOME": home, "USERPROFILE": home, "DO_NOT_TRACK": "1", "COMFY_NO_TELEMETRY": "1"}
         done = subprocess.run(
             [sys.executable, "-m", "comfy_cli", "--skip-prompt", "--no-json", "node", "validate"],

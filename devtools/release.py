@@ -1,4 +1,4 @@
-"""Is this checkout fit to be published? Run by the publishing workflow: `python -m devtools.release v0.1.0`."""
+"""Checks that this checkout can be published. The publishing workflow runs `python -m devtools.release v0.1.0`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def metadata(root: Path = ROOT) -> dict[str, Any]:
 
 
 def problems(tag: str, project: dict[str, Any], changelog: str) -> list[str]:
-    """What keeps a release from being published; empty if nothing does.
+    """The reasons why a release cannot be published; empty if it can.
 
     Args:
         tag: the git tag, such as "v0.1.0".

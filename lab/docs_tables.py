@@ -1,4 +1,4 @@
-"""The tables of docs/, made of figures that are in the repository; `dev.py docs` writes them.
+"""The tables in docs/, made from figures that are in the repository; `dev.py docs` writes them.
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate` and `evaluate --agreement`,
@@ -58,7 +58,7 @@ PAGES = ("evaluation", "performance")
 
 
 def judge_table() -> list[str]:
-    """How well the judge sees held-out drawings, from the metadata of its weights."""
+    """The judge's accuracy on held-out drawings, from the metadata of its weights."""
     with safe_open(WEIGHTS, "pt") as file:
         scores: dict[str, float] = json.loads(file.metadata()["training"])["on held-out drawings"]
     return [
@@ -85,8 +85,8 @@ def neighbours() -> Any:
     return importlib.import_module(f"{name}.neighbours").NEIGHBOURS
 
 
-def rendered(text: str, known: Tables) -> str:
-    """A page with its tables written again.
+def render(text: str, known: Tables) -> str:
+    """A page with its tables made again.
 
     Raises:
         KeyError: a table of unknown name.
@@ -102,7 +102,7 @@ def main() -> int:
     known: Tables = {**written_tables(), "neighbours": partial(neighbour_table, neighbours())}
     for page in sorted(DOCS.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        new = rendered(text, known)
+        new = render(text, known)
         page.write_text(new, encoding="utf-8")
         if new != text:
             print(page.relative_to(ROOT))

@@ -1,8 +1,8 @@
-"""Parity with the authors: recorded runs of their program, repeated through the product's own wrappers.
+"""Parity with the authors: recorded runs of their program, repeated with the product's own wrappers.
 
-A file holds a small UNet (diffusers key names under ``unet.``), encodings, token positions, noises and everything
-that the authors' program made of them. Noise, encodings and positions are taken from it, and each step begins with what
-the recorded step before left, its latent and its masks, so that steps are judged one by one. Sampling, stages,
+A file has a small UNet (diffusers key names under ``unet.``), encodings, token positions, noises and everything that
+the authors' program computed from them. Noise, encodings and positions come from the file, and each step starts with
+the latent and the masks of the recorded step before it, so that steps are compared one by one. Sampling, stages,
 references, segmentation and guidance are the pack's.
 """
 
@@ -23,7 +23,7 @@ from .recorded_run import RecordedNoise, references_of, schedule_of, unet_model
 
 MAX_LATENT_ERROR = 1e-3
 NEAR_TIE = 1e-3  # relative
-MAX_NEAR_TIES = 0.01  # of the pixels; rounding alone turns fewer
+MAX_NEAR_TIES = 0.01  # share of pixels; rounding alone changes fewer
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Step:
         equal_masks: share of pixels with the same token, after the foreground cut, or at a near tie.
         equal_foreground: share of pixels with the same foreground, or at a near tie.
         near_ties: margins of the pixels that differ and are near ties, each at most `NEAR_TIE`.
-        pixels: how many there are.
+        pixels: number of pixels.
     """
 
     latent_error: float
@@ -53,19 +53,18 @@ class Step:
 
 
 class RecordedRegions:
-    """A region source that lets the pack find regions and hands on the recorded ones.
+    """A region source that lets the pack find regions, but returns the recorded ones.
 
-    So what a step finds does not reach the steps after it.
+    So the regions that a step finds do not affect later steps.
 
     Args:
         pack: the pack.
         tensors: the file's.
-        positions: for each concept where its phrase stands.
+        positions: for each concept, the token positions of its phrase.
 
     Attributes:
-        found: for each step so far the pack's own regions, and two margins (1, H2, W2) of each pixel: how much the
-            second strongest token is behind the strongest, and the weaker of start token and rest behind the stronger,
-            as a part of the stronger.
+        found: for each step so far the pack's own regions, and two margins (1, H2, W2): the relative differences
+            between a pixel's two strongest tokens, and between the start token and the rest.
     """
 
     def __init__(self, pack: Any, tensors: dict[str, Tensor], positions: list[tuple[int, ...]]) -> None:
@@ -77,11 +76,11 @@ class RecordedRegions:
         return _Finder(self, method, self._pack.sampling.regions.segmenter.Segmenter(method, shape))
 
     def take(self, own: Any, margin: Tensor, margin_foreground: Tensor) -> Any:
-        """Note what a step found; returns what the file has for it."""
+        """Store what a step found; returns the recorded regions of this step."""
         step = len(self.found)
         self.found.append((own, margin.cpu(), margin_foreground.cpu()))
         masks, foreground = self._tensors["ca_masks"][step], self._tensors["fore_masks"][step][:, 0].bool()
-        # No token: -1, as the pack has it.
+        # -1 for no token, as in the pack.
         labels = torch.where(masks.any(dim=1), masks.argmax(dim=1), -1)
         concepts = torch.full_like(labels, -1)
         for concept, positions in enumerate(self._positions):
@@ -91,7 +90,7 @@ class RecordedRegions:
 
 
 class _Finder:
-    """Finds regions as the pack's own finder does, see `RecordedRegions`."""
+    """Finds regions with the pack's own finder; see `RecordedRegions`."""
 
     def __init__(self, source: RecordedRegions, method: Any, own: Any) -> None:
         self._source, self._method, self._own = source, method, own
@@ -119,13 +118,13 @@ def _margin(strengths: Tensor) -> Tensor:
 
 
 def main(files: list[str]) -> int:
-    """Print each file's comparison; 1 if any differs."""
+    """Print each file's comparison; returns 1 if any run differs."""
     differs = False
     for file in files:
         try:
             steps = list(compare(Path(file)))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            print(f"dev.py parity: {file} is no recorded run: {error}", file=sys.stderr)
+            print(f"dev.py parity: {file} is not a recorded run: {error}", file=sys.stderr)
             differs = True
             continue
         print(f"{Path(file).name}\n  step  largest latent error  equal mask pixels  equal foreground  near ties")
@@ -144,7 +143,7 @@ def main(files: list[str]) -> int:
 def compare(file: Path) -> Iterator[Step]:
     """Repeat a recorded run and compare it step by step.
 
-    Each step begins with the recorded latent of the step before and is steered by its recorded masks.
+    Each step starts with the recorded latent and masks of the step before.
     """
     import comfy.samplers
 
@@ -181,7 +180,7 @@ def compare(file: Path) -> Iterator[Step]:
     guider.set_conds([[tensors["cond"][:1], {prompt.TAG: tag}]], [[tensors["uncond"], {}]])
     guider.set_cfg(float(meta["guidance"]))
     nothing = torch.zeros_like(tensors["z_T"])
-    # Their last step goes to its own noise level once more.
+    # The authors' last step repeats its own noise level.
     steps = torch.cat((sigmas, sigmas[-1:]))
     guider.sample(nothing, nothing, comfy.samplers.KSAMPLER(each_step_by_itself), steps, seed=0)
 

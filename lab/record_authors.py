@@ -1,8 +1,8 @@
 """Record a run of the authors' program (arXiv 2408.07433) in the format of docs/parity.md.
 
-It runs where their program runs, beside a checkout of it, and needs nothing of this pack: torch, safetensors and what
-their program needs. The reader brings the program and a function that makes one picture with it; docs/parity.md shows
-such a function.
+It runs beside a checkout of their program, and needs nothing from this pack: only torch, safetensors and what their
+program needs. You supply the program and a function that makes one picture with it; docs/parity.md shows such a
+function.
 
     python lab/record_authors.py --program MagicFace --call my_run:generate --output one.safetensors
 """
@@ -72,43 +72,43 @@ class Recorder:
         module = sys.modules[type(pipeline).__module__]
         scheduler, unet = pipeline.scheduler, pipeline.unet
         with ExitStack() as stack:
-            stack.enter_context(_wrapped(scheduler, "add_noise", self._noised))
-            stack.enter_context(_wrapped(scheduler, "step", self._stepped))
-            stack.enter_context(_wrapped(module, "get_mask", self._segmented))
-            hook = unet.register_forward_pre_hook(self._called, with_kwargs=True)
+            stack.enter_context(_wrap(scheduler, "add_noise", self._on_noise))
+            stack.enter_context(_wrap(scheduler, "step", self._on_step))
+            stack.enter_context(_wrap(module, "get_mask", self._on_segmentation))
+            hook = unet.register_forward_pre_hook(self._on_unet_call, with_kwargs=True)
             stack.callback(hook.remove)
             yield
         self._finish(unet, scheduler, attention, guidance)
 
-    def _called(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _on_unet_call(self, _: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A UNet call: rows are (target, references) of the uncond half, then the same of the cond half."""
         if "z_T" in self._first:
             return
         sample = args[0] if args else kwargs["sample"]
         text = kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[2]
         uncond, cond = text.chunk(2)
-        self._first |= {"z_T": _copied(sample[:1]), "uncond": _copied(uncond[:1]), "cond": _copied(cond)}
+        self._first |= {"z_T": _copy(sample[:1]), "uncond": _copy(uncond[:1]), "cond": _copy(cond)}
 
-    def _noised(self, _: Any, original: Tensor, noise: Tensor, *__: Any, **___: Any) -> None:
-        self._first.setdefault("ref_latents", _copied(original))
-        self._steps["noises"].append(_copied(noise))
+    def _on_noise(self, _: Any, original: Tensor, noise: Tensor, *__: Any, **___: Any) -> None:
+        self._first.setdefault("ref_latents", _copy(original))
+        self._steps["noises"].append(_copy(noise))
 
-    def _segmented(self, result: Any, *_: Any, **kwargs: Any) -> None:
+    def _on_segmentation(self, result: Any, *_: Any, **kwargs: Any) -> None:
         masks, foreground = result
-        self._steps["ca_masks"].append(_copied(masks))
-        self._steps["fore_masks"].append(_copied(foreground))
+        self._steps["ca_masks"].append(_copy(masks))
+        self._steps["fore_masks"].append(_copy(foreground))
         self._suppression = float(kwargs["ca_scale"])
 
-    def _stepped(self, result: Any, guided: Tensor, timestep: Any, *_: Any, **__: Any) -> None:
+    def _on_step(self, result: Any, guided: Tensor, timestep: Any, *_: Any, **__: Any) -> None:
         after = result[0] if isinstance(result, tuple) else result.prev_sample
-        self._steps["eps"].append(_copied(guided[:1]))
-        self._steps["latents"].append(_copied(after[:1]))
+        self._steps["eps"].append(_copy(guided[:1]))
+        self._steps["latents"].append(_copy(after[:1]))
         self._steps["timesteps"].append(torch.as_tensor(timestep).cpu().long().reshape(()))
 
     def _finish(self, unet: Any, scheduler: Any, attention: Any, guidance: float) -> None:
         lengths = {name: len(entries) for name, entries in self._steps.items()}
         if not lengths["latents"] or len(set(lengths.values())) > 1:
-            raise ValueError(f"the run was not seen whole: {lengths}")
+            raise ValueError(f"the recorded run is incomplete: {lengths}")
         config = dict(unet.config)
         self._settings = {
             "ref_index": json.dumps([int(index) for index in attention.ref_index]),
@@ -126,9 +126,9 @@ class Recorder:
         masks = torch.cat([mask.reshape(1, 1, *mask.shape[-2:]) for mask in attention.ref_masks])
         self._rest = {
             "ref_masks": (masks > 0).to("cpu", torch.uint8),
-            "alphas_cumprod": _copied(scheduler.alphas_cumprod),
+            "alphas_cumprod": _copy(scheduler.alphas_cumprod),
             "plain": self._plain(unet),
-            **{f"{UNET}{name}": _copied(weight) for name, weight in unet.state_dict().items()},
+            **{f"{UNET}{name}": _copy(weight) for name, weight in unet.state_dict().items()},
         }
 
     def _plain(self, unet: Any) -> Tensor:
@@ -139,7 +139,7 @@ class Recorder:
         text = torch.cat([self._first["uncond"], self._first["cond"][:1]]).to(weight)
         with torch.no_grad():
             out = unet(latents, self._steps["timesteps"][0].to(weight.device), encoder_hidden_states=text)
-        return _copied(out[0] if isinstance(out, tuple) else out.sample)
+        return _copy(out[0] if isinstance(out, tuple) else out.sample)
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors of the file by name, in main memory."""
@@ -172,12 +172,12 @@ def spans(numbers: Sequence[int]) -> str:
     return ",".join(str(span[0]) if len(span) == 1 else f"{span[0]}-{span[-1]}" for span in found)
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def _copy(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", torch.float32, copy=True)
 
 
 @contextmanager
-def _wrapped(owner: Any, name: str, watch: Callable[..., None]) -> Iterator[None]:
+def _wrap(owner: Any, name: str, watch: Callable[..., None]) -> Iterator[None]:
     """Let `watch` see the result and the arguments of each call of owner.name."""
     original = getattr(owner, name)
     own = vars(owner).get(name)
@@ -191,7 +191,7 @@ def _wrapped(owner: Any, name: str, watch: Callable[..., None]) -> Iterator[None
     try:
         yield
     finally:
-        # What the object had from its class it has from there again.
+        # An attribute of the class is found there again.
         if own is None:
             delattr(owner, name)
         else:
@@ -199,7 +199,7 @@ def _wrapped(owner: Any, name: str, watch: Callable[..., None]) -> Iterator[None
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run the reader's function and write what it computed."""
+    """Run the given function and write what it computed."""
     parser = argparse.ArgumentParser(description="Record a run of the authors' program, see docs/parity.md.")
     parser.add_argument("--program", type=Path, required=True, help="checkout of the authors' program")
     parser.add_argument("--call", required=True, metavar="MODULE:FUNCTION", help="makes one picture; given a Recorder")

@@ -1,4 +1,4 @@
-"""A recorded run of the authors' program in the pack's and ComfyUI's terms; the format is that of docs/parity.md."""
+"""A recorded run of the authors' program, converted for the pack and ComfyUI. docs/parity.md describes the format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class RecordedNoise:
-    """The references' noise as the file has it; reference i is called "i|..."."""
+    """The references' noise from the file; the name of reference i starts with "i|"."""
 
     def __init__(self, noises: Tensor, sigmas: Tensor) -> None:
         self._noises, self._sigmas = noises, sigmas
@@ -48,7 +48,7 @@ def unet_model(tensors: dict[str, Tensor], config: dict[str, Any]) -> Any:
 
 
 def _unet_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A diffusers UNet config in ComfyUI's terms."""
+    """A diffusers UNet config as a ComfyUI UNet config."""
     channels = config["block_out_channels"]
     heads, depths = (
         _each(config.get(name, 1), channels) for name in ("attention_head_dim", "transformer_layers_per_block")
@@ -83,7 +83,7 @@ def _each(value: Any, levels: list[int]) -> list[int]:
 
 
 def references_of(pack: Any, tensors: dict[str, Tensor], meta: dict[str, str], model: Any) -> tuple[Any, ...]:
-    """The recorded references, as the pack's encoding gives them."""
+    """The recorded references, as the pack would encode them."""
     masks = (tensors["ref_masks"] > 0).float()
     references = []
     for i, (at, weight) in enumerate(zip(json.loads(meta["ref_index"]), json.loads(meta["mask_weights"]), strict=True)):

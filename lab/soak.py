@@ -89,7 +89,7 @@ def run_all(server: Server, count: int, every: int) -> tuple[dict[str, Any], dic
     started = time.monotonic()
     for first in range(0, count, every):
         numbers = range(first, min(first + every, count))
-        for entry in [finished(client, prompt_id) for prompt_id in [client.queue(prompt_number(n)) for n in numbers]]:
+        for entry in [wait_for(client, prompt_id) for prompt_id in [client.queue(prompt_number(n)) for n in numbers]]:
             pixels = pixels_of(client, entry)
         checked[numbers[-1]] = pixels
         alive = client.get_json("/magicface_dev/alive")
@@ -161,10 +161,10 @@ def upload(client: Client) -> None:
 
 def picture(client: Client, prompt: Prompt) -> Any:
     """The pixels (b, h, w, 3) that a prompt's sampler makes."""
-    return pixels_of(client, finished(client, client.queue(prompt)))
+    return pixels_of(client, wait_for(client, client.queue(prompt)))
 
 
-def finished(client: Client, prompt_id: str) -> dict[str, Any]:
+def wait_for(client: Client, prompt_id: str) -> dict[str, Any]:
     """Wait for a queued prompt and return its history entry.
 
     Raises:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attention.snapshot import heat
 from .drawing.attention import Cell, dim_outside, heat_over, sheet
-from .recorded_attention import RecordedImage, recorded_images, view_inputs
+from .recorded_attention import RecordedImage, attention_inputs, recorded_images
 from .showing import show
 from .sockets import CATEGORY, check_choice
 
@@ -30,7 +30,7 @@ class MagicFaceAttentionView(io.ComfyNode):
             " the brighter, the more.",
             search_aliases=["attention map", "heat map", "attention visualization", "attention heat"],
             is_output_node=True,
-            inputs=view_inputs(
+            inputs=attention_inputs(
                 io.Combo.Input(
                     "query",
                     options=list(get_args(Query)),

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..attention.snapshot import NO_QUERY, correspondence
 from .drawing.attention import Cell, colours_over, polar_colours, sheet
-from .recorded_attention import RecordedImage, recorded_images, view_inputs
+from .recorded_attention import RecordedImage, attention_inputs, recorded_images
 from .showing import show
 from .sockets import CATEGORY
 
@@ -27,7 +27,7 @@ class MagicFaceCorrespondence(io.ComfyNode):
             " the colour of the location in the picture that attends to it most.",
             search_aliases=["feature correspondence", "attention visualization", "matching", "polar colour map"],
             is_output_node=True,
-            inputs=view_inputs(),
+            inputs=attention_inputs(),
             outputs=[
                 io.Image.Output(
                     "view",

@@ -43,7 +43,7 @@ class RecordedImage:
         return chosen.view(self.snapshot.grid)
 
 
-def view_inputs(*own: Any) -> list[Any]:
+def attention_inputs(*own: Any) -> list[Any]:
     """The inputs of a node that shows recorded attention, its own ones before the optional picture."""
     return [
         io.Latent.Input(
@@ -85,7 +85,7 @@ def _recorded_image(record: AttentionRecord, index: int, picture: Tensor, step: 
     references = [[shown.float() / 255 for shown in pictures] for pictures in record.pictures[record.stages[number]]]
     # In the blend stage, the regions that steered the block; in the layout stage, those found in that step.
     labels = snapshot.rule.labels
-    if labels is None:
+    if labels is None or snapshot.rule.concepts is not None:
         labels = resize_nearest(record.regions[number], snapshot.grid).flatten(1)
     location = f"step {number}, {known}"
     return RecordedImage(picture, snapshot, index, record.concept_names, references, labels[index].long(), location)

@@ -12,7 +12,7 @@ _SAMPLES = 4096
 _RELATIVE, _ABSOLUTE = 2.0**-8, 1e-6
 
 
-class Sized(Protocol):
+class HasNbytes(Protocol):
     """What a store holds."""
 
     @property
@@ -21,7 +21,7 @@ class Sized(Protocol):
         ...
 
 
-Result = TypeVar("Result", bound=Sized)
+Result = TypeVar("Result", bound=HasNbytes)
 
 
 class LatentStore(Generic[Result]):
@@ -53,7 +53,7 @@ class LatentStore(Generic[Result]):
     def find(self, latent: Tensor) -> list[tuple[Result, int]] | None:
         """For each image of a latent (b, ch, H, W) its run's result, and its index in that run's batch.
 
-        None if an image is unknown. If several runs made the same image, the newest one's result is returned.
+        None if an image is unknown. Of several runs the one with the nearest latent counts, the newest of equal ones.
         """
         with self._lock:
             found = [self._find_image(image) for image in fingerprint(latent)]
@@ -61,16 +61,16 @@ class LatentStore(Generic[Result]):
 
     def _find_image(self, image: Tensor) -> tuple[Result, int] | None:
         found = [
-            (distance, -key, index)  # of equal distances the newest
+            (distance, key, index)
             for key, (fingerprints, _) in self._entries.items()
             for known in fingerprints
             for index, distance in _matches(image, known)
         ]
         if not found:
             return None
-        _, negative_key, index = min(found)
-        self._entries.move_to_end(-negative_key)
-        return self._entries[-negative_key][1], index
+        _, key, index = min(found, key=lambda match: (match[0], -match[1]))
+        self._entries.move_to_end(key)
+        return self._entries[key][1], index
 
     @property
     def nbytes(self) -> int:

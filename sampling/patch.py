@@ -111,7 +111,7 @@ def _on_detach(patcher: Any, unpatch_all: bool) -> None:
 def patch_model(
     model: Any,
     method: Method,
-    watcher: Callable[[Any], Watcher] | None = None,
+    make_watcher: Callable[[Any], Watcher] | None = None,
     errors: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Any:
     """A clone of the model that samples with the method. A method that the model has already is replaced.
@@ -119,7 +119,7 @@ def patch_model(
     Args:
         model: ComfyUI's ModelPatcher; it stays as it is.
         method: bound to the model.
-        watcher: makes each run's watcher, given the run's ModelPatcher.
+        make_watcher: makes each run's watcher, given the run's ModelPatcher.
         errors: context of each run, in which the node layer completes error messages.
     """
     clone = model.clone()
@@ -147,7 +147,7 @@ def patch_model(
         guider = executor.class_obj
         with errors():
             run = _begin(method, guider, len(sigmas) - 1, seed)
-            watch = watcher(guider.model_patcher) if watcher and run else None
+            watch = make_watcher(guider.model_patcher) if make_watcher and run else None
             denoised: list[Tensor] = []
 
             def each_step(step: int, x0: Tensor, x: Tensor, total: int) -> Any:

@@ -27,7 +27,7 @@ RUN_STATE = (
     ".attention.segmentation",
     ".attention.regions",
 )
-# Modules of which the bounded stores hold objects. The injection rule of the layout stage is one for all runs.
+# Modules whose objects the bounded stores hold. All runs share the injection rule of the layout stage.
 STORED = (
     ".sampling.latent_store",
     ".sampling.regions.history",
@@ -47,7 +47,7 @@ def left_over() -> dict[str, int]:
     gc.collect()
     is_state = _is_of(RUN_STATE)
     alive = [thing for thing in gc.get_objects() if is_state(thing)]
-    held = _held() if alive else set()
+    held = _held_ids() if alive else set()
     return dict(Counter(type(thing).__name__ for thing in alive if id(thing) not in held))
 
 
@@ -64,7 +64,7 @@ def _constants() -> list[Any]:
     return [module.RSA for path, module in list(sys.modules.items()) if path.endswith(".attention.injection")]
 
 
-def _held() -> set[int]:
+def _held_ids() -> set[int]:
     """The ids of all objects that the stores hold, and of the constants of modules."""
     found: set[int] = set()
     ahead, is_ours = [*_stores(), *_constants()], _is_of((*RUN_STATE, *STORED))

@@ -1,9 +1,9 @@
-"""The authors' way: the method computed as their program does it, on the same weights, to compare the product with.
+"""The authors' way: the method computed as in their program, with the same weights, for comparison with the product.
 
-References go through both halves of guidance and to the UNet's end, attention is dense with additive masks, maps are
+References run through both halves of guidance and to the UNet's end, attention is dense with additive masks, maps are
 n x n, and S S is a product of matrices. All this is written independently of the product. The parts in `SHARED` are
-not: they are calls of the product or of ComfyUI. An error in one of them is on both sides, and no comparison with this
-module can find it. Recorded runs of the authors' program (`dev.py parity`) and the tests' own plain program check them.
+not: they call the product or ComfyUI. An error in one of them is on both sides, so a comparison with this module cannot
+find it. Recorded runs of the authors' program (`dev.py parity`) and the tests' plain program check them.
 """
 
 from __future__ import annotations

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from .authors import SHARED
-from .measure import Measured, measured, ratios
+from .measure import Measured, measure_shape, ratios
 from .report import as_json, plot
 from .scene import SHAPES, Scene
 from .tables import tables
 
 MAX_ERROR = 1e-4  # of the largest prediction, for float32
 MAX_ERROR_HALF = 5e-2  # for float16, which has three digits: this bound does not show exactness
-MIN_EQUAL = 0.99  # share of pixels with equal regions: where two words tie, either may win
+MIN_EQUAL = 0.99  # share of pixels with equal regions: where two tokens tie, either may win
 _EXACT = {
     torch.float32: "exact: the same predictions and regions as the authors' way.",
     torch.float16: "as close to the authors' way as half precision allows.",
@@ -50,7 +50,7 @@ def main(names: list[str], rounds: int, file: Path | None, picture: Path | None)
         if shape.dtype is torch.float16 and not torch.cuda.is_available():
             print(f"\n{name}: skipped: it is SDXL at its full size in half precision and needs a GPU")
             continue
-        found = measured(Scene(shape), rounds, partial(_print, name))
+        found = measure_shape(Scene(shape), rounds, partial(_print, name))
         figures["shapes"][name] = as_json(found)
         print(f"\n### {name}\n")
         for lines in tables(figures["shapes"][name]["summary"]).values():

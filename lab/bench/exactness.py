@@ -28,10 +28,10 @@ class Difference:
 def difference(scene: Scene, count: int) -> Difference:
     """Compare each evaluation by itself: the authors' way gets the latent and the regions that the product had.
 
-    A pixel is a near tie if its two strongest words differ by no more than rounding errors. Either may win there, so
+    A pixel is a near tie if its two strongest tokens differ by no more than rounding errors. Either may win there, so
     near ties are not compared.
     """
-    ours, theirs = scene.run(scene.patched(count)), Authors(scene, count, blocks="auto")
+    ours, theirs = scene.run(scene.patched_model(count)), Authors(scene, count, blocks="auto")
     levels = [(stage, level) for stage, levels in scene.levels.items() for level in levels][1:]
     errors, equal = [], []
     for step, (stage, level) in enumerate(levels):

@@ -63,7 +63,7 @@ class Measured:
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
-def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
+def measure_shape(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
     """Measure a shape.
 
     Args:
@@ -90,7 +90,7 @@ def measured(scene: Scene, rounds: int, say: Callable[[str], None]) -> Measured:
     found.peak_bytes = peaks(scene)
     found.curves[MEMORY] = memory_curve(scene)
     if torch.cuda.is_available():
-        found.host_waits = highest(scene, scene.patched(3), host_waits) - highest(scene, scene.model, host_waits)
+        found.host_waits = highest(scene, scene.patched_model(3), host_waits) - highest(scene, scene.model, host_waits)
     return found
 
 
@@ -102,18 +102,18 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
 
     ways = {UNPATCHED: sampling(scene.model)}
     for count in COUNTS:
-        ways[str(count)] = sampling(scene.patched(count))
-    # The other ways have a cache budget of 0, so they may have emptied the cache since the last round.
+        ways[str(count)] = sampling(scene.patched_model(count))
+    # The other ways run with a cache size of 0, so they may have emptied the cache since the last round.
     ways[CACHED] = partial(_second_run, scene)
-    ways[UNSEGMENTED] = sampling(scene.patched(3, segmented=False))
+    ways[UNSEGMENTED] = sampling(scene.patched_model(3, segmented=False))
     ways[UNPATCHED_BATCH] = sampling(scene.model, BATCH)
-    ways[BATCHED] = sampling(scene.patched(3), BATCH)
+    ways[BATCHED] = sampling(scene.patched_model(3), BATCH)
     ways[AUTHORS] = Authors(scene, 3).run
     return ways
 
 
 def _second_run(scene: Scene, seed: int) -> Evaluations:
-    caching = scene.patched(3, cache_mb=PLENTY_MB)
+    caching = scene.patched_model(3, cache_mb=PLENTY_MB)
     scene.run(caching, seed=seed + 1)
     return scene.run(caching, seed=seed)
 
@@ -135,17 +135,17 @@ def peaks(scene: Scene) -> dict[str, int]:
     """Peak memory of an evaluation, by way of sampling; the higher of both stages."""
     authors, latent = Authors(scene, 3), scene.start().to(scene.device)
     of_authors = [partial(authors.evaluate, latent, scene.levels[stage][0], stage) for stage in STAGES]
-    caching = scene.patched(3, cache_mb=PLENTY_MB)
+    caching = scene.patched_model(3, cache_mb=PLENTY_MB)
     scene.run(caching)
     cached = highest(scene, caching, peak_bytes)
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
     return {
         UNPATCHED: highest(scene, scene.model, peak_bytes),
-        **{str(count): highest(scene, scene.patched(count), peak_bytes) for count in COUNTS},
+        **{str(count): highest(scene, scene.patched_model(count), peak_bytes) for count in COUNTS},
         CACHED: cached,
-        UNSEGMENTED: highest(scene, scene.patched(3, segmented=False), peak_bytes),
+        UNSEGMENTED: highest(scene, scene.patched_model(3, segmented=False), peak_bytes),
         UNPATCHED_BATCH: highest(scene, scene.model, peak_bytes, BATCH),
-        BATCHED: highest(scene, scene.patched(3), peak_bytes, BATCH),
+        BATCHED: highest(scene, scene.patched_model(3), peak_bytes, BATCH),
         AUTHORS: max(map(peak_bytes, of_authors)),
     }
 
@@ -153,14 +153,14 @@ def peaks(scene: Scene) -> dict[str, int]:
 def memory_curve(scene: Scene) -> list[tuple[float, float]]:
     """Peak memory in MB beyond the unpatched sampler's, by size of the latent."""
     sizes = [Scene(scene.shape, scene.side_lat * part // 8 * 2) for part in (2, 3, 4)]
-    extra = [highest(size, size.patched(3), peak_bytes) - highest(size, size.model, peak_bytes) for size in sizes]
+    extra = [highest(size, size.patched_model(3), peak_bytes) - highest(size, size.model, peak_bytes) for size in sizes]
     return [(size.side_lat**2, its / MB) for size, its in zip(sizes, extra, strict=True)]
 
 
 def parts_of(scene: Scene) -> dict[str, float]:
     """Seconds of each part of an evaluation with three references: the mean over a run's evaluations."""
-    parts, model = Parts(scene.pack), scene.patched(3)
-    with parts.watched():
+    parts, model = Parts(scene.pack), scene.patched_model(3)
+    with parts.watch():
         found = scene.run(model, around=parts.whole)
     evaluations = len(found.predictions)
     return {part: parts.seconds[part] / evaluations for part in PARTS}
@@ -170,7 +170,7 @@ def curves(scene: Scene, times: dict[str, Times]) -> dict[str, list[tuple[float,
     """How the cost grows with the number of references, the coverage of their masks, the size and the batch."""
 
     def extra(scene: Scene, coverage: float = 0.5) -> float:
-        patched = scene.patched(3, coverage)
+        patched = scene.patched_model(3, coverage)
         return _least_of_two(partial(scene.run, patched)) - _least_of_two(partial(scene.run, scene.model))
 
     least = {name: _least(its) for name, its in times.items()}
@@ -183,14 +183,14 @@ def curves(scene: Scene, times: dict[str, Times]) -> dict[str, list[tuple[float,
         AGAINST: sorted([(scene.side_lat**2, least[AUTHORS] / least["3"]), *map(_against, sizes)]),
         "batch": [
             (1, least["3"]),
-            (2, _least_of_two(partial(scene.run, scene.patched(3), 2))),
+            (2, _least_of_two(partial(scene.run, scene.patched_model(3), 2))),
             (BATCH, least[BATCHED]),
         ],
     }
 
 
 def _against(scene: Scene) -> tuple[float, float]:
-    ours = partial(scene.run, scene.patched(3))
+    ours = partial(scene.run, scene.patched_model(3))
     return scene.side_lat**2, _least_of_two(Authors(scene, 3).run) / _least_of_two(ours)
 
 

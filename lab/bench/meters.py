@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import timer
 
-# The profiler's names of waits. Copies to and from the host wait by the first.
+# The profiler's names of waits. Copies to and from the host use the first one.
 _WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 PARTS = ("reference pass", "injection", "segmentation", "guidance", "UNet")
 
@@ -31,7 +31,7 @@ class Parts:
         self._inside = False
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
         """Measure the pack's work in this context."""
         sampling, attention = self._pack.sampling, self._pack.attention
         rule = attention.injection.InjectionRule
@@ -93,10 +93,10 @@ def peak_bytes(work: Callable[[], Any]) -> int:
         before = torch.cuda.memory_allocated()
         work()
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watch:
         work()
-    assert watched.profiler is not None
-    events = [event for event in watched.profiler.kineto_results.events() if event.name() == "[memory]"]
+    assert watch.profiler is not None
+    events = [event for event in watch.profiler.kineto_results.events() if event.name() == "[memory]"]
     total = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
         total += event.nbytes()
@@ -106,6 +106,6 @@ def peak_bytes(work: Callable[[], Any]) -> int:
 
 def host_waits(work: Callable[[], Any]) -> int:
     """How many times the host waits for the GPU during the work."""
-    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as watched:
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as watch:
         work()
-    return sum(event.count for event in watched.key_averages() if event.key in _WAITS)
+    return sum(event.count for event in watch.key_averages() if event.key in _WAITS)

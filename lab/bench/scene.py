@@ -1,4 +1,4 @@
-"""What is measured: the evaluations of a run, for a model of some shape and references with masks of some coverage."""
+"""The measured scene: the evaluations of a run, for a shape of the model, and references with a coverage of masks."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ class Scene:
             masks=mask,
         )
 
-    def patched(self, count: int, coverage: float = 0.5, segmented: bool = True, **schedule: Any) -> Any:
+    def patched_model(self, count: int, coverage: float = 0.5, segmented: bool = True, **schedule: Any) -> Any:
         """The model with references. Without segmentation there are no regions, and both stages do the same."""
         sampling = self.pack.sampling
         source = sampling.regions.segmenter.Segmenter if segmented else sampling.regions.source.NoRegions

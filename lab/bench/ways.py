@@ -1,4 +1,4 @@
-"""Other ways of computing the same, compared with the one in use, on attention of the narrow shape's size."""
+"""Other ways to compute the same, compared with the one in use, on attention of the narrow shape's size."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def ways_of_smoothing(n: int, heads: int, pack: ModuleType) -> dict[str, Way]:
     }
 
 
-def passing(pack: ModuleType) -> list[Row]:
+def ways_of_the_reference_pass(pack: ModuleType) -> list[Row]:
     """The reference pass of three references on the narrow shape, inside a run, where the model is prepared for it."""
     module = pack.sampling.references.reference_pass
     kind = module.ReferencePass
@@ -163,16 +163,16 @@ def passing(pack: ModuleType) -> list[Row]:
                 "one after another": each(partial(first_keys, *given)),
                 "to the UNet's end": whole(partial(first_keys, *given)),
             }
-            rows.extend(timed(ways, 3))
+            rows.extend(time_ways(ways, 3))
         return run(*given)
 
     scene = Scene(SHAPES["narrow"])
     with patch.object(kind, "run", compared):
-        scene.run(scene.patched(REFERENCES))
+        scene.run(scene.patched_model(REFERENCES))
     return rows
 
 
-def timed(ways: dict[str, Way], tries: int = TRIES) -> list[Row]:
+def time_ways(ways: dict[str, Way], tries: int = TRIES) -> list[Row]:
     """For each way: its seconds, the ratio to the first way's, and the largest difference to the first way's result."""
     expected = next(iter(ways.values()))()
     error = {name: float((way() - expected).abs().max() / expected.abs().max()) for name, way in ways.items()}
@@ -202,8 +202,8 @@ def main(file: Path | None) -> int:
         ("smoothing", partial(ways_of_smoothing, pack=pack)),
     )
     with torch.inference_mode():
-        found = [(f"{what}, {grid}", timed(make(*size))) for what, make in chosen for grid, size in GRIDS.items()]
-    found.append(("three references", passing(pack)))
+        found = [(f"{what}, {grid}", time_ways(make(*size))) for what, make in chosen for grid, size in GRIDS.items()]
+    found.append(("three references", ways_of_the_reference_pass(pack)))
     rows = [(what, *row) for what, its in found for row in its]
     if file:
         file.write_text(json.dumps({"ways": rows}, indent=1) + "\n", encoding="utf-8")

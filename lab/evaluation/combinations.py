@@ -11,7 +11,7 @@ MAX_CONCEPTS = 3
 SMALLEST = {"glasses": 0.006}  # the share of the reference picture that a concept must exceed
 SMALLEST_OTHER = 0.02
 _CHOICES, _SECOND_VIEWS = 1 << 33, 1 << 20  # first seed of the choices, first index of second views
-_SET_ASIDE = 16  # number of portraits from which one is chosen
+_CANDIDATES = 16  # number of portraits from which one is chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Combination:
     concepts: tuple[Concept, ...]
 
     @property
-    def asked(self) -> set[str]:
+    def required_parts(self) -> set[str]:
         """The parts that the picture must show."""
         return {concept.part for concept in self.concepts}
 
@@ -74,11 +74,11 @@ def combination(number: int) -> Combination:
     target = _target(number, parts)
     while True:
         prompt = caption_of(target, rng, with_looks=False)
-        if set(parts) <= named_in(prompt):
+        if set(parts) <= parts_named_in(prompt):
             return Combination(number, prompt, concepts)
 
 
-def named_in(prompt: str) -> set[str]:
+def parts_named_in(prompt: str) -> set[str]:
     """The parts that a prompt names."""
     return set(prompt.replace(",", "").split()) & set(PARTS)
 
@@ -86,7 +86,7 @@ def named_in(prompt: str) -> set[str]:
 def _target(number: int, parts: list[str]) -> Portrait:
     """The first of the combination's portraits that shows the parts; only the prompt is taken from it."""
     worn = [part for part in WORN if part in parts]
-    for other in range(number * _SET_ASIDE, (number + 1) * _SET_ASIDE):
+    for other in range(number * _CANDIDATES, (number + 1) * _CANDIDATES):
         portrait = draw_portrait("evaluation", other, worn=worn)
         if set(parts) <= set(portrait.masks):
             return portrait
@@ -95,13 +95,13 @@ def _target(number: int, parts: list[str]) -> Portrait:
 
 def _concept(part: str, index: int) -> Concept:
     """A concept: the first of its portraits that shows enough of the part, and a second view with the same look."""
-    shown = _showing(part, index * _SET_ASIDE, None)
-    again = _showing(part, (_SECOND_VIEWS + index) * _SET_ASIDE, {part: shown.portrait.looks[part]})
+    shown = _showing(part, index * _CANDIDATES, None)
+    again = _showing(part, (_SECOND_VIEWS + index) * _CANDIDATES, {part: shown.portrait.looks[part]})
     return Concept(part, (shown, again))
 
 
 def _showing(part: str, first: int, looks: dict[str, Look] | None) -> DrawnView:
-    for number in range(first, first + _SET_ASIDE):
+    for number in range(first, first + _CANDIDATES):
         rng = generator_of("reference", _CHOICES + number)
         worn = [other for other, share in WORN.items() if other == part or rng.random() < share]
         portrait = draw_portrait("reference", number, worn=worn, looks=looks)

@@ -44,7 +44,7 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
     for folder in (pictures, file and file.parent):
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
-    table = measured([ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS], numbers, pictures)
+    table = measure_rows([ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS], numbers, pictures)
     figures = as_json(table, numbers)
     if file:
         file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -53,7 +53,7 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
     return 0
 
 
-def measured(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | None = None) -> Table:
+def measure_rows(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | None = None) -> Table:
     """The scores of each row's pictures, in the order of the combinations."""
     found: dict[int, dict[str, Scores]] = {}
     # So small a model does not gain from a second thread: there is one process for each core.
@@ -85,7 +85,7 @@ def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, 
     """The scores of one combination by row; also saves its contact sheet if a folder is given."""
     from PIL import Image
 
-    from devtools.contact_sheet import Entry, contact_sheet, dimmed
+    from devtools.contact_sheet import Entry, contact_sheet, dim
 
     from ..judge import look
     from .combinations import combination
@@ -101,7 +101,7 @@ def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, 
     if pictures:
         views = [(concept.part, concept.views[0].portrait) for concept in wanted.concepts]
         references = [
-            Entry(dimmed(Image.fromarray(portrait.picture), Image.fromarray(portrait.masks[part])), part)
+            Entry(dim(Image.fromarray(portrait.picture), Image.fromarray(portrait.masks[part])), part)
             for part, portrait in views
         ]
         rows_of_eight = [entries[first : first + 8] for first in range(0, len(entries), 8)]

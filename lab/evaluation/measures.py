@@ -52,8 +52,8 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
     def add(name: str, value: float) -> None:
         scores.setdefault(name, []).append(value)
 
-    for part in sorted(wanted.asked | set(WORN)):
-        add("prompt", float((part in seen) == (part in wanted.asked)))
+    for part in sorted(wanted.required_parts | set(WORN)):
+        add("prompt", float((part in seen) == (part in wanted.required_parts)))
     placed = well_placed(seen)
     if not np.isnan(placed):
         add("layout", placed)

@@ -91,16 +91,14 @@ KnownConds = dict[tuple[int, Any], CondRow]
 """The conds of one call, under what ComfyUI passes to a UNet call: (index of the list, uuid)."""
 
 
-def known_conds(
-    conds: Sequence[Any], guider_conds: dict[str, Any], texts: Texts, size_lat: Sequence[int]
-) -> KnownConds:
+def known_conds(conds: Sequence[Any], guider_conds: dict[str, Any], texts: Texts, shape: Sequence[int]) -> KnownConds:
     """The conds of a call with their roles.
 
     Args:
         conds: the requested lists of conds, None where one is left out.
         guider_conds: the guider's own lists by name.
         texts: the run's texts.
-        size_lat: (..., H, W) of the latent.
+        shape: (..., H, W) of the latent.
     """
     known: KnownConds = {}
     for index, listed in enumerate(conds):
@@ -108,7 +106,7 @@ def known_conds(
         for cond in listed or ():
             text = cond["model_conds"].get("c_crossattn")
             length, (tag, zeroed) = (0, (None, False)) if text is None else (text.cond.shape[1], texts.of(text.cond))
-            area = _area_of(cond, size_lat)
+            area = _area_of(cond, shape)
             known[index, cond["uuid"]] = CondRow(role, cond, area, cond.get("mask"), length, tag, zeroed)
     return known
 
@@ -122,12 +120,12 @@ def role_of(conds: Any, guider_conds: dict[str, Any]) -> Role:
     return "other"
 
 
-def _area_of(cond: dict[str, Any], size_lat: Sequence[int]) -> Area | None:
+def _area_of(cond: dict[str, Any], shape: Sequence[int]) -> Area | None:
     """The cond's area, cropped to the latent as ComfyUI does it."""
     if "area" not in cond:
         return None
     height, width, top, left = cond["area"]
-    return min(size_lat[-2] - top, height), min(size_lat[-1] - left, width), top, left
+    return min(shape[-2] - top, height), min(shape[-1] - left, width), top, left
 
 
 def half_grid_span(area: Area | None) -> tuple[slice, slice]:

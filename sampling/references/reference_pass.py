@@ -44,10 +44,10 @@ class ReferencePass:
         self._max_group = sum(len(reference.latents) for reference in method.references)
         occurrence: dict[tuple[Any, str], int] = {}
         for reference in method.references:
-            alike = (reference.concept_tokens, reference.caption)
-            occurrence[alike] = occurrence.get(alike, -1) + 1
+            name = (reference.concept_tokens, reference.caption)
+            occurrence[name] = occurrence.get(name, -1) + 1
             if reference.active:
-                self._views += self._prepare(reference, occurrence[alike], seed)
+                self._views += self._prepare(reference, occurrence[name], seed)
 
     def _prepare(self, reference: Reference, occurrence: int, seed: int) -> list[ReferenceView]:
         model = self._model
@@ -92,11 +92,11 @@ class ReferencePass:
         for view in views:
             concepts[self._method.concept_of(view.reference)].append(view)
 
-        def concept_kv(found: dict[ReferenceView, ViewKV], alike: list[ReferenceView]) -> ConceptKV | None:
+        def concept_kv(found: dict[ReferenceView, ViewKV], of_concept: list[ReferenceView]) -> ConceptKV | None:
             stage = evaluation.stage
-            return pool([(found[v], v.mask_on(found[v].grid), v.reference.weight_at(stage)) for v in alike])
+            return pool([(found[v], v.mask_on(found[v].grid), v.reference.weight_at(stage)) for v in of_concept])
 
-        return {block: tuple(concept_kv(found, alike) for alike in concepts) for block, found in kv.items()}
+        return {block: tuple(concept_kv(found, of_concept) for of_concept in concepts) for block, found in kv.items()}
 
     def end(self) -> None:
         """End the run."""

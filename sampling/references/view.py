@@ -30,8 +30,8 @@ class ReferenceView:
     latent: Tensor
     conds: list[dict[str, Any]]
     findings: Findings
-    _masks: dict[tuple[int, int], TokenMask] = field(default_factory=dict)
-    _digests: dict[int, bytes | None] = field(default_factory=dict)
+    _masks: dict[tuple[int, int], TokenMask] = field(default_factory=dict, init=False)
+    _digests: dict[int, bytes | None] = field(default_factory=dict, init=False)
 
     def mask_on(self, grid: tuple[int, int]) -> TokenMask:
         """The mask on a token grid, on the view's device."""

@@ -121,8 +121,8 @@ class Run:
         if self._unguided:
             count = self._unguided + self._guided
             add(
-                f"semantic guidance was off in {self._unguided} of {count} evaluations: it needs exactly one positive and"
-                " one negative prompt.",
+                f"semantic guidance was off in {self._unguided} of {count} evaluations: it needs exactly one positive"
+                " and one negative prompt.",
                 logging.INFO,
             )
 

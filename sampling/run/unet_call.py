@@ -39,11 +39,11 @@ class UNetCall:
     ) -> None:
         self._batch, self._options = batch, options
         self._injection_blocks = injection_blocks
-        self._map_blocks = batch.finder.blocks if batch.finder else ()
-        keys = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
-        images = x.shape[0] // max(1, len(keys))
+        self._map_blocks = () if batch.finder is None else batch.finder.blocks
+        cond_keys = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
+        images = x.shape[0] // max(1, len(cond_keys))
         self._rows: list[tuple[slice, CondRow | None]] = [
-            (slice(i * images, (i + 1) * images), batch.conds.get(key)) for i, key in enumerate(keys)
+            (slice(i * images, (i + 1) * images), batch.conds.get(key)) for i, key in enumerate(cond_keys)
         ]
         self._total_rows = x.shape[0]
         self._size_lat = x.shape[-2:]
@@ -99,7 +99,7 @@ class UNetCall:
     def _inject(
         self, block: Block, grid: tuple[int, int], row: CondRow, attend: HostAttention, qkv: QKV, own: Tensor | None
     ) -> Tensor:
-        """The rows of one cond, by the stage's injection rule."""
+        """The rows (b, n, c) of one cond, by the stage's injection rule."""
         batch, (q, k, _) = self._batch, qkv
         kv = tuple(concept and concept.to(q.device) for concept in batch.evaluation.kv[row.hooks][block])
         rule = self._rule(row, grid, q)

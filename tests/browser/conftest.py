@@ -1,4 +1,4 @@
-"""A real server and a real browser for all tests of this folder."""
+"""A real server and a real browser for all tests in this folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from devtools import browser, environment
 from devtools.install import Install
 from devtools.server import Server
 
-pytest.importorskip("playwright", reason="no playwright: dev.py test brings it along")
+pytest.importorskip("playwright", reason="no playwright; dev.py test installs it")
 
 from playwright.sync_api import Browser, sync_playwright
 
 from .editor import Editor
 
 SIZE_PX = {"width": 1920, "height": 1200}
-KEPT = "MAGICFACE_SCREENSHOTS"
+SCREENSHOTS = "MAGICFACE_SCREENSHOTS"
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def chromium() -> Iterator[Browser]:
     if os.environ.get(browser.CHOICE) == "none":
         pytest.skip(f"{browser.CHOICE} is none")
     path = browser.executable()
-    # As root, in a container, Chromium has no sandbox; and no GPU is needed to draw the graph.
+    # Chromium's sandbox does not work for root in a container; and the graph is drawn without a GPU.
     with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield running
@@ -51,9 +51,9 @@ def editor(server: Server, chromium: Browser) -> Iterator[Editor]:
 
 
 @pytest.fixture
-def keep(tmp_path: Path) -> Callable[[Editor, str], None]:
-    """`keep(editor, name)`: a screenshot, in the folder that MAGICFACE_SCREENSHOTS names."""
-    folder = Path(os.environ.get(KEPT) or tmp_path)
+def save_screenshot(tmp_path: Path) -> Callable[[Editor, str], None]:
+    """`save_screenshot(editor, name)`: save a screenshot in the folder that MAGICFACE_SCREENSHOTS names."""
+    folder = Path(os.environ.get(SCREENSHOTS) or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
 
     def shot(editor: Editor, name: str) -> None:

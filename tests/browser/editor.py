@@ -1,4 +1,4 @@
-"""The graph editor as a person uses it, driven through a real browser."""
+"""The graph editor, used through a real browser as a person would."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from playwright.sync_api import ConsoleMessage, Page
 from devtools.client import Client
 
 READY_S, DONE_S = 180, 120
-# What the editor knows of a node, small enough to be sent.
+# The parts of the editor's nodes that tests need.
 _NODES = """() => window.app.graph.nodes.map((node) => ({
     id: String(node.id),
     type: node.type,
@@ -22,18 +22,18 @@ _NODES = """() => window.app.graph.nodes.map((node) => ({
     widgets: Object.fromEntries((node.widgets ?? []).map((widget) => [widget.name, widget.value])),
     inputs: (node.inputs ?? []).map((input) => [input.name, input.link != null]),
 }))"""
-# Where a slot of a node is on the page.
+# The position of a node's slot on the page.
 _SLOT = """([id, output, name]) => {
     const node = window.app.graph.getNodeById(id);
     const slots = output ? node.outputs : node.inputs;
-    const place = slots.findIndex((slot) => slot.name === name || slot.label === name);
-    if (place < 0) throw new Error(`no slot ${name}: ${slots.map((slot) => slot.name)}`);
-    const [x, y] = node.getConnectionPos(!output, place);
+    const index = slots.findIndex((slot) => slot.name === name || slot.label === name);
+    if (index < 0) throw new Error(`no slot ${name}: ${slots.map((slot) => slot.name)}`);
+    const [x, y] = node.getConnectionPos(!output, index);
     const [left, top] = window.app.canvas.ds.convertOffsetToCanvas([x, y]);
     const box = window.app.canvas.canvas.getBoundingClientRect();
     return [box.left + left, box.top + top];
 }"""
-_PLACE = """([id, x, y]) => {
+_MOVE = """([id, x, y]) => {
     const node = window.app.graph.getNodeById(id);
     node.pos = [x, y];
     window.app.graph.setDirtyCanvas(true, true);
@@ -50,7 +50,7 @@ _SET = """([id, values]) => {
 
 
 class Editor:
-    """One page with the editor.
+    """A page with the editor.
 
     Args:
         page: an empty page.
@@ -64,19 +64,19 @@ class Editor:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
     def _console(self, message: ConsoleMessage) -> None:
-        """Errors of ours: ComfyUI has some of its own."""
+        """Collect errors of the pack; ComfyUI's own errors are ignored."""
         where = str(message.location.get("url", ""))
         if message.type == "error" and "magicface" in (message.text + where).lower():
             self.complaints.append(f"{message.text} ({where})")
 
     def open(self) -> Editor:
-        """Load the editor, and close whatever it opens with."""
+        """Load the editor, and close the dialogs that it shows at first."""
         self.page.goto(self.client.url)
         self.page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=READY_S * 1000)
         self.page.wait_for_function("'MagicFaceApply' in LiteGraph.registered_node_types", timeout=READY_S * 1000)
         self.page.wait_for_timeout(3000)
         self.page.keyboard.press("Escape")
-        # Small texts are drawn too: a whole graph is to be read on a screenshot.
+        # Draw small text too, so that a screenshot of a whole graph can be read.
         self.page.evaluate("window.app.extensionManager.setting.set('LiteGraph.Canvas.MinFontSizeForLOD', 0)")
         return self
 
@@ -105,7 +105,7 @@ class Editor:
         return found
 
     def queue(self) -> dict[str, Any]:
-        """Press the keys that queue, wait for the end, and say what came of it: a history entry."""
+        """Press the keys that queue the graph, wait for the end, and return the history entry."""
         before = set(self.client.get_json("/history"))
         self.page.keyboard.press("Control+Enter")
         end = time.monotonic() + DONE_S
@@ -116,15 +116,15 @@ class Editor:
                 (entry,) = new.values()
                 return dict(entry)
             self.page.wait_for_timeout(300)
-        raise AssertionError(f"nothing was done within {DONE_S} s")
+        raise AssertionError(f"the graph was not done within {DONE_S} s")
 
     def prompt(self) -> dict[str, Any]:
-        """The graph as it would be queued."""
+        """The graph in the format that is queued."""
         made: dict[str, Any] = self.page.evaluate("() => window.app.graphToPrompt().then((made) => made.output)")
         return made
 
     def save_and_load(self) -> None:
-        """What is left of the graph after its way through a file."""
+        """Save the graph as a file would have it, and load it again."""
         self.page.evaluate("() => window.app.loadGraphData(JSON.parse(JSON.stringify(window.app.graph.serialize())))")
         self.page.wait_for_timeout(1500)
 
@@ -134,7 +134,7 @@ class Editor:
         self.page.wait_for_timeout(500)
 
     def add(self, name: str, x: int, y: int) -> str:
-        """Find a node by its name in the search of the canvas, and put it somewhere; returns its id."""
+        """Add a node by the canvas's search, and put it at a position; returns its id."""
         known = {node["id"] for node in self.nodes()}
         self.page.mouse.move(900, 560)
         self.command("Workspace.SearchBox.Toggle")
@@ -144,10 +144,10 @@ class Editor:
         self.page.wait_for_timeout(700)
         self.page.keyboard.press("Enter")
         self.page.wait_for_timeout(400)
-        self.page.mouse.click(900, 600)  # a new node hangs at the pointer until it is put down
+        self.page.mouse.click(900, 600)  # a new node follows the pointer until a click
         self.page.wait_for_timeout(400)
         (new,) = [node["id"] for node in self.nodes() if node["id"] not in known]
-        self.page.evaluate(_PLACE, [new, x, y])
+        self.page.evaluate(_MOVE, [new, x, y])
         return str(new)
 
     def connect(self, source: str, output: str, target: str, name: str) -> None:
@@ -164,17 +164,17 @@ class Editor:
         self.page.wait_for_timeout(150)
 
     def set(self, node: str, **values: Any) -> None:
-        """Give widgets other values."""
+        """Set values of widgets."""
         self.page.evaluate(_SET, [node, values])
 
     def zoom_to_fit(self) -> None:
-        """Show the whole graph, and not only what is selected."""
+        """Show the whole graph, not only the selected nodes."""
         self.page.evaluate("() => window.app.canvas.deselectAll()")
         self.command("Comfy.Canvas.FitView")
         self.page.wait_for_timeout(1200)
 
 
 def pixels(client: Client, shown: dict[str, str]) -> bytes:
-    """A shown picture's decoded pixels."""
+    """The decoded pixels of a picture that a node shows."""
     with Image.open(io.BytesIO(client.view(shown))) as image:
         return image.convert("RGB").tobytes()

@@ -1,4 +1,4 @@
-"""What a person sees: the shipped workflows opened, queued and built by hand, and a mistake explained."""
+"""What a person sees: shipped workflows opened and queued, a graph built by hand, and a mistake explained."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json"))
 PREVIEWS = ("MagicFaceSegmentationPreview", "MagicFaceAttentionView", "MagicFaceCorrespondence")
 CAPTION = "a person with a face, hair and a shirt, wearing a hat and a scarf"
 PROMPT = "a person with a face, hair and a shirt wearing a hat and a scarf"
-Keep = Callable[[Editor, str], None]
+SaveScreenshot = Callable[[Editor, str], None]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_workflow_runs_as_it_is_opened(editor: Editor, keep: Keep, name: str) -> None:
+def test_a_shipped_workflow_runs_as_it_is_opened(editor: Editor, save_screenshot: SaveScreenshot, name: str) -> None:
     editor.open_template(name)
     nodes = editor.nodes()
     assert [node["type"] for node in nodes if not node["known"]] == []
@@ -34,18 +34,20 @@ def test_a_shipped_workflow_runs_as_it_is_opened(editor: Editor, keep: Keep, nam
     for kind in PREVIEWS:
         assert kind not in shown or shown[kind], f"{kind} shows nothing"
     editor.zoom_to_fit()
-    keep(editor, name)
+    save_screenshot(editor, name)
     assert editor.complaints == []
 
 
-def test_the_two_concept_graph_built_by_hand_makes_the_same_picture(editor: Editor, keep: Keep) -> None:
+def test_the_two_concept_graph_built_by_hand_makes_the_same_picture(
+    editor: Editor, save_screenshot: SaveScreenshot
+) -> None:
     editor.open_template("magicface_two_concepts")
     shipped = editor.queue()
     editor.command("Comfy.NewBlankWorkflow")
     editor.page.wait_for_timeout(1500)
     built = build(editor)
     editor.zoom_to_fit()
-    keep(editor, "built_by_hand")
+    save_screenshot(editor, "built_by_hand")
     assert [name for name, linked in editor.node("MagicFaceApply")["inputs"] if linked] == [
         "model", "references.reference0", "references.reference1",
     ]  # fmt: skip
@@ -65,7 +67,7 @@ def is_saved(picture: dict[str, str]) -> bool:
 
 
 def build(editor: Editor) -> dict[str, str]:
-    """The graph of two concepts from an empty canvas; ids of its nodes by what they are."""
+    """Build the graph of two concepts on an empty canvas; returns the ids of its nodes by their purpose."""
     ids: dict[str, str] = {}
 
     def add(what: str, name: str, x: int, y: int, **values: Any) -> None:
@@ -101,7 +103,7 @@ def build(editor: Editor) -> dict[str, str]:
         link("model", "VAE", reference, "vae")
         link("model", "CLIP", reference, "clip")
         link(reference, "reference", f"{concept} weight", "reference")
-        # The second socket is there because the first is taken.
+        # The second socket appears when the first one is connected.
         link(f"{concept} weight", "reference", "apply", f"references.reference{number}")
     for target in ("prompt", "negative"):
         link("model", "CLIP", target, "clip")
@@ -116,21 +118,21 @@ def build(editor: Editor) -> dict[str, str]:
     return ids
 
 
-def test_a_mistake_is_explained_on_its_node(editor: Editor, keep: Keep) -> None:
+def test_a_mistake_is_explained_on_its_node(editor: Editor, save_screenshot: SaveScreenshot) -> None:
     editor.open_template("magicface_one_concept")
     reference = editor.node("MagicFaceReference")["id"]
     editor.set(reference, caption="")
     entry = editor.queue()
     assert entry["status"]["status_str"] == "error"
-    keep(editor, "mistake")
+    save_screenshot(editor, "mistake")
     blamed = editor.page.evaluate("() => String(window.app.lastExecutionError?.node_id)")
     assert blamed == reference
     editor.page.get_by_text("View details").click()
     editor.page.get_by_text("MagicFaceReference: caption: is empty; say what the picture shows").first.wait_for()
-    keep(editor, "mistake_explained")
+    save_screenshot(editor, "mistake_explained")
 
 
-def test_cancel_ends_a_run_and_leaves_the_next_one_alone(editor: Editor) -> None:
+def test_cancel_ends_a_run_and_does_not_change_the_next_one(editor: Editor) -> None:
     editor.open_template("magicface_one_concept")
     first = editor.queue()
     sampler = editor.node("KSampler")["id"]
@@ -150,7 +152,7 @@ def test_cancel_ends_a_run_and_leaves_the_next_one_alone(editor: Editor) -> None
     assert editor.complaints == []
 
 
-def test_help_stands_beside_the_graph(editor: Editor, keep: Keep) -> None:
+def test_help_is_shown_beside_the_graph(editor: Editor, save_screenshot: SaveScreenshot) -> None:
     editor.open_template("magicface_one_concept")
     editor.select(editor.node("MagicFaceApply")["id"])
     editor.page.locator("[data-testid='info-button']").first.click()
@@ -158,17 +160,17 @@ def test_help_stands_beside_the_graph(editor: Editor, keep: Keep) -> None:
     picture.wait_for()
     assert picture.evaluate("(image) => image.complete && image.naturalWidth > 0")
     assert editor.page.get_by_text("2 + N UNet rows").first.is_visible()
-    keep(editor, "help")
+    save_screenshot(editor, "help")
 
 
-def test_a_node_is_found_by_what_it_is_for(editor: Editor) -> None:
+def test_a_node_is_found_by_its_purpose(editor: Editor) -> None:
     editor.command("Comfy.NewBlankWorkflow")
     editor.page.wait_for_timeout(1000)
     editor.add("heat map", 0, 0)
     assert [node["type"] for node in editor.nodes()] == ["MagicFaceAttentionView"]
 
 
-def test_nodes_speak_chinese(server: Server, chromium: Browser) -> None:
+def test_nodes_have_chinese_names(server: Server, chromium: Browser) -> None:
     context = chromium.new_context(locale="zh-CN")
     editor = Editor(context.new_page(), server.client).open()
     editor.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'zh')")

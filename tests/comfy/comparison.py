@@ -1,4 +1,4 @@
-"""One run for two programs: what nodes give to the product is given to the oracle's program as it is."""
+"""One run by two programs: the oracle's program gets the same inputs that the nodes give to the product."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from torch import Tensor
 from .graph import HAT, NEGATIVE, PROMPT, SCARF, Graph, box, picture
 from .steering import Evaluation, assert_same_labels
 
-INJECTED = {"sdxl": range(6), "sd1": range(6, 12), "sd2": range(6, 12)}  # the decoder's two finest with attention
+# The decoder's two finest resolutions with attention.
+INJECTED = {"sdxl": range(6), "sd1": range(6, 12), "sd2": range(6, 12)}
 
 
 @dataclass(frozen=True)
 class Case:
-    """The settings of a run, and what is known beforehand: positions and start tokens of the prompts."""
+    """The settings of a run, and its expected token positions: those of phrases and of start tokens."""
 
     family: str = "sdxl"
     v_prediction: bool = False
@@ -49,23 +50,24 @@ class Case:
 def references(graph: Graph, names: str) -> list[Any]:
     """References of these concepts.
 
-    A hat comes from one picture, of another size and aspect than the target; a scarf from two, its mask thin and soft.
+    The hat has one view, whose size and aspect ratio differ from the target's; the scarf has two, with a thin, soft
+    mask.
     """
     made = []
     for number, name in enumerate(names.split()):
         if name == "hat":
             mask = box(160, 96, 16, 16 + 8 * number, 96, 80)
             reference = graph.reference(name, image=picture(number, 160, 96), mask=mask, size=128)
-            made.append(graph.weighted(reference, weight=3.0 - number / 2, injection_weight=2.5))
+            made.append(graph.mask_weight(reference, weight=3.0 - number / 2, injection_weight=2.5))
         else:
             masks = torch.cat([box(64, 128, 0, 3, 37, 90) * 0.75, box(64, 128, 21, 40, 64, 128)])
             reference = graph.reference(name, image=picture(number, 64, 128, views=2), mask=masks, size=96)
-            made.append(graph.weighted(reference, weight=2.0, resize="area"))
+            made.append(graph.mask_weight(reference, weight=2.0, resize="area"))
     return made
 
 
-def patched(graph: Graph, case: Case, given: list[Any]) -> Any:
-    """The product's model."""
+def patch_model(graph: Graph, case: Case, given: list[Any]) -> Any:
+    """The model with the product applied."""
     schedule = graph.schedule(
         start=case.start,
         switch=case.switch,
@@ -92,7 +94,7 @@ def negative_of(graph: Graph, case: Case) -> Any:
 
 
 def _views(graph: Graph, reference: Any, occurrence: int) -> list[Picture]:
-    """A reference as the plain program takes it: its latents, masks and text are inputs, not part of the method."""
+    """A reference's views for the plain program: latents, masks and text are inputs, not part of the method."""
     [[text, options]] = reference.conditioning
     source = graph.pack.sampling.references.noise.SeededNoise(0)
 
@@ -148,13 +150,13 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> PlainProgram:
 
 
 def regions_of(evaluation: Evaluation, image: int = 0) -> Found | None:
-    """An image's regions of an evaluation of the product, as the plain program takes them."""
+    """One image's regions from an evaluation of the product, in the plain program's form."""
     given = evaluation.regions
     return given and Found(given.labels[image], given.concepts[image], given.foreground[image])
 
 
 def assert_found(evaluation: Evaluation, found: Found | None, image: int = 0) -> None:
-    """The product found for an image what the plain program did, but at near ties."""
+    """Assert that the product found the same regions for an image as the plain program, except at near ties."""
     ours = regions_of(evaluation, image)
     assert (ours is None) == (found is None)
     if ours is not None and found is not None:
@@ -164,13 +166,13 @@ def assert_found(evaluation: Evaluation, found: Found | None, image: int = 0) ->
 
 @dataclass
 class PlainGuider:
-    """The plain program where ComfyUI's samplers expect a guider; a run of the product lends it its regions.
+    """The plain program as a guider for ComfyUI's samplers, steered by the regions of a run of the product.
 
     Attributes:
         program: the program.
-        model_patcher: its model's.
-        leader: the evaluations of the product's run, whose regions replace its own.
-        found: what its evaluations found themselves.
+        model_patcher: the ModelPatcher of its model.
+        leader: the evaluations of the product's run; their regions replace its own.
+        found: the regions that its own evaluations found.
     """
 
     program: PlainProgram
@@ -189,7 +191,7 @@ class PlainGuider:
         return self.program.cfg
 
     def __call__(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
-        """One evaluation; samplers of the cfg++ kind read it through a function that they add."""
+        """One evaluation; cfg++ samplers read its predictions through a post-CFG function that they add."""
         number = len(self.found)
         before = regions_of(self.leader[number - 1]) if number else None
         denoised, found = self.program.evaluate(x, float(timestep[0]), before, regions_of(self.leader[number]))
@@ -199,7 +201,11 @@ class PlainGuider:
         return denoised
 
     def sample(self, sampler: str, sigmas: Tensor, noise: Tensor, latent: Tensor, seed: int, **kwargs: Any) -> Tensor:
-        """What ComfyUI's sampler makes of it, as a KSampler gives it out; on the way it finds what the leader found."""
+        """Sample with a ComfyUI sampler and assert that each evaluation finds the leader's regions.
+
+        Returns:
+            The latent as a KSampler returns it.
+        """
         base = self.program.model
         start = base.process_latent_in(latent) if latent.any() else latent
         extra = {"model_options": {"transformer_options": {}}, "seed": seed}

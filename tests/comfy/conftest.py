@@ -1,4 +1,4 @@
-"""A real ComfyUI in this process: the tree that MAGICFACE_TEST_COMFYUI names, or one that can be imported anyway."""
+"""A real ComfyUI in this process: the folder that MAGICFACE_TEST_COMFYUI names, or one already importable."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def start_comfyui() -> str:
-    """Make ComfyUI importable; returns why that cannot be, or an empty text."""
+    """Make ComfyUI importable; returns the reason if that is impossible, or an empty string."""
     tree = os.environ.get(incore.CHOICE)
     if not tree:
         found = importlib.util.find_spec("comfy")
@@ -37,10 +37,11 @@ def start_comfyui() -> str:
 
 
 THREADS = "MAGICFACE_TEST_THREADS"
+NOISE = "MAGICFACE_TEST_NOISE"
 
 
 def load_oracle() -> None:
-    """The oracle of the method as package `oracle`, as the unit tests load it."""
+    """Load the oracle of the method as package `oracle`, as the unit tests do."""
     if "oracle" not in sys.modules:
         folder = Path(__file__).resolve().parents[1] / "oracle"
         spec = importlib.util.spec_from_file_location(
@@ -53,22 +54,43 @@ def load_oracle() -> None:
 
 MISSING = start_comfyui()
 load_oracle()
-# More threads gain nothing on models this small, and lose much on a busy machine. How many there are is a part of how
-# numbers are rounded, so other counts can be tried.
+# More threads do not speed up models this small, and slow them down on a busy machine. The number of threads affects
+# rounding, so it can be set.
 torch.set_num_threads(int(os.environ.get(THREADS, "1")))
 
 
-class Unread(pytest.Module):
-    """A test file that is skipped as a whole, without the imports that would fail."""
+def add_rounding_noise(relative: float) -> None:
+    """Add noise to the results of float32 linear layers, as if each call ran on another CPU.
+
+    Args:
+        relative: standard deviation of the noise, relative to each result. float32 itself rounds by up to 6e-8.
+    """
+    linear, generator = torch.nn.functional.linear, torch.Generator().manual_seed(0)
+
+    def rounded(*args: Any, **kwargs: Any) -> torch.Tensor:
+        out: torch.Tensor = linear(*args, **kwargs)
+        if out.device.type != "cpu" or out.dtype is not torch.float32:
+            return out
+        return out * (1 + relative * torch.randn(out.shape, generator=generator))
+
+    torch.nn.functional.linear = rounded
+
+
+if os.environ.get(NOISE):
+    add_rounding_noise(float(os.environ[NOISE]))
+
+
+class SkippedModule(pytest.Module):
+    """A test file that is skipped without being imported, since its imports would fail."""
 
     def collect(self) -> list[pytest.Item | pytest.Collector]:
-        """Skip."""
+        """Skip the file."""
         pytest.skip(MISSING, allow_module_level=True)
 
 
 def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
-    """Where there is no ComfyUI, skip this folder's test files."""
-    return Unread.from_parent(parent, path=module_path) if MISSING else None
+    """Skip this folder's test files if there is no ComfyUI."""
+    return SkippedModule.from_parent(parent, path=module_path) if MISSING else None
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +101,7 @@ def tiny_model() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def tiny(tiny_model: ModuleType) -> Callable[[str], tuple[Any, Any, Any]]:
-    """`tiny(family)` -> (model, clip, vae), built once a session: clone one before you change it."""
+    """`tiny(family)` -> (model, clip, vae), built once per session: clone them before changing them."""
     return lru_cache(tiny_model.load)
 
 
@@ -91,12 +113,12 @@ def pack() -> ModuleType:
 
 @pytest.fixture(scope="session")
 def magicface_nodes(pack: ModuleType) -> dict[str, Any]:
-    """The pack's node classes by id, from the entry point that ComfyUI calls."""
+    """The pack's node classes by id, as the entry point for ComfyUI lists them."""
 
-    async def listed() -> list[Any]:
+    async def list_nodes() -> list[Any]:
         return await (await pack.comfy_entrypoint()).get_node_list()
 
-    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(listed())}
+    return {node.GET_SCHEMA().node_id: node for node in asyncio.run(list_nodes())}
 
 
 @pytest.fixture(scope="session")
@@ -117,9 +139,9 @@ def graph(graph_of: Callable[[str], Graph]) -> Graph:
 
 @pytest.fixture
 def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What ComfyUI sets up around every node: no gradients, a folder for previews; but no progress bars here.
+    """What ComfyUI sets up around every node: no gradients, a folder for previews; without progress bars.
 
-    How much memory is free decides what ComfyUI runs together, and so the last bits: here it is always the same.
+    ComfyUI batches conds according to free memory, which changes the last bits, so free memory is fixed here.
     """
     import comfy.model_management
     import comfy.utils

@@ -1,4 +1,4 @@
-"""Graphs in miniature: the pack's nodes and ComfyUI's own on one small model, run as ComfyUI runs them."""
+"""Small graphs: the pack's nodes and ComfyUI's own on one small model, run as ComfyUI runs them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NEGATIVE = "bad picture"
 
 
 def call(node: Any, **inputs: Any) -> Any:
-    """What a node of either kind gives for these inputs, all widgets not named at their defaults.
+    """Run a node of the V1 or V3 schema with these inputs and the defaults of all other widgets.
 
     Returns:
         Its NodeOutput or tuple, to be indexed.
@@ -37,14 +37,14 @@ def call(node: Any, **inputs: Any) -> Any:
 
 
 def picture(seed: int, height: int = 128, width: int = 128, views: int = 1) -> Tensor:
-    """(views, height, width, 3) of patches of random colour."""
+    """(views, height, width, 3) pictures of randomly coloured patches."""
     grid = (3, height // 16, width // 16)
     patches = torch.rand(views, *grid, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(patches, size=(height, width)).movedim(1, -1)
 
 
 def box(height: int, width: int, top: int, left: int, bottom: int, right: int) -> Tensor:
-    """(1, height, width) mask of one box."""
+    """(1, height, width) mask of a box."""
     mask = torch.zeros(1, height, width)
     mask[:, top:bottom, left:right] = 1.0
     return mask
@@ -57,7 +57,7 @@ class Graph:
     Attributes:
         pack: the pack, as ComfyUI imported it.
         nodes: its node classes by id.
-        model, clip, vae: what a checkpoint loader gave.
+        model, clip, vae: the outputs of a checkpoint loader.
     """
 
     pack: ModuleType
@@ -71,22 +71,22 @@ class Graph:
         return call(self.nodes[node_id], **inputs)
 
     def reference(self, concept: str = "hat", seed: int = 1, *, weight: float | None = None, **inputs: Any) -> Any:
-        """A reference of a small picture, through the weight node if a weight is given."""
+        """A reference from a small picture; passed through the mask weight node if a weight is given."""
         given = {"image": picture(seed), "vae": self.vae, "clip": self.clip, "caption": f"a man with a {concept}"}
         reference = self.run("MagicFaceReference", **{**given, "concept": concept, "size": 128, **inputs})[0]
-        return reference if weight is None else self.weighted(reference, weight=weight)
+        return reference if weight is None else self.mask_weight(reference, weight=weight)
 
-    def weighted(self, reference: Any, **inputs: Any) -> Any:
+    def mask_weight(self, reference: Any, **inputs: Any) -> Any:
         """The reference with other mask settings."""
         return self.run("MagicFaceMaskWeight", reference=reference, **inputs)[0]
 
-    def two(self, first: float = 3.0, second: float = 3.0) -> list[Any]:
-        """A hat and a scarf, each in its own part of its picture, with these weights."""
+    def two_references(self, first: float = 3.0, second: float = 3.0) -> list[Any]:
+        """References of a hat and a scarf with these weights; the masks mark different parts of their pictures."""
         hat = self.reference("hat", 1, weight=first, mask=box(128, 128, 0, 16, 80, 112))
         return [hat, self.reference("scarf", 2, weight=second, mask=box(128, 128, 48, 0, 128, 128))]
 
     def schedule(self, **inputs: Any) -> Any:
-        """A schedule, of the authors' defaults but for what is named."""
+        """A schedule with the authors' defaults, except for the given inputs."""
         return self.run("MagicFaceSchedule", **inputs)[0]
 
     def apply(self, model: Any, *references: Any, **inputs: Any) -> Any:
@@ -95,7 +95,7 @@ class Graph:
         return self.run("MagicFaceApply", model=model, references=numbered, **inputs)[0]
 
     def record(self, **inputs: Any) -> Any:
-        """What an attention record node gives."""
+        """The output of an attention record node."""
         return self.run("MagicFaceAttentionRecord", **inputs)[0]
 
     def prompt(self, text: str = PROMPT, **inputs: Any) -> Any:
@@ -103,7 +103,7 @@ class Graph:
         return self.run("MagicFacePrompt", clip=self.clip, text=text, **inputs)[0]
 
     def text(self, text: str = NEGATIVE) -> Any:
-        """What CLIPTextEncode gives."""
+        """The output of CLIPTextEncode."""
         return call(core_nodes.CLIPTextEncode, clip=self.clip, text=text)[0]
 
     def sample(
@@ -117,7 +117,7 @@ class Graph:
         latent: dict[str, Any] | None = None,
         **inputs: Any,
     ) -> Tensor:
-        """A KSampler's latent (b, 4, h, w): three euler steps at cfg 5 with seed 1, but for what is named."""
+        """A KSampler's latent (b, 4, h, w): three euler steps at cfg 5 with seed 1, unless given otherwise."""
         given: dict[str, Any] = {"seed": 1, "steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
         return call(
             core_nodes.KSampler,
@@ -128,11 +128,11 @@ class Graph:
             **{**given, **inputs},
         )[0]["samples"]
 
-    def recorded(self, latent: Tensor) -> list[list[Tensor]]:
-        """For each image of a sampled latent its regions step by step: (H2, W2) concept indices or -1.
+    def regions_by_step(self, latent: Tensor) -> list[list[Tensor]]:
+        """For each image of a sampled latent, the regions at each step: (H2, W2) concept indices or -1.
 
         Raises:
-            LookupError: no run is known for it.
+            LookupError: no run is known for the latent.
         """
         found = self.pack.sampling.regions.history.REGION_STORE.find(latent)
         if found is None:
@@ -141,17 +141,17 @@ class Graph:
 
 
 def assert_acts(graph: Graph, model: Any, *references: Any, least: float = 0.1, **sampling: Any) -> Tensor:
-    """The method acts, finds regions, and at weight 0 leaves the unpatched picture.
+    """Assert that the method changes the picture and finds regions, and that weight 0 gives the unpatched picture.
 
     Returns:
-        Its latent.
+        The latent sampled with the method.
     """
     plain = graph.sample(model, **sampling)
     latent = graph.sample(graph.apply(model, *references), **sampling)
     assert torch.isfinite(plain).all() and torch.isfinite(latent).all()
     assert (latent - plain).abs().max() > least
-    for steps in graph.recorded(latent):
+    for steps in graph.regions_by_step(latent):
         assert {0, 1} & set(torch.stack(steps).flatten().tolist())
-    silent = [graph.weighted(reference, weight=0.0) for reference in references]
+    silent = [graph.mask_weight(reference, weight=0.0) for reference in references]
     assert torch.equal(graph.sample(graph.apply(model, *silent), **sampling), plain)
     return latent

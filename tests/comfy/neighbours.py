@@ -1,6 +1,6 @@
-"""What a patched model meets in a graph: ComfyUI's own nodes, and stand-ins for what other packs do.
+"""What is combined with a patched model in a graph: ComfyUI's own nodes, and stand-ins for patches of other packs.
 
-One row a neighbour. The tests of `test_neighbours` and the table in docs/neighbours.md are made from these rows.
+One row per neighbour. The tests of `test_neighbours` and the table in docs/neighbours.md are made from these rows.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from .graph import Graph, call, picture
 Texts = tuple[Any, Any]
 
 
-def unchanged(graph: Graph, model: Any) -> Any:
-    """Of neighbours that only change prompts."""
+def leave_model(graph: Graph, model: Any) -> Any:
+    """The model as it is, for neighbours that only change prompts."""
     return model
 
 
@@ -42,21 +42,21 @@ class Neighbour:
     """One neighbour.
 
     Attributes:
-        name: in the table.
-        model: what it makes of a model.
-        texts: what it makes of the positive and the negative prompt.
+        name: its name in the table.
+        model: patches a model.
+        texts: changes the positive and the negative prompt.
         masked: whether the latent has a noise mask.
-        sampling: what its KSampler's inputs are, other than usual.
-        family: of the small model.
-        once: whether it fails if it is on a model twice, with or without ours.
-        changes: whether it changes the picture at all.
-        refused: words of the error that a run with both ends in; none where they go together.
-        note: for the table.
-        missing: why this ComfyUI lacks it; empty where it does not.
+        sampling: KSampler inputs that differ from the usual ones.
+        family: the family of the small model.
+        once: whether it fails when it patches a model twice, with or without MagicFace.
+        changes: whether it changes the picture.
+        refused: words of the error that ends a run with both; empty if they work together.
+        note: its note in the table.
+        missing: why this ComfyUI does not have it; empty if it does.
     """
 
     name: str
-    model: Callable[[Graph, Any], Any] = unchanged
+    model: Callable[[Graph, Any], Any] = leave_model
     texts: Callable[[Graph, Any, Any], Texts] = lambda graph, positive, negative: (positive, negative)
     masked: bool = False
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -70,11 +70,11 @@ class Neighbour:
     @property
     def patches_model(self) -> bool:
         """Whether it patches the model; otherwise it changes the prompts."""
-        return self.model is not unchanged
+        return self.model is not leave_model
 
 
-def core(file: str, node: str, name: str, **row: Any) -> Neighbour:
-    """A node of ComfyUI's that takes a model and gives one; `inputs` are its own."""
+def core_node(file: str, node: str, name: str, **row: Any) -> Neighbour:
+    """A row for a ComfyUI node that patches a model; `inputs` are the node's own inputs."""
     inputs = row.pop("inputs", {})
     try:
         made = getattr(importlib.import_module(f"comfy_extras.nodes_{file}"), node)
@@ -89,7 +89,7 @@ LORA_LAYER = "lora_unet_up_blocks_0_attentions_0_transformer_blocks_0_attn1_to_k
 
 
 def lora_weights(graph: Graph) -> dict[str, torch.Tensor]:
-    """A LoRA on a self-attention that references pass through."""
+    """A LoRA on a self-attention layer that reference passes run through."""
     keys = comfy.lora.model_lora_keys_unet(graph.model.model, {})
     rows, columns = graph.model.model.state_dict()[keys[LORA_LAYER]].shape
     up, down = torch.ones(rows, 1), torch.linspace(-1, 1, columns)[None] / 3
@@ -100,8 +100,8 @@ def lora(graph: Graph, model: Any) -> Any:
     return comfy.sd.load_lora_for_models(model, None, lora_weights(graph), 0.5, 0)[0]
 
 
-def hooked(graph: Graph, positive: Any, negative: Any, scheduled: bool = False) -> Texts:
-    """Both prompts with the LoRA as a hook; scheduled: off at first, then on."""
+def with_lora_hook(graph: Graph, positive: Any, negative: Any, scheduled: bool = False) -> Texts:
+    """Both prompts with the LoRA as a hook; if `scheduled`, off at first, then on."""
     hooks = comfy.hooks.create_hook_lora(lora_weights(graph), 1.0, 0.0)
     if scheduled:
         frames = comfy.hooks.HookKeyframeGroup()
@@ -112,7 +112,7 @@ def hooked(graph: Graph, positive: Any, negative: Any, scheduled: bool = False) 
 
 
 def controlnet(graph: Graph, positive: Any, negative: Any, start: float = 0.0, end: float = 1.0) -> Texts:
-    """A small ControlNet of random weights on both prompts."""
+    """A small ControlNet with random weights on both prompts."""
     config = graph.model.model.model_config.unet_config
     known = {
         name: value for name, value in config.items() if name not in ("out_channels", "disable_unet_model_creation")
@@ -133,7 +133,7 @@ def controlnet(graph: Graph, positive: Any, negative: Any, start: float = 0.0, e
 
 
 def gligen(graph: Graph, positive: Any, negative: Any) -> Texts:
-    """A box with words of its own, by a small GLIGEN of random weights."""
+    """A box with its own words, from a small GLIGEN model with random weights."""
     unet = graph.model.model.diffusion_model
     widths = [block.norm1.weight.shape[0] for block in unet.modules() if hasattr(block, "attn1")]
     text = graph.clip.encode_from_tokens(graph.clip.tokenize("a"), return_pooled="unprojected")[1].shape[-1]
@@ -153,7 +153,7 @@ def gligen(graph: Graph, positive: Any, negative: Any) -> Texts:
 
 
 def unclip(graph: Graph, positive: Any, negative: Any) -> Texts:
-    """A picture's embedding beside the prompt."""
+    """A picture's embedding added to the prompt."""
     width = graph.model.model.noise_augmentor.time_embed.dim
     seen = comfy.clip_vision.Output()
     seen.image_embeds = torch.randn(1, width, generator=torch.Generator().manual_seed(5))
@@ -162,7 +162,7 @@ def unclip(graph: Graph, positive: Any, negative: Any) -> Texts:
 
 
 def on_positive(node: str, **inputs: Any) -> Callable[[Graph, Any, Any], Texts]:
-    """A node of ComfyUI's on the positive prompt."""
+    """A ComfyUI node applied to the positive prompt."""
 
     def texts(graph: Graph, positive: Any, negative: Any) -> Texts:
         return call(getattr(core_nodes, node), conditioning=positive, **inputs)[0], negative
@@ -170,8 +170,8 @@ def on_positive(node: str, **inputs: Any) -> Callable[[Graph, Any, Any], Texts]:
     return texts
 
 
-def joined(node: str, **inputs: Any) -> Callable[[Graph, Any, Any], Texts]:
-    """A node that makes one of the prompt and another text."""
+def merge_prompts(node: str, **inputs: Any) -> Callable[[Graph, Any, Any], Texts]:
+    """A ComfyUI node that merges the positive prompt with another text."""
     first, second = (
         ("conditioning_1", "conditioning_2") if node.endswith("Combine") else ("conditioning_to", "conditioning_from")
     )
@@ -183,8 +183,8 @@ def joined(node: str, **inputs: Any) -> Callable[[Graph, Any, Any], Texts]:
     return texts
 
 
-def half(graph: Graph, positive: Any, negative: Any) -> Texts:
-    """The prompt on the picture's left half, with a plain text for all of it."""
+def left_half_mask(graph: Graph, positive: Any, negative: Any) -> Texts:
+    """The prompt masked to the left half of the picture, combined with a plain text for the whole picture."""
     mask = torch.zeros(1, 128, 128)
     mask[..., :64] = 1.0
     placed = call(
@@ -193,21 +193,21 @@ def half(graph: Graph, positive: Any, negative: Any) -> Texts:
     return call(core_nodes.ConditioningCombine, conditioning_1=placed, conditioning_2=graph.text("a park"))[0], negative
 
 
-def area(graph: Graph, positive: Any, negative: Any) -> Texts:
-    """The same by an area."""
+def left_half_area(graph: Graph, positive: Any, negative: Any) -> Texts:
+    """The prompt in an area that is the left half of the picture, combined with a plain text for the whole picture."""
     box = {"width": 64, "height": 128, "x": 0, "y": 0, "strength": 1.0}
     placed = call(core_nodes.ConditioningSetArea, conditioning=positive, **box)[0]
     return call(core_nodes.ConditioningCombine, conditioning_1=placed, conditioning_2=graph.text("a park"))[0], negative
 
 
-def merged(graph: Graph, model: Any) -> Any:
-    """Half of another checkpoint."""
+def merge_models(graph: Graph, model: Any) -> Any:
+    """The model merged half and half with another checkpoint."""
     other = tiny_model.load_unet("sdxl", 1, torch.float32)
     return call(ModelMergeSimple, model1=model, model2=other, ratio=0.5)[0]
 
 
-def compiled(graph: Graph, model: Any, backend: Any = "eager") -> Any:
-    """torch.compile as ComfyUI's node sets it, but of two transformers (all take minutes), with no C compiler."""
+def compile_blocks(graph: Graph, model: Any, backend: Any = "eager") -> Any:
+    """torch.compile as ComfyUI's node sets it, without a C compiler and for two blocks only (all take minutes)."""
     model = model.clone()
     options = {"guard_filter_fn": skip_torch_compile_dict}
     keys = [f"diffusion_model.output_blocks.{number}.1.transformer_blocks.0" for number in (1, 4)]
@@ -215,13 +215,13 @@ def compiled(graph: Graph, model: Any, backend: Any = "eager") -> Any:
     return model
 
 
-# ---- stand-ins for other packs ----
+# ---- stand-ins for patches of other packs ----
 
 BLOCKS = (("output", 1, 0), ("output", 4, 0))
 
 
 def last_writer(kind: str, factor: float) -> Callable[[Graph, Any], Any]:
-    """The usual attention times a factor, in the one slot a block has."""
+    """The usual attention times a factor, in a block's only replacement slot."""
 
     def times(q, k, v, extra):
         return factor * optimized_attention(q, k, v, extra["n_heads"], transformer_options=extra)
@@ -235,8 +235,8 @@ def last_writer(kind: str, factor: float) -> Callable[[Graph, Any], Any]:
     return patched
 
 
-class Added:
-    """As image-prompt adapters patch: one object a block, to which later ones add themselves."""
+class AdapterStandIn:
+    """An object as image-prompt adapters use it: one per block, which later adapters add themselves to."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
@@ -251,28 +251,28 @@ class Added:
         return out
 
 
-def adds_itself(graph: Graph, model: Any) -> Any:
-    """Puts its object in the slot, or calls `.add` on what it finds there."""
+def add_to_slot(graph: Graph, model: Any) -> Any:
+    """Put an object in the slot, or call `.add` on the object that is there already."""
     model = model.clone()
     to = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
     to["patches_replace"] = {name: dict(slots) for name, slots in to.get("patches_replace", {}).items()}
     slots = to["patches_replace"].setdefault("attn2", {})
     for block in BLOCKS:
         if block not in slots:
-            slots[block] = Added()
+            slots[block] = AdapterStandIn()
         slots[block].add(0.3)
     return model
 
 
 def longer_keys(graph: Graph, model: Any) -> Any:
-    """More keys for every self-attention: the own ones again, turned."""
+    """More keys for every self-attention: the own ones once more, in reversed order."""
     model = model.clone()
     model.set_model_attn1_patch(lambda q, k, v, extra: (q, torch.cat([k, k.flip(1)], 1), torch.cat([v, 2 * v], 1)))
     return model
 
 
 def override(graph: Graph, model: Any) -> Any:
-    """Attention in another backend, as packs set it for a whole model; here with a temperature."""
+    """An attention override, as packs set it for a whole model to change the backend; this one adds a temperature."""
     model = model.clone()
     to = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
     to["optimized_attention_override"] = lambda attention, q, *args, **kwargs: attention(0.9 * q, *args, **kwargs)
@@ -280,7 +280,7 @@ def override(graph: Graph, model: Any) -> Any:
 
 
 def around_the_unet(graph: Graph, model: Any) -> Any:
-    """A function around every UNet call, of which a model has one."""
+    """A function around every UNet call (a model can have only one)."""
     model = model.clone()
     model.set_model_unet_function_wrapper(
         lambda apply, args: 0.95 * apply(args["input"], args["timestep"], **args["c"])
@@ -288,23 +288,23 @@ def around_the_unet(graph: Graph, model: Any) -> Any:
     return model
 
 
-class ForTheWholeBlock:
-    """An object in the slot of a block, for all of its depths."""
+class WholeBlockPatch:
+    """An object in the slot of a block, for all of its transformer depths."""
 
     def __call__(self, q, k, v, extra):
         return 0.8 * optimized_attention(q, k, v, extra["n_heads"], transformer_options=extra)
 
 
-def by_two_names(graph: Graph, model: Any) -> Any:
-    """The slot of a block by its stage and number alone."""
+def patch_without_depth(graph: Graph, model: Any) -> Any:
+    """Patch a block by its stage and number only, without a depth."""
     model = model.clone()
     for kind in ("attn1", "attn2"):
-        model.set_model_patch_replace(ForTheWholeBlock(), kind, "output", 1)
+        model.set_model_patch_replace(WholeBlockPatch(), kind, "output", 1)
     return model
 
 
 def fewer_queries(graph: Graph, model: Any) -> Any:
-    """Every second query only, put back behind the attention."""
+    """Attention for every second query only; the others are filled in after the attention."""
     model = model.clone()
     model.set_model_attn1_patch(half_of_the_tokens)
     model.set_model_attn1_output_patch(lambda out, extra: out.repeat_interleave(2, dim=1))
@@ -316,7 +316,7 @@ def half_of_the_keys(q, k, v, extra):
 
 
 def fewer_keys(graph: Graph, model: Any) -> Any:
-    """Every second key and value only, as packs that spare time do."""
+    """Every second key and value only, as packs do to save time."""
     model = model.clone()
     model.set_model_attn1_patch(half_of_the_keys)
     return model
@@ -329,103 +329,107 @@ def half_of_the_tokens(q, k, v, extra):
 CACHE = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0}
 
 NEIGHBOURS = (
-    Neighbour("LoRA", lora, note="references see it too"),
-    Neighbour("model merging", merged, note="references see it too"),
-    Neighbour("ControlNet", texts=controlnet, note="steers the picture only, not the references"),
+    Neighbour("LoRA", lora, note="applies to reference passes too"),
+    Neighbour("model merging", merge_models, note="applies to reference passes too"),
+    Neighbour("ControlNet", texts=controlnet, note="applies to the picture only, not to reference passes"),
     Neighbour("ControlNet on part of the steps", texts=lambda g, p, n: controlnet(g, p, n, 0.2, 0.6)),
-    core("pag", "PerturbedAttentionGuidance", "PAG"),
-    core("sag", "SelfAttentionGuidance", "SAG", once=True),
-    core("nag", "NAGuidance", "NAG"),
-    core("freelunch", "FreeU", "FreeU", note="on the picture only, not on the references"),
-    core("freelunch", "FreeU_V2", "FreeU v2"),
-    core(
+    core_node("pag", "PerturbedAttentionGuidance", "PAG"),
+    core_node("sag", "SelfAttentionGuidance", "SAG", once=True),
+    core_node("nag", "NAGuidance", "NAG"),
+    core_node("freelunch", "FreeU", "FreeU", note="applies to the picture only, not to reference passes"),
+    core_node("freelunch", "FreeU_V2", "FreeU v2"),
+    core_node(
         "slg",
         "SkipLayerGuidanceDiT",
         "SLG",
         inputs={"start_percent": 0.0, "end_percent": 1.0},
         changes=False,
-        note="ComfyUI's acts on transformers only, not on UNets",
+        note="ComfyUI's node has no effect on UNets, only on diffusion transformers",
     ),
-    core("model_advanced", "RescaleCFG", "RescaleCFG"),
-    core("tcfg", "TCFG", "TCFG"),
-    core("mahiro", "Mahiro", "Mahiro"),
-    core("fresca", "FreSca", "FreSca", inputs={"scale_low": 0.7, "freq_cutoff": 4}),
-    core("apg", "APG", "APG"),
-    core("eps", "EpsilonScaling", "epsilon scaling"),
-    core("cfg", "CFGZeroStar", "CFG-Zero*"),
-    core("cfg", "CFGNorm", "CFG norm"),
-    core("attention_multiply", "UNetSelfAttentionMultiply", "self-attention multiply", inputs={"q": 1.2, "v": 0.9}),
-    core("attention_multiply", "UNetCrossAttentionMultiply", "cross-attention multiply", inputs={"k": 1.3, "out": 0.9}),
-    core(
+    core_node("model_advanced", "RescaleCFG", "RescaleCFG"),
+    core_node("tcfg", "TCFG", "TCFG"),
+    core_node("mahiro", "Mahiro", "Mahiro"),
+    core_node("fresca", "FreSca", "FreSca", inputs={"scale_low": 0.7, "freq_cutoff": 4}),
+    core_node("apg", "APG", "APG"),
+    core_node("eps", "EpsilonScaling", "epsilon scaling"),
+    core_node("cfg", "CFGZeroStar", "CFG-Zero*"),
+    core_node("cfg", "CFGNorm", "CFG norm"),
+    core_node(
+        "attention_multiply", "UNetSelfAttentionMultiply", "self-attention multiply", inputs={"q": 1.2, "v": 0.9}
+    ),
+    core_node(
+        "attention_multiply", "UNetCrossAttentionMultiply", "cross-attention multiply", inputs={"k": 1.3, "out": 0.9}
+    ),
+    core_node(
         "model_downscale",
         "PatchModelAddDownscale",
         "Kohya deep shrink",
         inputs={"downscale_method": "bicubic", "upscale_method": "bicubic"},
     ),
-    core(
+    core_node(
         "model_advanced",
         "ModelSamplingDiscrete",
         "v-prediction, zero terminal SNR",
         inputs={"sampling": "v_prediction", "zsnr": True},
     ),
-    core("easycache", "EasyCacheNode", "EasyCache", inputs=CACHE, sampling={"steps": 8}),
-    core("easycache", "LazyCacheNode", "LazyCache", inputs=CACHE, sampling={"steps": 8}),
-    core("differential_diffusion", "DifferentialDiffusion", "Differential Diffusion", masked=True),
-    core(
+    core_node("easycache", "EasyCacheNode", "EasyCache", inputs=CACHE, sampling={"steps": 8}),
+    core_node("easycache", "LazyCacheNode", "LazyCache", inputs=CACHE, sampling={"steps": 8}),
+    core_node("differential_diffusion", "DifferentialDiffusion", "Differential Diffusion", masked=True),
+    core_node(
         "hypertile",
         "HyperTile",
         "HyperTile",
         inputs={"tile_size": 32, "max_depth": 1},
         refused=("block output.3.0", "8x8 grid", "nodes_hypertile"),
-        note="changes the tokens",
+        note="changes the number of tokens",
     ),
-    core(
+    core_node(
         "tomesd",
         "TomePatchModel",
         "token merging",
         inputs={"ratio": 0.5},
         family="sd1",
         refused=("block output.9.0", "16x16 grid", "nodes_tomesd"),
-        note="changes the tokens",
+        note="changes the number of tokens",
     ),
     Neighbour("GLIGEN", texts=gligen, family="sd1"),
-    Neighbour("LoRA as a hook", texts=hooked),
-    Neighbour("scheduled LoRA", texts=lambda g, p, n: hooked(g, p, n, scheduled=True), sampling={"steps": 5}),
-    Neighbour("Conditioning (Set Area)", texts=area),
-    Neighbour("Conditioning (Set Mask)", texts=half),
-    Neighbour("Conditioning (Combine)", texts=joined("ConditioningCombine")),
-    Neighbour("Conditioning (Concat)", texts=joined("ConditioningConcat")),
-    Neighbour("Conditioning (Average)", texts=joined("ConditioningAverage", conditioning_to_strength=0.7)),
+    Neighbour("LoRA as a hook", texts=with_lora_hook),
+    Neighbour("scheduled LoRA", texts=lambda g, p, n: with_lora_hook(g, p, n, scheduled=True), sampling={"steps": 5}),
+    Neighbour("Conditioning (Set Area)", texts=left_half_area),
+    Neighbour("Conditioning (Set Mask)", texts=left_half_mask),
+    Neighbour("Conditioning (Combine)", texts=merge_prompts("ConditioningCombine")),
+    Neighbour("Conditioning (Concat)", texts=merge_prompts("ConditioningConcat")),
+    Neighbour("Conditioning (Average)", texts=merge_prompts("ConditioningAverage", conditioning_to_strength=0.7)),
     Neighbour("ConditioningSetTimestepRange", texts=on_positive("ConditioningSetTimestepRange", start=0.0, end=0.7)),
     Neighbour("unCLIP", texts=unclip, family="unclip"),
     Neighbour(
         "torch.compile",
-        compiled,
+        compile_blocks,
         changes=False,
-        note="changes no picture; put aside for the run",
+        note="does not change the picture; switched off during the run",
     ),
     Neighbour("attn1 replaced by the last writer", last_writer("attn1", 0.5)),
     Neighbour("attn2 replaced by the last writer", last_writer("attn2", 0.5)),
-    Neighbour("an object that is added to", adds_itself),
+    Neighbour("an object that is added to", add_to_slot),
     Neighbour("an attn1 patch that lengthens keys", longer_keys),
-    Neighbour("an attention override", override, note="calls with weights on tokens pass by it"),
+    Neighbour("an attention override", override, note="bypassed where references are injected"),
     Neighbour("a function around the UNet", around_the_unet),
-    Neighbour("an object for a whole block", by_two_names),
+    Neighbour("an object for a whole block", patch_without_depth),
     Neighbour(
         "an attn1 patch that drops keys",
         fewer_keys,
         refused=("keys instead of", "half_of_the_keys"),
-        note="changes the tokens",
+        note="changes the number of keys",
     ),
     Neighbour(
         "an attn1 patch that drops tokens",
         fewer_queries,
         refused=("block", "half_of_the_tokens"),
-        note="changes the tokens",
+        note="changes the number of tokens",
     ),
 )
 
 
-def named(name: str) -> Neighbour:
-    """The row of this name."""
+def neighbour_named(name: str) -> Neighbour:
+    """The row with this name."""
     return next(row for row in NEIGHBOURS if row.name == name)

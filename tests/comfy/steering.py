@@ -1,10 +1,10 @@
-"""The same picture by another path of computation, judged one evaluation at a time.
+"""The same picture by another path of computation, compared one evaluation at a time.
 
-How numbers are rounded depends on the processor, and on how many rows go through the UNet together. Where a pixel's two
-strongest tokens lie within that rounding of each other, either may get the pixel, and from there on two runs part. So
-of two runs that must be the same the first one leads: each evaluation of the other one is made from the leader's latent
-and with the leader's regions, and compared by itself. Its own regions are compared with the leader's too, but at near
-ties.
+Rounding depends on the processor and on the number of rows in a UNet call. Where the scores of a pixel's two strongest
+tokens differ by no more than that rounding, either token may get the pixel, and the two runs diverge from there on. So
+of two runs that must be equal the first one leads: each evaluation of the other one starts from the leader's latent,
+uses the leader's regions, and is compared by itself. Its own regions are also compared with the leader's, except at
+near ties.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from comfy.patcher_extension import WrappersMP
 from oracle.regions import margin_of
 from torch import Tensor
 
-NEAR_TIE = 2e-5  # relative; rounding to float32 was seen to move margins by up to 1.4e-6
+NEAR_TIE = 2e-5  # relative; float32 rounding changed margins by up to 1.4e-6 in measurements
 KEY = "steering"
 
 
@@ -30,12 +30,12 @@ class Evaluation:
     """One evaluation of a run.
 
     Attributes:
-        x: (b, 4, H, W) the latent it was made from.
-        sigma: its noise level.
-        denoised: (b, 4, H, W) its prediction.
-        regions: what it found itself, as the product's `Regions`; None where the method was off.
-        margin: (b, H2, W2) how clear a pixel's case is: the relative distance of its two strongest tokens, or of the
-            start tokens and the rest, whichever is smaller.
+        x: (b, 4, H, W) the latent that it started from.
+        sigma: the noise level.
+        denoised: (b, 4, H, W) the prediction.
+        regions: the regions that it found, as the product's `Regions`; None where the method was off.
+        margin: (b, H2, W2) the smaller of two relative differences per pixel: between its two strongest tokens, and
+            between the start tokens and the rest.
     """
 
     x: Tensor
@@ -45,7 +45,7 @@ class Evaluation:
     margin: Tensor | None = None
 
     def of_images(self, images: Sequence[int]) -> Evaluation:
-        """These images of the batch alone."""
+        """The evaluation of these images of the batch only."""
         chosen = list(images)
         given = self.regions
         if given is None:
@@ -60,15 +60,15 @@ class Evaluation:
 
 
 def lead(pack: ModuleType, model: Any, sample: Callable[[Any], Any]) -> tuple[Any, list[Evaluation]]:
-    """A run as it is.
+    """Record a run as it is.
 
     Args:
         pack: the pack.
         model: ComfyUI's ModelPatcher, with the method or without.
-        sample: samples with the model that it is given.
+        sample: samples with a model.
 
     Returns:
-        What was sampled, and the run's evaluations in order.
+        What `sample` returned, and the run's evaluations in order.
     """
     return _run(pack, model, sample, None)
 
@@ -76,14 +76,14 @@ def lead(pack: ModuleType, model: Any, sample: Callable[[Any], Any]) -> tuple[An
 def follow(
     pack: ModuleType, model: Any, sample: Callable[[Any], Any], leader: Sequence[Evaluation]
 ) -> tuple[Any, list[Evaluation]]:
-    """A run of which each evaluation is made from the leader's latent and with the leader's regions.
+    """Record a run in which each evaluation starts from the leader's latent and uses the leader's regions.
 
     Args:
         pack, model, sample: as in `lead`.
-        leader: as many evaluations as this run makes.
+        leader: the evaluations of a leading run, as many as this run makes.
 
     Returns:
-        What was sampled, and the run's evaluations, with what it predicted and found itself.
+        What `sample` returned, and the run's evaluations with its own predictions and regions.
     """
     sampled, made = _run(pack, model, sample, list(leader))
     assert len(made) == len(leader)
@@ -91,17 +91,17 @@ def follow(
 
 
 def assert_same(
-    ours: Sequence[Evaluation], theirs: Sequence[Evaluation], *, rtol: float = 1e-4, atol: float = 1e-3
+    labels: Sequence[Evaluation], expected: Sequence[Evaluation], *, rtol: float = 1e-4, atol: float = 1e-3
 ) -> None:
-    """Every prediction is the same as far as numbers allow, and every pixel's region but at near ties."""
-    assert len(ours) == len(theirs) > 0
-    for one, other in zip(ours, theirs, strict=True):
+    """Assert that all predictions are equal within rounding, and all regions except at near ties."""
+    assert len(labels) == len(expected) > 0
+    for one, other in zip(labels, expected, strict=True):
         torch.testing.assert_close(one.denoised, other.denoised, rtol=rtol, atol=atol)
         assert_same_regions(one, other)
 
 
 def assert_same_regions(one: Evaluation, other: Evaluation) -> None:
-    """Labels, concepts and foreground of two evaluations are equal but at near ties of the second."""
+    """Assert that labels, concepts and foreground are equal except at near ties of the second evaluation."""
     assert (one.regions is None) == (other.regions is None)
     if other.regions is not None:
         assert other.margin is not None
@@ -109,16 +109,16 @@ def assert_same_regions(one: Evaluation, other: Evaluation) -> None:
             assert_same_labels(getattr(one.regions, name), getattr(other.regions, name), other.margin, name)
 
 
-def assert_same_labels(ours: Tensor, theirs: Tensor, margin: Tensor, name: str = "labels") -> None:
-    """Two maps of labels are equal wherever the case is clear.
+def assert_same_labels(labels: Tensor, expected: Tensor, margin: Tensor, name: str = "labels") -> None:
+    """Assert that two maps of labels are equal, except at near ties.
 
     Args:
-        ours, theirs: (..., H2, W2) labels.
-        margin: (..., H2, W2) how clear the case is.
-        name: of what is compared.
+        labels, expected: (..., H2, W2) labels.
+        margin: (..., H2, W2) as in `Evaluation`.
+        name: what is compared, for the message.
     """
-    assert ours.shape == theirs.shape == margin.shape
-    wrong = (ours != theirs) & (margin > NEAR_TIE)
+    assert labels.shape == expected.shape == margin.shape
+    wrong = (labels != expected) & (margin > NEAR_TIE)
     assert not wrong.any(), f"{name}: {int(wrong.sum())} pixels differ, with margins up to {float(margin[wrong].max())}"
     clear = (margin > NEAR_TIE).float().mean()
     assert clear > 0.9, f"{name}: {float(1 - clear):.1%} of the pixels are near ties, so the comparison shows little"
@@ -136,7 +136,7 @@ def _run(
             assert abs(sigma - led.sigma) <= 1e-4 * led.sigma and x.shape == led.x.shape
             x = led.x.to(x)
         given = x.clone()
-        with _regions_taken(pack, None if led is None else led.regions) as found:
+        with _substitute_regions(pack, None if led is None else led.regions) as found:
             denoised = executor(x, timestep, *args, **kwargs)
         assert len(found) <= 1
         regions, margin = found[0] if found else (None, None)
@@ -149,15 +149,15 @@ def _run(
 
 
 @contextmanager
-def _regions_taken(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Tensor]]]:
-    """What an evaluation finds, replaced by other regions: only this knows where the product's regions come from.
+def _substitute_regions(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Tensor]]]:
+    """Replace the regions that an evaluation finds; the only function here that depends on the product's internals.
 
     Args:
         pack: the pack.
-        given: regions that the product goes by; its own where there are none.
+        given: the regions that the product uses instead; None for its own.
 
     Yields:
-        A list that the evaluation's own regions, and their margins, are put into.
+        A list to which the evaluation's own regions and their margins are added.
     """
     module = pack.sampling.regions.segmenter
     maps, segmenter = module.AttentionMaps, module.Segmenter
@@ -166,11 +166,11 @@ def _regions_taken(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Ten
     pairs: list[Tensor] = []
     margins: list[Tensor] = []
 
-    def seen_background(self: Any) -> Tensor:
+    def record_background(self: Any) -> Tensor:
         pairs.append(background(self))
         return pairs[-1]
 
-    def seen_segment(tokens: Tensor, foreground: Tensor, concepts: Any, suppression: float, cut: bool) -> Any:
+    def record_segment(tokens: Tensor, foreground: Tensor, concepts: Any, suppression: float, cut: bool) -> Any:
         named = [position for positions in concepts for position in positions]
         strengths = tokens * suppression
         strengths[:, named] = tokens[:, named]
@@ -179,18 +179,18 @@ def _regions_taken(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Ten
         margins.append(torch.minimum(margin_of(strengths, dim=1), margin_of(pair, dim=1)))
         return segment(tokens, foreground, concepts, suppression, cut)
 
-    def taken(self: Any, *args: Any) -> Any:
+    def substitute(self: Any, *args: Any) -> Any:
         own = regions(self, *args)
         if own is None:
             return given
-        # Of prompts with areas of their own each has its grid: these are compared otherwise.
+        # Prompts with areas have grids of their own; their regions are compared in other tests.
         fits = all(margin.shape == own.labels.shape for margin in margins)
         found.append((own, torch.stack(margins).amin(dim=0) if fits else torch.zeros(own.labels.shape)))
         return own if given is None else given
 
     with (
-        patch.object(maps, "background", property(seen_background)),
-        patch.object(module, "segment", seen_segment),
-        patch.object(segmenter, "regions", taken),
+        patch.object(maps, "background", property(record_background)),
+        patch.object(module, "segment", record_segment),
+        patch.object(segmenter, "regions", substitute),
     ):
         yield found

@@ -1,4 +1,4 @@
-"""Any input whatever: a finite result, or a ValueError that says at which node and input the mistake is."""
+"""Arbitrary input gives a finite result, or a ValueError that names the node and the input at fault."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .graph import box, picture
 
 pytestmark = pytest.mark.usefixtures("as_node")
 
-THE_SAME_ALWAYS = {
+REPEATABLE = {
     "derandomize": True,
     "deadline": None,
     "database": None,
@@ -26,23 +26,23 @@ WORDS = st.sampled_from(
 TEXTS = st.one_of(WORDS, st.text(max_size=40))
 
 
-def mostly(usual, other):
-    """One strategy in nine cases of ten, or so, and the other in the tenth."""
+def usually(usual, other):
+    """A strategy that draws from the first one in about nine cases of ten, and else from the second."""
     return st.integers(0, 9).flatmap(lambda number: usual if number else other)
 
 
 NOT_FINITE = st.sampled_from([float("nan"), float("inf"), float("-inf")])
-WEIGHTS = mostly(
+WEIGHTS = usually(
     st.one_of(st.floats(0, 10), st.sampled_from([0.0, -1.0, 2.0])), st.one_of(st.floats(-99, 99), NOT_FINITE)
 )
-PARTS = mostly(st.floats(0, 1), st.one_of(st.floats(-1, 2), NOT_FINITE))
+PARTS = usually(st.floats(0, 1), st.one_of(st.floats(-1, 2), NOT_FINITE))
 NAMES = ["auto", "all", "finest", "output.3-5", "middle", "input.4,output.0.1", "input"]
-SPECS = mostly(st.sampled_from(NAMES), st.text(max_size=12))
+SPECS = usually(st.sampled_from(NAMES), st.text(max_size=12))
 
 
 @st.composite
 def pictures(draw):
-    """Some views, and perhaps their masks: of any size, sometimes wrong."""
+    """Some pictures of any size, and perhaps masks for them, which are sometimes wrong."""
     views, height, width = draw(st.integers(0, 3)), draw(st.integers(1, 90)), draw(st.integers(1, 90))
     channels = draw(st.sampled_from([3, 3, 3, 4, 1]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 9)))
@@ -68,8 +68,8 @@ def pictures(draw):
     return image, mask
 
 
-def tried(make):
-    """What `make` gives; None where it refuses, in words that name node and input."""
+def try_or_refuse(make):
+    """The result of `make`; None if it refuses with a message that names the node and the input."""
     try:
         return make()
     except ValueError as error:
@@ -77,12 +77,12 @@ def tried(make):
         return None
 
 
-@settings(max_examples=150, **THE_SAME_ALWAYS)
+@settings(max_examples=150, **REPEATABLE)
 @given(pictures(), TEXTS, TEXTS, st.sampled_from([0, 64, 96, 128, 63, -5, 5000]))
 def test_any_reference(graph, shown, caption, concept, size):
     image, mask = shown
-    size = size or 128  # 0 is as large as the family's own pictures, and slow
-    reference = tried(lambda: graph.reference(concept, image=image, mask=mask, caption=caption, size=size))
+    size = size or 128  # 0 means the family's native size, which is slow
+    reference = try_or_refuse(lambda: graph.reference(concept, image=image, mask=mask, caption=caption, size=size))
     if reference is not None:
         assert torch.isfinite(reference.latents).all()
         assert reference.latents.shape[0] == reference.masks.shape[0] == len(image)
@@ -90,17 +90,17 @@ def test_any_reference(graph, shown, caption, concept, size):
 
 
 @pytest.fixture(scope="module")
-def sampled():
-    """Whether each run of `test_any_settings` came to its end: a test that only sees refusals shows nothing."""
+def run_ends():
+    """Whether each run of `test_any_settings` finished: if nearly all inputs were refused, it would show nothing."""
     ends: list[bool] = []
     yield ends
-    assert sum(ends) > 30, f"{sum(ends)} of {len(ends)} runs came to their end"
+    assert sum(ends) > 30, f"{sum(ends)} of {len(ends)} runs finished"
 
 
-@settings(max_examples=150, **THE_SAME_ALWAYS)
+@settings(max_examples=150, **REPEATABLE)
 @given(st.data())
-def test_any_settings(graph, sampled, data):
-    """From the reference to the picture, with settings that now and then are wrong or contradict each other."""
+def test_any_settings(graph, run_ends, data):
+    """The whole way from reference to picture, with settings that are sometimes wrong or contradictory."""
     masked = st.sampled_from([None, box(96, 64, 0, 0, 60, 64), box(96, 64, 90, 3, 96, 9), 0.3 * torch.ones(1, 96, 64)])
     concept = data.draw(st.sampled_from(["hat", "scarf", "a hat"]))
     reference = graph.reference(concept, image=picture(1, 96, 64), mask=data.draw(masked), size=64)
@@ -108,9 +108,9 @@ def test_any_settings(graph, sampled, data):
         "weight": data.draw(WEIGHTS),
         "injection_weight": data.draw(WEIGHTS),
         "resize": data.draw(st.sampled_from(["nearest", "area"])),
-        "grow_px": data.draw(mostly(st.integers(-9, 99), st.integers(-600, 600))),
-        "feather_px": data.draw(mostly(st.integers(0, 99), st.integers(-600, 600))),
-        "invert": data.draw(mostly(st.just(False), st.just(True))),
+        "grow_px": data.draw(usually(st.integers(-9, 99), st.integers(-600, 600))),
+        "feather_px": data.draw(usually(st.integers(0, 99), st.integers(-600, 600))),
+        "invert": data.draw(usually(st.just(False), st.just(True))),
     }
     start, switch, end = sorted(data.draw(PARTS) for _ in range(3))
     plan = {
@@ -121,48 +121,48 @@ def test_any_settings(graph, sampled, data):
         "injection_blocks": data.draw(SPECS),
         "segmentation_blocks": data.draw(SPECS),
         "token_suppression": data.draw(PARTS),
-        "foreground": data.draw(mostly(st.sampled_from(["auto", "always", "never"]), st.text(max_size=5))),
+        "foreground": data.draw(usually(st.sampled_from(["auto", "always", "never"]), st.text(max_size=5))),
         "keep_mb": data.draw(st.sampled_from([0, 1, 100])),
         "keep_on": data.draw(st.sampled_from(["main memory", "device"])),
     }
-    text = data.draw(mostly(st.sampled_from(["a man in a hat and a scarf", "a hat, " * 90 + "a scarf"]), TEXTS))
+    text = data.draw(usually(st.sampled_from(["a man in a hat and a scarf", "a hat, " * 90 + "a scarf"]), TEXTS))
     sampling = {
         "cfg": data.draw(st.sampled_from([0.0, 1.0, 5.0, 30.0])),
         "steps": data.draw(st.integers(1, 2)),
         "size": (data.draw(st.integers(1, 10)), data.draw(st.integers(1, 10))),
     }
 
-    reference = tried(lambda: graph.weighted(reference, **mask_settings))
-    schedule = tried(lambda: graph.schedule(**plan))
-    prompt = tried(lambda: graph.prompt(text))
+    reference = try_or_refuse(lambda: graph.mask_weight(reference, **mask_settings))
+    schedule = try_or_refuse(lambda: graph.schedule(**plan))
+    prompt = try_or_refuse(lambda: graph.prompt(text))
     if None in (reference, schedule, prompt):
         return
-    model = tried(lambda: graph.apply(graph.model, reference, schedule=schedule))
+    model = try_or_refuse(lambda: graph.apply(graph.model, reference, schedule=schedule))
     if model is not None:
-        latent = tried(lambda: graph.sample(model, prompt, **sampling))
+        latent = try_or_refuse(lambda: graph.sample(model, prompt, **sampling))
         assert latent is None or torch.isfinite(latent).all()
-        sampled.append(latent is not None)
+        run_ends.append(latent is not None)
 
 
-@settings(max_examples=40, **THE_SAME_ALWAYS)
+@settings(max_examples=40, **REPEATABLE)
 @given(st.data())
 def test_any_view(graph, data):
-    """What shows a run afterwards, and the choice of what it records."""
+    """The nodes that show a run afterwards, and the choice of what it records."""
     number = st.integers(-4, 4)
     chosen = {
-        "steps": data.draw(mostly(st.sampled_from(["0", "-1", "0,1", "all"]), st.text(max_size=6))),
-        "blocks": data.draw(mostly(st.sampled_from(["auto", "output.3-5"]), SPECS)),
-        "most_mb": data.draw(mostly(st.integers(1, 64), st.integers(-9, 10**6))),
+        "steps": data.draw(usually(st.sampled_from(["0", "-1", "0,1", "all"]), st.text(max_size=6))),
+        "blocks": data.draw(usually(st.sampled_from(["auto", "output.3-5"]), SPECS)),
+        "most_mb": data.draw(usually(st.integers(1, 64), st.integers(-9, 10**6))),
     }
-    record = tried(lambda: graph.record(**chosen))
+    record = try_or_refuse(lambda: graph.record(**chosen))
     if record is None:
         return
     reference = graph.reference("hat", image=picture(1, 96, 64), size=64)
     flags = {"record": record, "strict": data.draw(st.booleans()), "live_regions": data.draw(st.booleans())}
-    model = tried(lambda: graph.apply(graph.model, reference, **flags))
+    model = try_or_refuse(lambda: graph.apply(graph.model, reference, **flags))
     if model is None:
         return
-    samples = tried(lambda: graph.sample(model, steps=2, size=(8, 8)))
+    samples = try_or_refuse(lambda: graph.sample(model, steps=2, size=(8, 8)))
     if samples is None:
         return
     latent = {"samples": samples}
@@ -180,6 +180,6 @@ def test_any_view(graph, data):
     for node, inputs in views.items():
         known = {item.id for item in graph.nodes[node].GET_SCHEMA().inputs}
         assert known >= set(inputs), f"{node} has {known}"
-        shown = tried(partial(graph.run, node, latent=latent, **inputs))
+        shown = try_or_refuse(partial(graph.run, node, latent=latent, **inputs))
         if shown is not None:
             assert torch.isfinite(shown[0]).all()

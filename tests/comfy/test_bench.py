@@ -1,4 +1,4 @@
-"""The benchmark in its short form: the product is what the authors' way is, and what is measured is what it says."""
+"""The benchmark on a small shape: the product equals the authors' way, and the measurements are what they claim."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def scene():
 
 
 @pytest.fixture(scope="module")
-def found(scene):
-    """All figures, of one round."""
+def results(scene):
+    """All measurements of one round."""
     said = []
-    figures = measure.measured(scene, 1, said.append)
+    figures = measure.measure_shape(scene, 1, said.append)
     assert "round 1 of 1" in said
     return figures
 
@@ -42,36 +42,36 @@ def test_the_product_is_exact(scene, count):
     assert between.equal_regions == 1.0
 
 
-def test_an_error_is_seen(scene, monkeypatch):
-    """References a little stronger, in the authors' way alone."""
+def test_an_error_is_detected(scene, monkeypatch):
+    """The authors' way gets slightly larger values for references, which the comparison must show."""
     resized = authors.interpolate
     monkeypatch.setattr(authors, "interpolate", lambda *given, **mode: 1.01 * resized(*given, **mode))
     theirs = Authors(scene, 3, blocks="auto")
-    ours = scene.run(scene.patched(3))
+    ours = scene.run(scene.patched_model(3))
     prediction = theirs.evaluate(ours.latents[0], scene.levels["layout"][0], "layout", ours.regions[1])
     assert (prediction.cpu() - ours.predictions[0]).abs().max() > bench.MAX_ERROR * prediction.abs().max()
 
 
-def test_the_authors_way_by_itself_goes_the_same_way(scene):
-    """No product's latents handed over, but regions are, so that no near tie counts: whole runs are equal."""
-    ours = scene.run(scene.patched(3))
+def test_the_authors_way_by_itself_gives_the_same_run(scene):
+    """It continues from its own latents, with the product's regions so that no near tie counts: the runs are equal."""
+    ours = scene.run(scene.patched_model(3))
     theirs = Authors(scene, 3, blocks="auto").run(steering=ours.regions)
     for one, other in zip(ours.predictions, theirs.predictions, strict=True):
         assert (one - other).abs().max() < 1e-3 * one.abs().max()
     assert (ours.predictions[-1] - scene.run(scene.model).predictions[-1]).abs().max() > 0.1
 
 
-def test_all_is_measured(found):
-    assert set(measure.ratios(found)) == set(tables.MEANT) - ({"host_waits"} if found.host_waits is None else set())
-    for name, times in found.times.items():
+def test_every_stage_is_measured(results):
+    assert set(measure.ratios(results)) == set(tables.MEANT) - ({"host_waits"} if results.host_waits is None else set())
+    for name, times in results.times.items():
         assert all(len(times.by_stage[stage]) == 1 for stage in STAGES), name
-    assert set(found.peak_bytes) == set(found.times)
-    assert all(len(points) >= 3 for points in found.curves.values())
-    assert found.host_waits in ((0, 1) if torch.cuda.is_available() else (None,))
+    assert set(results.peak_bytes) == set(results.times)
+    assert all(len(points) >= 3 for points in results.curves.values())
+    assert results.host_waits in ((0, 1) if torch.cuda.is_available() else (None,))
 
 
 class Clock(TorchFunctionMode):
-    """Goes on by the attention that is computed, and by a moment whenever it is read."""
+    """A clock that advances with the amount of attention computed, and a little on every reading."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,43 +91,43 @@ class Clock(TorchFunctionMode):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock in place of the machine's."""
+    """Replaces the machine's clock."""
     with Clock() as clock:
         for module in (meters, scene_module):
             monkeypatch.setattr(module, "timer", clock.read)
         yield clock
 
 
-def test_parts_are_parts_of_the_whole(scene, clock):
-    """Nothing of the first evaluation. Each part takes time; the UNet takes what it takes without the method."""
+def test_times_of_parts_add_up_to_less_than_the_whole(scene, clock):
+    """The first evaluation is left out. Each part takes time, and the UNet takes as much as without the method."""
     parts = Parts(scene.pack)
-    with parts.watched():
-        scene.run(scene.patched(1))
+    with parts.watch():
+        scene.run(scene.patched_model(1))
         assert not any(parts.seconds.values())
-        seconds = scene.run(scene.patched(1), around=parts.whole).seconds
+        seconds = scene.run(scene.patched_model(1), around=parts.whole).seconds
     assert set(parts.seconds) == set(PARTS) and all(part > 0 for part in parts.seconds.values())
     assert sum(parts.seconds.values()) < sum(sum(its) for its in seconds.values())
     unpatched = sum(sum(its) for its in scene.run(scene.model).seconds.values())
     assert parts.seconds["UNet"] == pytest.approx(unpatched, rel=0.01)
 
 
-def test_memory_is_that_of_tensors(found):
+def test_measured_memory_is_that_of_tensors(results):
     def work():
         kept = torch.ones(3, MB, dtype=torch.uint8)
         del kept
         return torch.ones(5, MB, dtype=torch.uint8)
 
     assert 5 * MB <= peak_bytes(work) < 5.5 * MB
-    assert found.peak_bytes["5"] > found.peak_bytes["1"] > 0
-    assert found.peak_bytes[AUTHORS] > found.peak_bytes["3"] > found.peak_bytes[CACHED]
+    assert results.peak_bytes["5"] > results.peak_bytes["1"] > 0
+    assert results.peak_bytes[AUTHORS] > results.peak_bytes["3"] > results.peak_bytes[CACHED]
 
 
-def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
+def test_cached_references_are_found_where_they_are_measured(scene, monkeypatch):
     passes = []
     reference_pass = scene.pack.sampling.references.reference_pass.ReferencePass
     real = reference_pass.through_unet
     monkeypatch.setattr(reference_pass, "through_unet", lambda *given: passes.append(1) or real(*given))
-    cold = scene.run(scene.patched(3))
+    cold = scene.run(scene.patched_model(3))
     every = len(passes)
     warm = measure.ways_of(scene)[CACHED](0)
     assert len(passes) == 2 * every
@@ -135,28 +135,28 @@ def test_kept_references_are_found_where_they_are_measured(scene, monkeypatch):
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
 
 
-def test_exponents():
+def test_exponents_of_known_curves():
     points = [(1.0, 3.0), (2.0, 12.0), (4.0, 48.0)]
     assert measure.exponent(points) == pytest.approx(2.0)
     assert measure.exponent([(1.0, 5.0), (9.0, 5.0), (2.0, 5.0)]) == pytest.approx(0.0)
 
 
-def test_reports(found, tmp_path):
-    figures = report.as_json(found)["summary"]
+def test_reports_have_every_figure(results, tmp_path):
+    figures = report.as_json(results)["summary"]
     text = "\n".join(line for lines in tables.tables(figures).values() for line in lines)
-    assert all(f"| {name} |" in text for name in (*measure.ratios(found), *PARTS, CACHED, *found.curves))
+    assert all(f"| {name} |" in text for name in (*measure.ratios(results), *PARTS, CACHED, *results.curves))
     assert json.loads(json.dumps(figures))["ratios"]["max_error"] < bench.MAX_ERROR
-    report.plot(found, tmp_path / "plot.png")
+    report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
         assert picture.size == (800, 900)
         colours = {colour for _, colour in picture.convert("RGB").getcolors(100000)}
     assert {ImageColor.getrgb(colour) for colour in (report.INK, report.LINE)} <= colours
 
 
-def test_a_loss_of_exactness_fails(found, scene, monkeypatch, capsys):
-    """And nothing else does, however slow."""
+def test_a_loss_of_exactness_fails(results, scene, monkeypatch, capsys):
+    """Only a loss of exactness makes the benchmark fail; slowness does not."""
     monkeypatch.setattr(bench, "Scene", lambda shape: scene)
-    monkeypatch.setattr(bench, "measured", lambda *_: found)
+    monkeypatch.setattr(bench, "measure_shape", lambda *_: results)
     assert bench.main(["tiny"], 1, None, None) == 0
     monkeypatch.setattr(bench, "MAX_ERROR", 0.0)
     assert bench.main(["tiny"], 1, None, None) == 1

@@ -1,4 +1,4 @@
-"""How the method calls attention and the UNet: backends, tiles, memory, masks that vanish."""
+"""How the method calls attention and the UNet: backends, tiles, memory, masks that become empty."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from .steering import assert_same, follow, lead
 pytestmark = pytest.mark.usefixtures("as_node")
 
 
-def test_an_attention_override_sees_all_calls_but_those_with_a_bias(graph: Graph) -> None:
-    """Overrides commonly drop masks: a weighted mask must not go through one."""
+def test_attention_overrides_get_all_calls_without_a_bias(graph: Graph) -> None:
+    """Overrides commonly ignore masks, so calls with a weighted mask must bypass them."""
     seen: list[bool] = []
 
     def override(func, *args, **kwargs):
         seen.append(kwargs.get("mask") is not None)
         return func(*args, **kwargs)
 
-    model = graph.apply(graph.model, *graph.two())
+    model = graph.apply(graph.model, *graph.two_references())
     expected = graph.sample(model)
     overridden = model.clone()
     overridden.model_options["transformer_options"]["optimized_attention_override"] = override
@@ -31,7 +31,7 @@ def test_an_attention_override_sees_all_calls_but_those_with_a_bias(graph: Graph
 
 
 def test_a_bias_is_computed_as_precisely_as_requested(graph: Graph, pack, monkeypatch) -> None:
-    """Where ComfyUI asks for float32 attention, calls with a bias get it too."""
+    """Where ComfyUI asks for float32 attention, calls with a bias use it too."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 9, 32, generator=generator).half() * 8 for _ in range(3))
     bias = torch.randn(9, generator=generator)
@@ -53,15 +53,15 @@ def test_tiles_of_the_latent_are_refused(graph: Graph) -> None:
         halves = args["input"].chunk(2, dim=-1)
         return torch.cat([apply_model(half, args["timestep"], **args["c"]) for half in halves], dim=-1)
 
-    model = graph.apply(graph.model, *graph.two())
+    model = graph.apply(graph.model, *graph.two_references())
     model.set_model_unet_function_wrapper(tiles)
     with pytest.raises(ValueError, match=r"MagicFace: the UNet was called with a latent of .* into tiles; remove it"):
         graph.sample(model)
 
 
 @pytest.mark.rounding
-def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkeypatch) -> None:
-    """The same references in smaller groups, and no second failure in the same run."""
+def test_groups_of_references_are_halved_when_memory_runs_out(graph: Graph, pack, monkeypatch) -> None:
+    """The references run in smaller groups from then on, so memory does not run out again in the same run."""
     real = pack.sampling.references.reference_pass.ReferencePass.through_unet
     sizes: list[int] = []
 
@@ -79,14 +79,14 @@ def test_references_go_in_halves_once_memory_runs_out(graph: Graph, pack, monkey
     assert sizes[:3] == [2, 1, 1] and set(sizes[3:]) == {1}
 
 
-def test_a_mask_that_vanishes_is_logged(graph: Graph, caplog) -> None:
+def test_a_mask_that_becomes_empty_is_logged(graph: Graph, caplog) -> None:
     mask = torch.zeros(1, 128, 128)
     mask[0, 3, 3] = 1.0
     thin = graph.reference("hat", mask=mask)
     with caplog.at_level(logging.WARNING, logger="magicface"):
-        seen = graph.sample(graph.apply(graph.model, graph.weighted(thin, resize="area")))
+        seen = graph.sample(graph.apply(graph.model, graph.mask_weight(thin, resize="area")))
         assert not [r for r in caplog.records if "has no pixel" in r.message]
-        unseen = graph.sample(graph.apply(graph.model, graph.weighted(thin, resize="nearest")))
+        unseen = graph.sample(graph.apply(graph.model, graph.mask_weight(thin, resize="nearest")))
     logged = [record.message for record in caplog.records if "has no pixel" in record.message]
     assert logged and all("'hat'" in message and "resize to area" in message for message in logged)
     assert not torch.equal(seen, unseen)

@@ -1,4 +1,4 @@
-"""Conds in every arrangement: in one call or several, combined, in areas and masks, in turns."""
+"""Conds in every arrangement: in one call or several, combined, in areas and masks, one after the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from comfy_extras.nodes_hooks import ConditioningSetDefaultAndCombine
 
 import nodes as core_nodes
 
-from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
+from .comparison import Case, PlainGuider, negative_of, patch_model, plain_program, positive_of, references
 from .graph import call
 from .steering import assert_same, assert_same_labels, assert_same_regions, follow, lead
 
@@ -25,8 +25,8 @@ LONG_TEXT = HAT_TEXT + " and" * 80
 LEFT, RIGHT = {"width": 64, "height": 128, "x": 0, "y": 0}, {"width": 64, "height": 128, "x": 64, "y": 0}
 
 
-def combine(*conditionings):
-    """Conditioning (Combine), all in turn."""
+def combine_all(*conditionings):
+    """Combine all with Conditioning (Combine)."""
     first, *others = conditionings
     for other in others:
         first = call(core_nodes.ConditioningCombine, conditioning_1=first, conditioning_2=other)[0]
@@ -40,17 +40,17 @@ def half_mask(left):
 
 
 def regions_of(graph, latent):
-    return torch.stack(graph.recorded(latent)[0])
+    return torch.stack(graph.regions_by_step(latent)[0])
 
 
-def first_found(graph, case, x):
-    """What the plain program finds in the first evaluation."""
+def first_regions(graph, case, x):
+    """The regions that the plain program finds in the first evaluation."""
     program = plain_program(graph, case, references(graph, case.references))
     return program.evaluate(x, 14.6146, None)[1]
 
 
 def assert_halves(concepts, left, right):
-    """A picture's concepts are on the left what the plain program finds there, and on the right likewise."""
+    """Assert that each half of a picture has the concepts that the plain program finds there."""
     expected, margin = (
         torch.cat([getattr(left, name)[:, :4], getattr(right, name)[:, -4:]], dim=1) for name in ("concepts", "margin")
     )
@@ -58,7 +58,7 @@ def assert_halves(concepts, left, right):
 
 
 def assert_plain(graph, case, given, model):
-    """The latent, and the regions, of a run with the defaults are those of the plain program."""
+    """Assert that a run with the defaults has the latent and the regions of the plain program."""
     ours, evaluations = lead(
         graph.pack,
         model,
@@ -69,11 +69,11 @@ def assert_plain(graph, case, given, model):
     latent = torch.zeros(1, 4, *SIZE)
     theirs = program.sample("euler", sigmas, comfy.sample.prepare_noise(latent, 1), latent, 1, disable_pbar=True)
     assert (ours - theirs).abs().max() < 1e-3 * theirs.abs().max()
-    assert torch.equal(graph.recorded(ours)[0][-1], evaluations[-1].regions.concepts[0])
+    assert torch.equal(graph.regions_by_step(ours)[0][-1], evaluations[-1].regions.concepts[0])
 
 
 def split_up(model, order):
-    """The model with another pack's wrapper inside ours: each list of conds in a call of its own, in this order."""
+    """Add another pack's wrapper, inside MagicFace's: each list of conds gets a call of its own, in this order."""
 
     def one_by_one(executor, inner, conds, x, timestep, options):
         out = [None] * len(conds)
@@ -93,7 +93,7 @@ def split_up(model, order):
 
 
 def unet_calls(model):
-    """The model, and what its UNet calls for the target held: each one's `cond_or_uncond`."""
+    """The model, and a list that gets the `cond_or_uncond` of each UNet call for the target."""
     calls = []
 
     def wrapper(executor, x, timesteps, context, y, control, options, **kwargs):
@@ -107,8 +107,8 @@ def unet_calls(model):
 
 @pytest.mark.rounding
 @pytest.mark.parametrize("how", ["positive first", "negative first", "memory for one"])
-def test_one_call_or_two(graph, how, monkeypatch):
-    model = graph.apply(graph.model, *graph.two())
+def test_conds_in_one_call_or_two_give_the_same_picture(graph, how, monkeypatch):
+    model = graph.apply(graph.model, *graph.two_references())
     _, together = lead(graph.pack, model, lambda model: graph.sample(model, batch=2))
     if how == "memory for one":
         monkeypatch.setattr(model.model, "memory_required", lambda shape, **_: 1e30 if shape[0] > 2 else 0)
@@ -121,36 +121,36 @@ def test_one_call_or_two(graph, how, monkeypatch):
 
 
 @pytest.mark.rounding
-def test_prompts_too_unlike_to_share_a_call(graph):
+def test_prompts_of_different_lengths_get_calls_of_their_own(graph):
     case = Case(size=SIZE, negative="bad " * 460, starts=((0,), tuple(range(0, 7 * 77, 77))))
     given = references(graph, case.references)
-    model, calls = unet_calls(patched(graph, case, given))
+    model, calls = unet_calls(patch_model(graph, case, given))
     assert_plain(graph, case, given, model)
     assert {len(call) for call in calls} == {1}
 
 
 @pytest.mark.rounding
-def test_combined_with_itself(graph):
-    model, positive, negative = graph.apply(graph.model, *graph.two()), graph.prompt(), graph.text()
+def test_a_prompt_combined_with_itself_gives_the_same_picture(graph):
+    model, positive, negative = graph.apply(graph.model, *graph.two_references()), graph.prompt(), graph.text()
     _, alone = lead(graph.pack, model, lambda model: graph.sample(model, positive, negative))
-    for twice in ((combine(positive, positive), negative), (positive, combine(negative, negative))):
+    for twice in ((combine_all(positive, positive), negative), (positive, combine_all(negative, negative))):
         assert_same(follow(graph.pack, model, lambda model, twice=twice: graph.sample(model, *twice), alone)[1], alone)
 
 
 @pytest.mark.rounding
-def test_combined_with_a_prompt_of_no_words_of_ours(graph):
-    """A cond that does not come from MagicFace Prompt attends to the references too, but finds no regions."""
-    model = graph.apply(graph.model, *graph.two())
+def test_combined_with_a_prompt_that_names_no_concept(graph):
+    """A cond that does not come from MagicFace Prompt also attends to the references, but finds no regions."""
+    model = graph.apply(graph.model, *graph.two_references())
     (alone, of_alone), (both, of_both) = (
         lead(graph.pack, model, lambda model, cond=cond: graph.sample(model, cond))
-        for cond in (graph.prompt(), combine(graph.prompt(), graph.text("a man")))
+        for cond in (graph.prompt(), combine_all(graph.prompt(), graph.text("a man")))
     )
     assert_same_regions(of_both[0], of_alone[0])
     assert (both - alone).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("node", ["Concat", "Average"])
-def test_conditionings_made_into_one(graph, node):
+def test_merged_conditionings_equal_the_plain_program(graph, node):
     def through(graph, positive):
         inputs = {"conditioning_to": positive, "conditioning_from": graph.text("a man in a park")}
         if node == "Average":
@@ -159,7 +159,7 @@ def test_conditionings_made_into_one(graph, node):
 
     case = Case(size=SIZE, through=through, starts=((0, 77) if node == "Concat" else (0,), (0,)))
     given = references(graph, case.references)
-    assert_plain(graph, case, given, patched(graph, case, given))
+    assert_plain(graph, case, given, patch_model(graph, case, given))
 
 
 @pytest.mark.rounding
@@ -176,8 +176,8 @@ def test_conditionings_made_into_one(graph, node):
     ],
     ids=lambda value: "long" if value == LONG_TEXT else "short" if value == HAT_TEXT else value,
 )
-def test_a_prompt_for_each_half(graph, kind, negative, hat_text):
-    """Each is segmented on what it sees and then cut to where it has a say."""
+def test_each_half_has_the_regions_of_its_prompt(graph, kind, negative, hat_text):
+    """Each prompt is segmented on the part that it sees, then cut to the part where it applies."""
 
     def placed(conditioning, left):
         if kind == "area":
@@ -190,23 +190,23 @@ def test_a_prompt_for_each_half(graph, kind, negative, hat_text):
     long = hat_text is LONG_TEXT
     hat = replace(case, prompt=hat_text, positions=((5,), ()), starts=((0, 77) if long else (0,), (0,)))
     scarf = replace(case, prompt=SCARF_TEXT, positions=((), (5,)))
-    model = patched(graph, case, references(graph, case.references))
-    both = combine(placed(graph.prompt(hat_text), True), placed(graph.prompt(SCARF_TEXT), False))
+    model = patch_model(graph, case, references(graph, case.references))
+    both = combine_all(placed(graph.prompt(hat_text), True), placed(graph.prompt(SCARF_TEXT), False))
     found = regions_of(graph, graph.sample(model, both, negative_of(graph, case)))
 
     x = comfy.sample.prepare_noise(torch.zeros(1, 4, *SIZE), 1) * (1 + 14.6146**2) ** 0.5
     crops = (x, x) if kind == "mask" else (x[..., :8], x[..., 8:])
-    assert_halves(found[0], *(first_found(graph, of, crop) for of, crop in zip((hat, scarf), crops, strict=True)))
+    assert_halves(found[0], *(first_regions(graph, of, crop) for of, crop in zip((hat, scarf), crops, strict=True)))
     assert 0 not in found[..., 4:] and 1 not in found[..., :4]
     assert {0, 1} <= set(found.flatten().tolist())
 
 
 def test_a_default_prompt_fills_what_the_others_leave(graph):
-    """The default prompt's words, here the later concept's, claim nothing where the other prompt has its say."""
+    """The default prompt names the later concept, which gets no pixel where the other prompt applies."""
     case = Case(size=SIZE, guidance=False, picture=SIZE)
     hat = replace(case, prompt=HAT_TEXT, positions=((5,), ()))
     scarf = replace(case, prompt=SCARF_TEXT, positions=((), (5,)))
-    model = patched(graph, case, references(graph, case.references))
+    model = patch_model(graph, case, references(graph, case.references))
     left = {"conditioning": graph.prompt(HAT_TEXT), "mask": half_mask(True), "set_cond_area": "default"}
     both = call(
         ConditioningSetDefaultAndCombine,
@@ -216,27 +216,27 @@ def test_a_default_prompt_fills_what_the_others_leave(graph):
     found = regions_of(graph, graph.sample(model, both, negative_of(graph, case)))
 
     x = comfy.sample.prepare_noise(torch.zeros(1, 4, *SIZE), 1) * (1 + 14.6146**2) ** 0.5
-    assert_halves(found[0], *(first_found(graph, of, x) for of in (hat, scarf)))
+    assert_halves(found[0], *(first_regions(graph, of, x) for of in (hat, scarf)))
     assert 1 not in found[..., :4] and 0 not in found[..., 4:]
     assert {0, 1} <= set(found.flatten().tolist())
 
 
 @pytest.mark.rounding
-def test_an_area_of_everything_is_none(graph):
-    model = graph.apply(graph.model, *graph.two())
+def test_an_area_of_the_whole_picture_changes_nothing(graph):
+    model = graph.apply(graph.model, *graph.two_references())
     everything = {"width": 128, "height": 128, "x": 0, "y": 0}
     whole = call(core_nodes.ConditioningSetArea, conditioning=graph.prompt(), **everything)[0]
     _, expected = lead(graph.pack, model, graph.sample)
     assert_same(follow(graph.pack, model, lambda model: graph.sample(model, whole), expected)[1], expected)
 
 
-def test_prompts_in_turns(graph):
-    model = graph.apply(graph.model, *graph.two())
+def test_prompts_one_after_the_other(graph):
+    model = graph.apply(graph.model, *graph.two_references())
     turns = [
         call(core_nodes.ConditioningSetTimestepRange, conditioning=graph.prompt(text), start=start, end=end)[0]
         for text, start, end in ((HAT_TEXT, 0.0, 0.4), (SCARF_TEXT, 0.4, 1.0))
     ]
-    found = regions_of(graph, graph.sample(model, combine(*turns), steps=4))
+    found = regions_of(graph, graph.sample(model, combine_all(*turns), steps=4))
     assert len(found) == 4
     for step, own in enumerate((0, 0, 1, 1)):
         assert own in found[step] and 1 - own not in found[step]

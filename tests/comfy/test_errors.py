@@ -1,4 +1,4 @@
-"""Bad input is refused before the UNet runs, in words that name node and input, what was given and what to do."""
+"""Bad input is refused before the UNet runs; the message names node and input, what was given and what to do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SDXL_BLOCKS = ("input.4 (1 deep)", "input.8 (2 deep)", "middle.0 (2 deep)", "out
 
 
 def flux(_):
-    """A small model of another kind."""
+    """A small model that is not a UNet."""
     sizes = {"hidden_size": 32, "num_heads": 4, "depth": 1, "depth_single_blocks": 1, "axes_dim": [2, 2, 4]}
     config = comfy.supported_models.Flux(
         {
@@ -39,18 +39,18 @@ def flux(_):
 
 
 def t5(graph):
-    """A text encoder of another kind, as far as its tokeniser."""
+    """The tokeniser of a text encoder that is not CLIP."""
     clip = graph.clip.clone()
     clip.tokenizer = comfy.text_encoders.flux.FluxTokenizer()
     return clip
 
 
-def refer(**inputs):
+def reference(**inputs):
     return lambda graph: graph.reference(**inputs)
 
 
-def weigh(**inputs):
-    return lambda graph: graph.weighted(graph.reference(), **inputs)
+def mask_weight(**inputs):
+    return lambda graph: graph.mask_weight(graph.reference(), **inputs)
 
 
 def schedule(**inputs):
@@ -76,45 +76,45 @@ PROMPT_NODE, PREVIEW = "MagicFacePrompt", "MagicFaceSegmentationPreview"
 
 AT_THE_NODE = [
     # Reference
-    (refer(caption=""), REFERENCE, "caption", "empty", "say what the picture shows"),
-    (refer(caption=" \n"), REFERENCE, "caption", "empty", "say what the picture shows"),
-    (refer(concept="", caption="a hat"), REFERENCE, "concept", "''", "give the phrase"),
-    (refer(concept="  ", caption="a hat"), REFERENCE, "concept", "'  '", "give the phrase"),
-    (refer(mask=torch.zeros(1, 128, 128)), REFERENCE, "mask", "empty", "mark the concept", "unconnected"),
+    (reference(caption=""), REFERENCE, "caption", "empty", "say what the picture shows"),
+    (reference(caption=" \n"), REFERENCE, "caption", "empty", "say what the picture shows"),
+    (reference(concept="", caption="a hat"), REFERENCE, "concept", "''", "give the phrase"),
+    (reference(concept="  ", caption="a hat"), REFERENCE, "concept", "'  '", "give the phrase"),
+    (reference(mask=torch.zeros(1, 128, 128)), REFERENCE, "mask", "empty", "mark the concept", "unconnected"),
     (
-        refer(image=picture(1, 160, 96), mask=ZEROS_OF_LOAD_IMAGE),
+        reference(image=picture(1, 160, 96), mask=ZEROS_OF_LOAD_IMAGE),
         *(REFERENCE, "mask", "empty", "LoadImage", "without transparency", "draw a mask"),
     ),
     (
-        refer(image=picture(1, views=2), mask=torch.cat([box(128, 128, 0, 0, 9, 9), torch.zeros(1, 128, 128)])),
+        reference(image=picture(1, views=2), mask=torch.cat([box(128, 128, 0, 0, 9, 9), torch.zeros(1, 128, 128)])),
         *(REFERENCE, "mask", "empty for picture 2 of 2"),
     ),
-    (refer(mask=torch.ones(1, 128, 96)), REFERENCE, "mask", "96x128", "128x128", "drawn on this picture"),
-    (refer(mask=with_masks(2)), REFERENCE, "mask", "2 for 1 picture", "each picture its own mask"),
-    (refer(image=picture(1, views=3), mask=with_masks(2)), REFERENCE, "mask", "2 for 3 pictures", "its own mask"),
-    (refer(mask=not_a_number((1, 128, 128))), REFERENCE, "mask", "not finite", "check the node it comes from"),
-    (refer(mask=torch.full((1, 128, 128), 2.0)), REFERENCE, "mask", "outside 0..1", "check the node it comes from"),
-    (refer(image=not_a_number((1, 128, 128, 3))), REFERENCE, "image", "not finite", "check the node it comes from"),
-    (refer(image=torch.zeros(0, 128, 128, 3)), REFERENCE, "image", "(0, 128, 128, 3)", "(views, height, width, 3)"),
-    (refer(image=torch.zeros(1, 128, 128)), REFERENCE, "image", "(1, 128, 128)", "(views, height, width, 3)"),
-    (refer(size=-64), REFERENCE, "size", "-64", "from 64 to 4096"),
-    (refer(size=10000), REFERENCE, "size", "10000", "from 64 to 4096"),
+    (reference(mask=torch.ones(1, 128, 96)), REFERENCE, "mask", "96x128", "128x128", "drawn on this picture"),
+    (reference(mask=with_masks(2)), REFERENCE, "mask", "2 for 1 picture", "each picture its own mask"),
+    (reference(image=picture(1, views=3), mask=with_masks(2)), REFERENCE, "mask", "2 for 3 pictures", "its own mask"),
+    (reference(mask=not_a_number((1, 128, 128))), REFERENCE, "mask", "not finite", "check the node it comes from"),
+    (reference(mask=torch.full((1, 128, 128), 2.0)), REFERENCE, "mask", "outside 0..1", "check the node it comes from"),
+    (reference(image=not_a_number((1, 128, 128, 3))), REFERENCE, "image", "not finite", "check the node it comes from"),
+    (reference(image=torch.zeros(0, 128, 128, 3)), REFERENCE, "image", "(0, 128, 128, 3)", "(views, height, width, 3)"),
+    (reference(image=torch.zeros(1, 128, 128)), REFERENCE, "image", "(1, 128, 128)", "(views, height, width, 3)"),
+    (reference(size=-64), REFERENCE, "size", "-64", "from 64 to 4096"),
+    (reference(size=10000), REFERENCE, "size", "10000", "from 64 to 4096"),
     (lambda graph: graph.reference(clip=t5(graph)), REFERENCE, "clip", "t5xxl", "SD 1.x, SD 2.x or SDXL"),
-    (refer(clip=None), REFERENCE, "clip", "empty", "Load CLIP"),
-    (refer(vae=None), REFERENCE, "vae", "empty", "Load VAE"),
+    (reference(clip=None), REFERENCE, "clip", "empty", "Load CLIP"),
+    (reference(vae=None), REFERENCE, "vae", "empty", "Load VAE"),
     # Mask weight
-    (weigh(weight=NAN), WEIGHT, "weight", "nan", "from 0 to 10"),
-    (weigh(weight=INF), WEIGHT, "weight", "inf", "from 0 to 10"),
-    (weigh(weight=-0.5), WEIGHT, "weight", "-0.5", "from 0 to 10"),
-    (weigh(weight=10.5), WEIGHT, "weight", "10.5", "from 0 to 10"),
-    (weigh(injection_weight=NAN), WEIGHT, "injection_weight", "nan", "from 0 to 10"),
-    (weigh(injection_weight=-0.5), WEIGHT, "injection_weight", "-0.5", "from 0 to 10"),
-    (weigh(grow_px=600), WEIGHT, "grow_px", "600", "from -512 to 512"),
-    (weigh(feather_px=-1), WEIGHT, "feather_px", "-1", "from 0 to 512"),
-    (weigh(resize="bicubic"), WEIGHT, "resize", "'bicubic'", "nearest or area"),
-    (weigh(invert=True), WEIGHT, "invert", "the mask of picture 1", "do not invert"),
+    (mask_weight(weight=NAN), WEIGHT, "weight", "nan", "from 0 to 10"),
+    (mask_weight(weight=INF), WEIGHT, "weight", "inf", "from 0 to 10"),
+    (mask_weight(weight=-0.5), WEIGHT, "weight", "-0.5", "from 0 to 10"),
+    (mask_weight(weight=10.5), WEIGHT, "weight", "10.5", "from 0 to 10"),
+    (mask_weight(injection_weight=NAN), WEIGHT, "injection_weight", "nan", "from 0 to 10"),
+    (mask_weight(injection_weight=-0.5), WEIGHT, "injection_weight", "-0.5", "from 0 to 10"),
+    (mask_weight(grow_px=600), WEIGHT, "grow_px", "600", "from -512 to 512"),
+    (mask_weight(feather_px=-1), WEIGHT, "feather_px", "-1", "from 0 to 512"),
+    (mask_weight(resize="bicubic"), WEIGHT, "resize", "'bicubic'", "nearest or area"),
+    (mask_weight(invert=True), WEIGHT, "invert", "the mask of picture 1", "do not invert"),
     (
-        lambda graph: graph.weighted(graph.reference(mask=box(128, 128, 0, 0, 20, 20)), grow_px=-30),
+        lambda graph: graph.mask_weight(graph.reference(mask=box(128, 128, 0, 0, 20, 20)), grow_px=-30),
         *(WEIGHT, "grow_px", "-30", "nothing of the mask", "shrink it less"),
     ),
     # Prompt
@@ -162,14 +162,14 @@ AT_THE_NODE = [
 
 @pytest.fixture
 def unet_calls(graph):
-    """A list with an entry for each time that the graph's UNet runs, for references too."""
+    """A list that gets an entry for each UNet call, reference passes included."""
     calls = []
     handle = graph.model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(None))
     yield calls
     handle.remove()
 
 
-def assert_says(error, node, input_name, *words):
+def assert_message(error, node, input_name, *words):
     message = str(error.value)
     assert message.startswith(f"{node}: ")
     for word in (input_name, *words):
@@ -181,23 +181,23 @@ def test_bad_input_is_refused_at_its_node(graph, unet_calls, row):
     action, *says = row
     with pytest.raises(ValueError) as error:
         action(graph)
-    assert_says(error, *says)
+    assert_message(error, *says)
     assert unet_calls == []
 
 
-def test_text_encoder_of_another_family(graph, graph_of, unet_calls):
+def test_a_text_encoder_of_another_family_is_refused(graph, graph_of, unet_calls):
     foreign = graph_of("sd1").reference()
     with pytest.raises(ValueError) as error:
         graph.apply(graph.model, graph.reference(), foreign)
-    assert_says(error, APPLY, "references", "'hat'", "32 wide", "reads 80", "CLIP of the same checkpoint")
+    assert_message(error, APPLY, "references", "'hat'", "32 wide", "reads 80", "CLIP of the same checkpoint")
     assert unet_calls == []
 
 
-def test_segmentation_blocks_at_full_size(graph_of):
+def test_segmentation_blocks_at_the_latents_size_are_refused(graph_of):
     graph = graph_of("sd1")
     with pytest.raises(ValueError) as error:
         graph.apply(graph.model, graph.reference(), schedule=graph.schedule(segmentation_blocks="input.1-2"))
-    assert_says(error, APPLY, "segmentation_blocks", "'input.1-2'", "'auto'")
+    assert_message(error, APPLY, "segmentation_blocks", "'input.1-2'", "'auto'")
 
 
 def shortened(graph, positive):
@@ -225,14 +225,14 @@ def test_bad_prompts_are_refused_before_the_unet_runs(graph, unet_calls, positiv
     given = positive(graph)
     with pytest.raises(ValueError) as error:
         graph.sample(model, given)
-    assert_says(error, *says)
+    assert_message(error, *says)
     assert unet_calls == []
     graph.sample(model, graph.prompt(), steps=1)
-    assert len(unet_calls) == 2  # the references, and the prompt with its negative
+    assert len(unet_calls) == 2  # the reference pass, and the call for both prompts
 
 
-def test_a_concept_that_one_of_several_prompts_names(graph, unet_calls):
-    """All prompts together must name each concept, not each of them."""
+def test_a_concept_may_be_named_by_one_of_several_prompts(graph, unet_calls):
+    """It is enough that one of several prompts names a concept."""
     both = call(
         core_nodes.ConditioningCombine, conditioning_1=graph.prompt("a hat"), conditioning_2=graph.prompt("a scarf")
     )[0]
@@ -241,19 +241,19 @@ def test_a_concept_that_one_of_several_prompts_names(graph, unet_calls):
     assert unet_calls
     with pytest.raises(ValueError) as error:
         graph.sample(model, graph.prompt("a hat"), steps=1)
-    assert_says(error, REFERENCE, "concept", "'scarf'", "a, hat")
+    assert_message(error, REFERENCE, "concept", "'scarf'", "a, hat")
 
 
 @pytest.mark.parametrize(("step", "given"), [(5, "5"), (-4, "-4")])
-def test_a_step_that_was_not_sampled(graph, step, given):
+def test_a_step_that_was_not_sampled_is_refused(graph, step, given):
     latent = {"samples": graph.sample(graph.apply(graph.model, graph.reference()))}
     with pytest.raises(ValueError) as error:
         graph.run(PREVIEW, latent=latent, step=step)
-    assert_says(error, PREVIEW, "step", given, "0 to 2")
+    assert_message(error, PREVIEW, "step", given, "0 to 2")
 
 
-def test_pictures_that_are_not_the_latents_own(graph):
+def test_another_number_of_pictures_than_latents_is_refused(graph):
     latent = {"samples": graph.sample(graph.apply(graph.model, graph.reference()), batch=3)}
     with pytest.raises(ValueError) as error:
         graph.run(PREVIEW, latent=latent, image=picture(1, views=2))
-    assert_says(error, PREVIEW, "image", "2 pictures for 3 latents", "one for each")
+    assert_message(error, PREVIEW, "image", "2 pictures for 3 latents", "one for each")

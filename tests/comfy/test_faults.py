@@ -1,4 +1,4 @@
-"""Whatever goes wrong, and wherever: the next run gives the picture of a fresh process, and nothing stays behind."""
+"""After a failure anywhere in a run, the next run gives the picture of a fresh process, and nothing is left over."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ BLOCKS = (("input", 4, 0), ("input", 7, 1), ("middle", 0, 0), ("output", 0, 1), 
 
 
 class Boom(Exception):
-    """What the tests throw in."""
+    """The error that the tests raise."""
 
 
 def raising(calls_before: int, error: type[BaseException] = Boom):
-    """A function that does what it is given first, so many times, and then fails."""
+    """A function that returns so many times, then raises."""
     calls = []
 
     def fail(*_):
@@ -32,10 +32,10 @@ def raising(calls_before: int, error: type[BaseException] = Boom):
     return fail
 
 
-def test_what_is_alive_in_a_run_is_seen(graph):
-    """Or the other tests would show nothing."""
+def test_objects_that_are_alive_in_a_run_are_found(graph):
+    """The other tests rely on this check finding what is alive."""
     seen = []
-    watching = graph.apply(graph.model, *graph.two())
+    watching = graph.apply(graph.model, *graph.two_references())
     watching.add_wrapper_with_key(
         WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: seen.append(left_over()) or run(*a, **k)
     )
@@ -55,9 +55,9 @@ def test_what_is_alive_in_a_run_is_seen(graph):
 
 @pytest.mark.parametrize("kind", ["attn1", "attn2"])
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: ".".join(map(str, block)))
-def test_a_neighbour_that_fails_in_a_block(graph, kind, block):
-    """In the second evaluation, when there are regions and keys of references."""
-    patched = graph.apply(graph.model, *graph.two())
+def test_another_patch_that_fails_in_a_block_leaves_nothing(graph, kind, block):
+    """It fails in the second evaluation, when there are regions and references' keys."""
+    patched = graph.apply(graph.model, *graph.two_references())
     expected = graph.sample(patched)
     fail = raising(1)
 
@@ -74,9 +74,9 @@ def test_a_neighbour_that_fails_in_a_block(graph, kind, block):
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: ".".join(map(str, block)))
-def test_a_block_that_fails_for_the_references(graph, block):
-    """A reference pass of the second evaluation breaks off in the middle of the UNet."""
-    patched = graph.apply(graph.model, *graph.two())
+def test_a_failing_reference_pass_leaves_nothing(graph, block):
+    """A reference pass of the second evaluation fails in the middle of the UNet."""
+    patched = graph.apply(graph.model, *graph.two_references())
     expected = graph.sample(patched)
     stage, number, depth = block
     unet = patched.model.diffusion_model
@@ -92,9 +92,9 @@ def test_a_block_that_fails_for_the_references(graph, block):
     assert torch.equal(graph.sample(patched), expected)
 
 
-def test_memory_that_does_not_do_for_one_reference(graph, pack, monkeypatch):
-    """ComfyUI's own error comes through, with its advice; a later run has room again."""
-    patched = graph.apply(graph.model, *graph.two())
+def test_out_of_memory_with_a_single_reference_is_passed_on(graph, pack, monkeypatch):
+    """ComfyUI's own error and its advice are passed on, and the next run has enough memory again."""
+    patched = graph.apply(graph.model, *graph.two_references())
     expected = graph.sample(patched)
     passes = pack.sampling.references.reference_pass.ReferencePass
     tried = []
@@ -111,8 +111,8 @@ def test_memory_that_does_not_do_for_one_reference(graph, pack, monkeypatch):
     assert torch.equal(graph.sample(patched), expected)
 
 
-def test_a_cancel_while_views_are_encoded(graph, monkeypatch):
-    """No further view is encoded, and encoding again gives what it always gives."""
+def test_a_cancel_ends_the_encoding_of_views(graph, monkeypatch):
+    """No further view is encoded, and encoding once more gives the usual result."""
     given = picture(3, views=3)
     expected = graph.reference(image=given).latents
     encode, seen = graph.vae.encode, []
@@ -131,9 +131,9 @@ def test_a_cancel_while_views_are_encoded(graph, monkeypatch):
     assert torch.equal(graph.reference(image=given).latents, expected)
 
 
-def test_tensors_do_not_add_up(graph):
-    """After runs that end and runs that fail there are those that there were, but for the bounded store of regions."""
-    patched = graph.apply(graph.model, *graph.two())
+def test_tensors_do_not_accumulate(graph):
+    """Successful and failed runs leave no new tensors, except in the bounded store of regions."""
+    patched = graph.apply(graph.model, *graph.two_references())
     failing = patched.clone()
     fail = raising(1)
     failing.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: fail() or run(*a, **k))

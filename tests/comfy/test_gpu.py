@@ -1,4 +1,4 @@
-"""On a GPU: the picture of the CPU, a host that hardly waits, and nothing that grows with n x n."""
+"""On a GPU: the same picture as on the CPU, few waits of the host, and no n x n tensor."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from comfy_extras.nodes_model_advanced import ModelComputeDtype
 
 from .graph import Graph, box, call, picture
-from .neighbours import lora, named
-from .pretended_gpu import GPU, plugged_in
+from .neighbours import lora, neighbour_named
+from .simulated_gpu import GPU, simulate_gpu
 
 pytestmark = pytest.mark.usefixtures("as_node")
 
@@ -20,45 +20,46 @@ MEGABYTES = {"keep_mb": 1024}
 
 @pytest.fixture
 def gpu(monkeypatch, pack):
-    """A GPU, and an empty reference cache."""
+    """A simulated GPU, and an empty reference cache."""
     store = pack.sampling.references.cache.REFERENCE_CACHE
     store.clear()
-    with plugged_in(monkeypatch) as plugged:
-        yield plugged
+    with simulate_gpu(monkeypatch) as simulated:
+        yield simulated
         comfy.model_management.unload_all_models()
     store.clear()
 
 
 @pytest.fixture
 def there(graph, tiny_model, gpu):
-    """The graph with its models made for the GPU."""
+    """The graph with models that are loaded while there is a GPU."""
     unet = tiny_model.load_unet("sdxl", 0, torch.float32, disable_dynamic=True)
     return Graph(graph.pack, graph.nodes, unet, tiny_model.load_clip("sdxl", 0), tiny_model.load_vae("sdxl", 0))
 
 
-def three(graph):
-    """A hat of two views, and a scarf."""
-    return [*graph.two(), graph.reference("hat", 4, mask=box(128, 128, 0, 0, 64, 128), weight=3.0)]
+def three_references(graph):
+    """References of a hat with two views and of a scarf."""
+    return [*graph.two_references(), graph.reference("hat", 4, mask=box(128, 128, 0, 0, 64, 128), weight=3.0)]
 
 
-def sampled(graph, model=None, *texts, schedule=None, record=None, half=False, **inputs):
-    """The latent of a patched run."""
+def sample(graph, model=None, *texts, schedule=None, record=None, half=False, **inputs):
+    """The latent of a run of the patched model."""
     if half:
         model = call(ModelComputeDtype, model=graph.model, dtype="fp16")[0]
     settings = graph.schedule(**(schedule or {}))
-    patched = graph.apply(model or graph.model, *three(graph), schedule=settings, record=record)
+    patched = graph.apply(model or graph.model, *three_references(graph), schedule=settings, record=record)
     return graph.sample(patched, *texts, **{"steps": STEPS, **inputs})
 
 
 def assert_same(graph, latent, expected):
-    """Bit for bit, regions too."""
+    """Assert that latents and regions are equal, bit for bit."""
     assert torch.equal(latent, expected)
-    for ours, theirs in zip(graph.recorded(latent), graph.recorded(expected), strict=True):
+    for ours, theirs in zip(graph.regions_by_step(latent), graph.regions_by_step(expected), strict=True):
         assert torch.equal(torch.stack(ours), torch.stack(theirs)) and {0, 1} & set(theirs[-1].flatten().tolist())
 
 
-def test_the_gpu_is_one(gpu):
-    """What a real one would not do fails, and what makes the host wait is counted."""
+def test_the_simulated_gpu_refuses_and_waits_as_a_real_one(gpu):
+    """Operations that a real GPU refuses fail, and operations that make the host wait are recorded."""
+    name = "test_the_simulated_gpu_refuses_and_waits_as_a_real_one"
     there, here = torch.arange(6.0, device=GPU), torch.arange(6.0)
     for mixed in (lambda: there + here, lambda: here[:3] * there[:3], lambda: torch.cat((here, there))):
         with pytest.raises(RuntimeError, match="in main memory"):
@@ -80,7 +81,7 @@ def test_the_gpu_is_one(gpu):
     ):
         gpu.waits.clear()
         waits()
-        assert len(gpu.waits) == 1 and gpu.waits[0].within("test_the_gpu_is_one")
+        assert len(gpu.waits) == 1 and gpu.waits[0].is_inside(name)
     gpu.waits.clear()
     here.to(GPU, non_blocking=True)
     _ = there[torch.tensor([1]).to(GPU, non_blocking=True)]
@@ -89,7 +90,7 @@ def test_the_gpu_is_one(gpu):
 
 
 RUNS = {
-    "as ever": {},
+    "defaults": {},
     "a batch": {"batch": 2},
     "another shape": {"size": (18, 14)},
     "without guidance": {"cfg": 1.0},
@@ -101,36 +102,36 @@ RUNS = {
 
 
 @pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
-def test_the_picture_of_the_cpu(graph, there, run):
-    expected = sampled(graph, **run)
+def test_the_picture_is_that_of_the_cpu(graph, there, run):
+    expected = sample(graph, **run)
     for _ in range(2 if "schedule" in run else 1):
-        assert_same(graph, sampled(there, **run), expected)
+        assert_same(graph, sample(there, **run), expected)
 
 
 TEXTS = ["scheduled LoRA", "ControlNet", "Conditioning (Set Area)", "Conditioning (Set Mask)", "Conditioning (Combine)"]
 
 
 @pytest.mark.parametrize("neighbour", TEXTS)
-def test_what_a_prompt_brings_along(graph, there, neighbour):
-    row = named(neighbour)
-    latent, expected = (sampled(each, None, *row.texts(each, each.prompt(), each.text())) for each in (there, graph))
+def test_what_a_prompt_carries_gives_the_picture_of_the_cpu(graph, there, neighbour):
+    row = neighbour_named(neighbour)
+    latent, expected = (sample(each, None, *row.texts(each, each.prompt(), each.text())) for each in (there, graph))
     assert_same(graph, latent, expected)
 
 
 @pytest.mark.parametrize("state", ["LOW_VRAM", "NO_VRAM"])
-def test_with_little_memory(graph, there, monkeypatch, state):
-    """Weights lie in main memory and are brought when needed."""
+def test_low_memory_modes_give_the_picture_of_the_cpu(graph, there, monkeypatch, state):
+    """Weights stay in main memory and are copied to the GPU when they are needed."""
     management = comfy.model_management
-    expected = sampled(graph, lora(graph, graph.model))
+    expected = sample(graph, lora(graph, graph.model))
     monkeypatch.setattr(management, "vram_state", management.VRAMState[state])
     monkeypatch.setattr(management, "MIN_WEIGHT_MEMORY_RATIO", 0.0)
     monkeypatch.setattr(management, "minimum_inference_memory", lambda: 8 * 2**30 - 2**20)
-    assert_same(graph, sampled(there, lora(there, there.model)), expected)
+    assert_same(graph, sample(there, lora(there, there.model)), expected)
     assert there.model.model.model_lowvram
 
 
 def shown(graph, location):
-    """A run whose inputs and pictures lie somewhere, and all that the pack shows of it."""
+    """Everything that the pack shows of a run whose inputs and pictures are at this location."""
     hat = graph.reference(
         "hat", image=picture(1).to(location), mask=box(128, 128, 0, 16, 80, 112).to(location), weight=3.0
     )
@@ -148,8 +149,8 @@ def shown(graph, location):
 
 
 @pytest.mark.parametrize("location", [GPU, "cpu"], ids=["--gpu-only", ""])
-def test_what_is_shown(graph, there, location):
-    """Wherever the user's ComfyUI leaves pictures, masks and latents."""
+def test_previews_and_views_are_those_of_the_cpu(graph, there, location):
+    """ComfyUI may leave pictures, masks and latents in either memory."""
     ours, expected = shown(there, location), shown(graph, "cpu")
     assert len(ours) == len(expected) == 7
     for drawn, same in zip(ours, expected, strict=True):
@@ -159,29 +160,29 @@ def test_what_is_shown(graph, there, location):
 @pytest.mark.parametrize(
     "schedule", [{}, MEGABYTES, {**MEGABYTES, "keep_on": "device"}], ids=["", "cached", "on device"]
 )
-def test_the_host_waits_once_an_evaluation(gpu, there, schedule):
-    """And never in a block, but where what is computed goes to main memory to be cached."""
-    sampled(there, schedule=schedule)
+def test_the_host_waits_once_per_evaluation(gpu, there, schedule):
+    """It never waits inside a block, except to copy keys and values to main memory for the cache."""
+    sample(there, schedule=schedule)
     gpu.waits.clear()
-    sampled(there, schedule=schedule, seed=2)
-    waits = [wait for wait in gpu.waits if wait.within("predict_noise")]
-    assert len(waits) == STEPS and not any(wait.within("apply_model") for wait in waits)
+    sample(there, schedule=schedule, seed=2)
+    waits = [wait for wait in gpu.waits if wait.is_inside("predict_noise")]
+    assert len(waits) == STEPS and not any(wait.is_inside("apply_model") for wait in waits)
     gpu.waits.clear()
     there.sample(there.model, steps=STEPS)
-    assert not any(wait.within("predict_noise") for wait in gpu.waits)  # nor does the sampler by itself
+    assert not any(wait.is_inside("predict_noise") for wait in gpu.waits)  # the sampler itself does not wait either
 
 
 def test_nothing_is_as_large_as_a_map_of_queries_by_keys(gpu, there):
-    """No tensor has two sides as long as a block has tokens; attention itself is torch's."""
-    sampled(there)  # the weights are there
+    """No tensor has two sides as long as a block's number of tokens; the inside of torch's attention is not seen."""
+    sample(there)  # the weights are loaded
     gpu.squarest = 0
-    sampled(there, size=(132, 132), steps=2)
+    sample(there, size=(132, 132), steps=2)
     assert 77 < gpu.squarest < 33 * 33
 
 
-def test_kernels_are_not_planned_for_each_region(gpu, there):
-    """Where cuDNN may come in, the same lengths come up again."""
-    sampled(there, schedule={"switch": 0.0}, size=(64, 64))
+def test_regions_share_a_few_padded_query_lengths(gpu, there):
+    """Where torch may choose cuDNN, which plans a kernel for each length, lengths are padded so that they recur."""
+    sample(there, schedule={"switch": 0.0}, size=(64, 64))
     weighted = {(call.queries, call.cudnn) for call in gpu.attention if call.masked}
     assert len(weighted) > 2 and not any(cudnn for _, cudnn in weighted)
     own = {call.queries for call in gpu.attention if not call.masked and call.keys in (32**2, 16**2)}
@@ -189,8 +190,8 @@ def test_kernels_are_not_planned_for_each_region(gpu, there):
 
 
 @pytest.mark.parametrize("backend", ["attention_sub_quad", "attention_split"])
-def test_backends_that_work_in_chunks_do_so_with_weights(gpu, monkeypatch, pack, backend):
-    """On a device for which torch has no other kernel than the plain one, all scores would be there at once."""
+def test_chunked_backends_work_in_chunks_with_a_bias_too(gpu, monkeypatch, pack, backend):
+    """On a device for which torch has only the math kernel, all scores would be in memory at once."""
     attention_call, attention = pack.sampling.run.host_attention, comfy.ldm.modules.attention
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(2, size, 32, generator=generator).to(GPU) for size in (40, 90, 90))
@@ -199,21 +200,21 @@ def test_backends_that_work_in_chunks_do_so_with_weights(gpu, monkeypatch, pack,
     expected = attend(q, k, v, bias.float()).cpu()
     monkeypatch.setattr(attention_call, "optimized_attention", getattr(attention, backend))
     monkeypatch.setattr(attention_call, "TorchAttend", None)  # not called
-    free = 50_000  # a quarter of what the scores take
+    free = 50_000  # a quarter of the scores' size
     with monkeypatch.context() as patch:
         memory = comfy.model_management
         patch.setattr(memory, "get_free_memory", lambda dev=None, both=False: (free, free) if both else free)
         gpu.squarest = 0
         found = attend(q, k, v, bias.float()).cpu()
-        assert gpu.squarest < 40  # of 40 x 90 scores
+        assert gpu.squarest < 40  # scores are 40 x 90
         halves = attend(q.half(), k.half(), v.half(), bias).float().cpu()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(halves, expected, atol=2e-2, rtol=2e-2)
 
 
 @pytest.mark.parametrize("threads", [False, True])
-def test_what_torch_may_choose_from_is_as_before(gpu, pack, threads):
-    """After a call, and where devices work in threads all along: it is set for the whole process."""
+def test_the_kernels_that_torch_may_choose_are_restored(gpu, pack, threads):
+    """They are restored after a call, and never changed where devices run in threads: they are process-wide."""
     extra = {"n_heads": 2, "attn_precision": None} | ({"multigpu_thread_device": GPU} if threads else {})
     tokens = torch.randn(1, 8, 32).to(GPU)
     pack.sampling.run.host_attention.HostAttention(extra)(tokens, tokens, tokens, torch.zeros(8).to(GPU))

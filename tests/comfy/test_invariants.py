@@ -1,4 +1,4 @@
-"""What must hold whatever is sampled: nothing changes but the picture, and that only by what is requested."""
+"""Invariants of every run: sampling changes nothing but the picture, and only as requested."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from .steering import assert_same, follow, lead
 pytestmark = pytest.mark.usefixtures("as_node")
 
 
-def frozen(value: Any) -> Any:
-    """Something equal only to itself unchanged: containers by what they hold, everything else by identity."""
+def comparable(value: Any) -> Any:
+    """A value that shows changes when compared: containers by their contents, everything else by identity."""
     if isinstance(value, dict):
-        return {key: frozen(item) for key, item in value.items()}
+        return {key: comparable(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set):
-        return type(value).__name__, [frozen(item) for item in value]
+        return type(value).__name__, [comparable(item) for item in value]
     return value if isinstance(value, int | float | str | bool | None) else id(value)
 
 
 def attributes(model) -> Any:
-    """Every attribute of a ModelPatcher but its list of clones."""
-    return frozen({name: value for name, value in vars(model).items() if name != "parent"})
+    """Every attribute of a ModelPatcher except its list of clones."""
+    return comparable({name: value for name, value in vars(model).items() if name != "parent"})
 
 
-def settings_of(model) -> Any:
+def patcher_settings(model) -> Any:
     """All that is set on a ModelPatcher."""
     names = ("model_options", "wrappers", "callbacks", "patches", "object_patches", "injections", "attachments")
-    return frozen({name: getattr(model, name) for name in names})
+    return comparable({name: getattr(model, name) for name in names})
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -51,40 +51,40 @@ def test_applying_changes_nothing_upstream(graph):
     model = graph.model.clone()
     options, before = attributes(model), weights(model)
     for weight in (1.0, 2.0, 3.0):
-        graph.apply(model, *graph.two(weight))
+        graph.apply(model, *graph.two_references(weight))
     assert attributes(model) == options
     assert same_weights(weights(model), before)
 
 
 def test_sampling_a_patched_model_changes_nothing_upstream(graph):
     vanilla = graph.sample(graph.model)
-    settings, before = settings_of(graph.model), weights(graph.model)
-    patched = graph.apply(graph.model, *graph.two())
-    settings_patched = settings_of(patched)
+    settings, before = patcher_settings(graph.model), weights(graph.model)
+    patched = graph.apply(graph.model, *graph.two_references())
+    settings_patched = patcher_settings(patched)
     assert not torch.equal(graph.sample(patched), vanilla)
-    assert settings_of(graph.model) == settings and settings_of(patched) == settings_patched
+    assert patcher_settings(graph.model) == settings and patcher_settings(patched) == settings_patched
     assert same_weights(weights(graph.model), before)
     assert torch.equal(graph.sample(graph.model), vanilla)
     assert not left_over()
 
 
 @pytest.mark.parametrize("sampler", ["euler", "dpmpp_2s_ancestral"])
-def test_weights_of_zero_are_the_unpatched_picture(graph, sampler):
-    patched = graph.apply(graph.model, *graph.two(0.0, 0.0))
+def test_weights_of_zero_give_the_unpatched_picture(graph, sampler):
+    patched = graph.apply(graph.model, *graph.two_references(0.0, 0.0))
     vanilla = graph.sample(graph.model, sampler_name=sampler, batch=2)
     assert torch.equal(graph.sample(patched, sampler_name=sampler, batch=2), vanilla)
     assert torch.equal(graph.sample(patched, graph.text(PROMPT), sampler_name=sampler, batch=2), vanilla)
 
 
-def test_a_reference_of_weight_zero_takes_no_part(graph):
-    hat, scarf = graph.two(3.0, 0.0)
+def test_a_reference_of_weight_zero_changes_nothing(graph):
+    hat, scarf = graph.two_references(3.0, 0.0)
     assert torch.equal(graph.sample(graph.apply(graph.model, hat, scarf)), graph.sample(graph.apply(graph.model, hat)))
 
 
-def test_a_weight_of_zero_in_one_stage(graph):
+def test_a_weight_of_zero_in_one_stage_switches_only_that_stage_off(graph):
     hat = graph.reference()
-    layout_only = graph.weighted(hat, weight=3.0, injection_weight=0.0)
-    injection_only = graph.weighted(hat, weight=0.0, injection_weight=3.0)
+    layout_only = graph.mask_weight(hat, weight=3.0, injection_weight=0.0)
+    injection_only = graph.mask_weight(hat, weight=0.0, injection_weight=3.0)
     one_stage = {switch: graph.schedule(switch=switch, semantic_guidance=False) for switch in (0.0, 1.0)}
     vanilla = graph.sample(graph.model)
     for reference, silent in ((layout_only, 0.0), (injection_only, 1.0)):
@@ -93,15 +93,15 @@ def test_a_weight_of_zero_in_one_stage(graph):
         assert (pictures[1.0 - silent] - vanilla).abs().max() > 1.0
 
 
-def test_the_same_again_and_a_change_taken_back(graph):
-    first = graph.sample(graph.apply(graph.model, *graph.two(3.0)))
-    assert torch.equal(graph.sample(graph.apply(graph.model, *graph.two(3.0))), first)
-    assert not torch.equal(graph.sample(graph.apply(graph.model, *graph.two(1.5))), first)
-    assert torch.equal(graph.sample(graph.apply(graph.model, *graph.two(3.0))), first)
+def test_repeated_and_reverted_settings_give_the_same_picture(graph):
+    first = graph.sample(graph.apply(graph.model, *graph.two_references(3.0)))
+    assert torch.equal(graph.sample(graph.apply(graph.model, *graph.two_references(3.0))), first)
+    assert not torch.equal(graph.sample(graph.apply(graph.model, *graph.two_references(1.5))), first)
+    assert torch.equal(graph.sample(graph.apply(graph.model, *graph.two_references(3.0))), first)
 
 
 def test_the_last_application_counts(graph):
-    hat, scarf = graph.two()
+    hat, scarf = graph.two_references()
     once = graph.apply(graph.model, hat)
     twice = graph.apply(once, scarf)
     assert torch.equal(graph.sample(twice), graph.sample(graph.apply(graph.model, scarf)))
@@ -110,9 +110,9 @@ def test_the_last_application_counts(graph):
 
 @pytest.mark.rounding
 def test_each_image_of_a_batch_has_its_own_regions(graph):
-    patched = graph.apply(graph.model, *graph.two())
+    patched = graph.apply(graph.model, *graph.two_references())
     batch, together = lead(graph.pack, patched, lambda model: graph.sample(model, batch=3))
-    regions = graph.recorded(batch)
+    regions = graph.regions_by_step(batch)
     assert all(len(steps) == 3 for steps in regions)
     for image in range(3):
         assert not torch.equal(regions[image][-1], regions[(image + 1) % 3][-1])
@@ -128,7 +128,7 @@ def test_global_randomness_is_not_touched(graph):
     noise, latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(5)), torch.zeros(1, 4, 16, 16)
     sigmas = comfy.samplers.calculate_sigmas(graph.model.get_model_object("model_sampling"), "karras", 2)
     before = torch.get_rng_state()
-    patched, positive = graph.apply(graph.model, *graph.two()), graph.prompt()
+    patched, positive = graph.apply(graph.model, *graph.two_references()), graph.prompt()
     comfy.sample.sample_custom(
         patched, noise, 5.0, comfy.samplers.sampler_object("euler"), sigmas, positive, graph.text(), latent,
         disable_pbar=True, seed=1,
@@ -137,7 +137,7 @@ def test_global_randomness_is_not_touched(graph):
 
 
 class Boom(Exception):
-    """What the tests throw in."""
+    """The error that the tests raise."""
 
 
 def in_the_second_unet_call(model, error):
@@ -154,7 +154,7 @@ def in_the_second_unet_call(model, error):
 
 def in_a_reference_pass(model, error):
     def override(function, *args, **kwargs):
-        # The references' own calls come with no list of conds but their own, and nobody's patches.
+        # Reference passes have a list of conds of their own, and no patches.
         if "wrappers" not in kwargs["transformer_options"]:
             raise error
         return function(*args, **kwargs)
@@ -171,25 +171,25 @@ def in_a_prediction(model, error):
 
 @pytest.mark.parametrize("fail_at", [in_the_second_unet_call, in_a_reference_pass, in_a_prediction])
 @pytest.mark.parametrize("error", [Boom, comfy.model_management.InterruptProcessingException])
-def test_nothing_is_left_of_a_run_that_broke_off(graph, fail_at, error):
-    patched = graph.apply(graph.model, *graph.two())
+def test_a_failed_run_leaves_nothing(graph, fail_at, error):
+    patched = graph.apply(graph.model, *graph.two_references())
     clean = graph.sample(patched)
-    settings, before = settings_of(patched), weights(patched)
+    settings, before = patcher_settings(patched), weights(patched)
     breaking = patched.clone()
     fail_at(breaking, error)
     with pytest.raises(error):
         graph.sample(breaking)
     assert not left_over()
-    assert settings_of(patched) == settings and same_weights(weights(patched), before)
+    assert patcher_settings(patched) == settings and same_weights(weights(patched), before)
     assert torch.equal(graph.sample(patched), clean)
 
 
 @pytest.mark.parametrize("at", range(1, 5))
 def test_no_unet_call_begins_after_a_cancel(graph, monkeypatch, at):
-    """Two references of unlike shapes, positive and negative apart: four UNet calls in an evaluation."""
+    """Two references of different shapes and separate prompts: four UNet calls per evaluation."""
     references = [graph.reference("hat", 1), graph.reference("scarf", 2, image=picture(2, 128, 192))]
     patched = graph.apply(graph.model, *references)
-    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 0)  # ComfyUI's calls one by one
+    monkeypatch.setattr(comfy.model_management, "get_free_memory", lambda *_, **__: 0)  # so each cond gets its own call
     seen = []
 
     unet = type(patched.model.diffusion_model)
@@ -208,14 +208,14 @@ def test_no_unet_call_begins_after_a_cancel(graph, monkeypatch, at):
 
 
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_nothing_is_left_of_a_run_whose_callback_breaks_off(graph, interrupt):
-    patched = graph.apply(graph.model, *graph.two())
+def test_a_run_whose_callback_fails_leaves_nothing(graph, interrupt):
+    patched = graph.apply(graph.model, *graph.two_references())
     clean = graph.sample(patched)
 
     def callback(step, x0, x, total):
         if not interrupt:
             raise Boom
-        comfy.model_management.interrupt_current_processing()  # seen at the next chance: before the references
+        comfy.model_management.interrupt_current_processing()  # noticed at the next check: before the reference pass
 
     latent, seen = torch.zeros(1, 4, 16, 16), []
     patched.add_wrapper_with_key(

@@ -17,14 +17,14 @@ def texts(language):
 
 
 def leaves(tree, path=()):
-    """Every text by its path."""
+    """Every text with its path."""
     if isinstance(tree, str):
         return {path: tree}
     return {found: text for key, branch in tree.items() for found, text in leaves(branch, (*path, key)).items()}
 
 
-def test_english_is_what_the_nodes_say():
-    """`dev.py locales` writes it anew."""
+def test_the_english_texts_are_those_of_the_nodes():
+    """`dev.py locales` writes that file."""
     assert texts("en") == locales.english()
 
 
@@ -35,7 +35,7 @@ def test_every_language_has_every_text(language):
     assert all(text.strip() for text in found.values())
 
 
-def test_chinese_is_chinese():
+def test_chinese_texts_are_chinese():
     for path, text in leaves(texts("zh")).items():
         if path[-1] in ("tooltip", "description"):
             assert re.search(r"[\u4e00-\u9fff]", text), path

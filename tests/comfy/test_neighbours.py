@@ -1,4 +1,4 @@
-"""Beside each neighbour: both act, in any order, and each alone is what it is without the other."""
+"""With each neighbour: both act, in any order, and each one alone gives the same picture as without the other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devtools.pins import CORES, ROOT
 from lab import docs_tables
 
 from .graph import Graph
-from .neighbours import NEIGHBOURS, Neighbour, unchanged
+from .neighbours import NEIGHBOURS, Neighbour, leave_model
 
 pytestmark = pytest.mark.usefixtures("as_node")
 
@@ -21,94 +21,96 @@ SIZE = (16, 16)
 ON, OFF = (3.0, 3.0), (0.0, 0.0)
 
 
-def sampled(graph: Graph, neighbour: Neighbour, model: Any, texts: Any = None) -> torch.Tensor:
-    """A latent, with the neighbour's texts and sampler settings; where it is about masks, from left to right."""
+def sample(graph: Graph, neighbour: Neighbour, model: Any, texts: Any = None) -> torch.Tensor:
+    """A latent sampled with the neighbour's texts, sampler settings and, if it needs one, a noise mask."""
     latent = {"samples": torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2))}
     if neighbour.masked:
         latent["noise_mask"] = torch.linspace(0, 1, SIZE[1]).expand(1, 1, *SIZE).clone()
     positive, negative = texts or neighbour.texts(graph, graph.prompt(), graph.text())
-    with torch.random.fork_rng():  # which some neighbours draw from
+    with torch.random.fork_rng():  # some neighbours use the global generator
         torch.manual_seed(0)
         return graph.sample(model, positive, negative, latent=latent, **neighbour.sampling)
 
 
-def ours_alone(graph: Graph, neighbour: Neighbour) -> torch.Tensor:
-    """The method's latent without the neighbour."""
+def method_alone(graph: Graph, neighbour: Neighbour) -> torch.Tensor:
+    """The latent of the method without the neighbour."""
     plain = graph.prompt(), graph.text()
-    return sampled(graph, neighbour, graph.apply(graph.model, *graph.two(*ON)), plain)
+    return sample(graph, neighbour, graph.apply(graph.model, *graph.two_references(*ON)), plain)
 
 
-def with_both(graph: Graph, neighbour: Neighbour, *weights: float) -> Iterator[tuple[str, Any]]:
-    """Models patched by both: ours behind the neighbour, before it, and on both sides of it."""
-    references = graph.two(*weights)
+def models_with_both(graph: Graph, neighbour: Neighbour, *weights: float) -> Iterator[tuple[str, Any]]:
+    """Models patched by both: MagicFace after the neighbour, before it, and both before and after."""
+    references = graph.two_references(*weights)
     yield "behind", graph.apply(neighbour.model(graph, graph.model), *references)
     before = neighbour.model(graph, graph.apply(graph.model, *references))
     yield "before", before
     yield "both sides", graph.apply(before, *references)
 
 
-def twice(graph: Graph, neighbour: Neighbour) -> tuple[torch.Tensor, torch.Tensor]:
-    """The neighbour two times: on both sides of ours, and both before it."""
-    references, other = graph.two(*ON), neighbour.model
+def latents_with_two(graph: Graph, neighbour: Neighbour) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents with the neighbour applied twice: before and after MagicFace, and twice before it."""
+    references, other = graph.two_references(*ON), neighbour.model
     around = other(graph, graph.apply(other(graph, graph.model), *references))
     behind = graph.apply(other(graph, other(graph, graph.model)), *references)
-    return sampled(graph, neighbour, around), sampled(graph, neighbour, behind)
+    return sample(graph, neighbour, around), sample(graph, neighbour, behind)
 
 
 @pytest.fixture(scope="module")
-def known() -> dict[Any, torch.Tensor]:
-    """The method's own latents, from before the first neighbour: by family and settings."""
+def method_latents() -> dict[Any, torch.Tensor]:
+    """Latents of the method alone, sampled before any neighbour was applied, by family and settings."""
     return {}
 
 
 @pytest.mark.parametrize("neighbour", NEIGHBOURS, ids=lambda neighbour: neighbour.name)
-def test_neighbours(graph_of, neighbour, known):
+def test_neighbour_and_method_work_together_or_are_refused(graph_of, neighbour, method_latents):
     if neighbour.missing:
         pytest.skip(neighbour.missing)
     graph = graph_of(neighbour.family)
     settings = neighbour.family, neighbour.masked, tuple(neighbour.sampling.items())
-    if settings not in known:
-        known[settings] = ours_alone(graph, neighbour)
-    ours, alone = known[settings], sampled(graph, neighbour, neighbour.model(graph, graph.model))
+    if settings not in method_latents:
+        method_latents[settings] = method_alone(graph, neighbour)
+    ours, alone = method_latents[settings], sample(graph, neighbour, neighbour.model(graph, graph.model))
     if neighbour.refused:
         check_refused(graph, neighbour)
     else:
         check_together(graph, neighbour, ours, alone)
-    for order, model in with_both(graph, neighbour, *OFF):
-        assert torch.equal(sampled(graph, neighbour, model), alone), f"{order}: weight 0 is not the neighbour alone"
-    assert torch.equal(ours_alone(graph, neighbour), ours), "something of the neighbour is left"
+    for order, model in models_with_both(graph, neighbour, *OFF):
+        assert torch.equal(sample(graph, neighbour, model), alone), f"{order}: weight 0 is not the neighbour alone"
+    assert torch.equal(method_alone(graph, neighbour), ours), "the neighbour has changed later runs"
 
 
 def check_refused(graph: Graph, neighbour: Neighbour) -> None:
-    """In any order a run ends in an error that names the block and the neighbour's callable."""
-    for order, model in with_both(graph, neighbour, *ON):
+    """Assert that in any order a run ends with an error that names the block and the neighbour's callable."""
+    for order, model in models_with_both(graph, neighbour, *ON):
         with pytest.raises(ValueError) as error:
-            sampled(graph, neighbour, model)
+            sample(graph, neighbour, model)
         for word in ("MagicFace: block ", *neighbour.refused, "HyperTile and token merging", "remove it"):
             assert word in str(error.value), order
 
 
 def check_together(graph: Graph, neighbour: Neighbour, ours: torch.Tensor, alone: torch.Tensor) -> None:
-    """In any order both act, and the order counts for nothing; nor does it where the neighbour is there twice."""
+    """Assert that both act and that the order does not matter, even if the neighbour is applied twice."""
     latents = []
-    for order, model in with_both(graph, neighbour, *ON):
-        latents.append(sampled(graph, neighbour, model))
-        regions = torch.stack(graph.recorded(latents[-1])[0])
+    for order, model in models_with_both(graph, neighbour, *ON):
+        latents.append(sample(graph, neighbour, model))
+        regions = torch.stack(graph.regions_by_step(latents[-1])[0])
         assert torch.isfinite(latents[-1]).all(), order
         assert {0, 1} & set(regions.flatten().tolist()), f"{order}: no regions"
         assert (latents[-1] - alone).abs().max() > 0.1, f"{order}: the method does not act"
-        assert ((latents[-1] - ours).abs().max() > 1e-3) == neighbour.changes, f"{order}: what the neighbour does"
-        assert torch.equal(latents[-1], latents[0]), f"{order}: the order counts"
-    if neighbour.model is not unchanged and not neighbour.once:
-        around, behind = twice(graph, neighbour)
+        assert ((latents[-1] - ours).abs().max() > 1e-3) == neighbour.changes, (
+            f"{order}: whether the neighbour changes the picture"
+        )
+        assert torch.equal(latents[-1], latents[0]), f"{order}: the order changes the picture"
+    if neighbour.model is not leave_model and not neighbour.once:
+        around, behind = latents_with_two(graph, neighbour)
         assert torch.isfinite(around).all() and torch.equal(around, behind), "the neighbour twice"
 
 
-def test_the_table_in_the_docs():
-    """`dev.py docs` writes it. The newest core has all neighbours."""
+def test_the_table_in_the_docs_is_up_to_date():
+    """`dev.py docs` writes the table. The newest ComfyUI has all neighbours."""
     if comfyui_version.__version__ != CORES["newest"].version:
-        pytest.skip("the table is that of the newest ComfyUI")
+        pytest.skip("the table is made with the newest ComfyUI")
     assert not [neighbour.missing for neighbour in NEIGHBOURS if neighbour.missing]
     text = (ROOT / "docs" / "neighbours.md").read_text(encoding="utf-8")
-    known = {"neighbours": lambda: docs_tables.neighbour_table(NEIGHBOURS)}
-    assert docs_tables.rendered(text, known) == text, "old: python dev.py docs"
+    tables = {"neighbours": lambda: docs_tables.neighbour_table(NEIGHBOURS)}
+    assert docs_tables.render(text, tables) == text, "out of date; run python dev.py docs"

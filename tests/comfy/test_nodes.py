@@ -1,4 +1,4 @@
-"""The nodes: their names, which never change, and what each makes of its inputs. The preview has a file of its own."""
+"""The nodes: their names, which never change, and their outputs. The preview is tested in test_preview.py."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .graph import HAT, PROMPT, SCARF, box, call, picture
 
 pytestmark = pytest.mark.usefixtures("as_node")
 
-# Saved graphs name these: they are never changed, only added to, at the end.
+# Saved graphs contain these names: never change them; add new ones only at the end.
 FROZEN = {
     "MagicFaceReference": (
         "image:IMAGE vae:VAE clip:CLIP caption:STRING concept:STRING size:INT mask:MASK?",
@@ -53,7 +53,7 @@ FROZEN = {
 TAG = "magicface_prompt"
 
 
-def test_names_are_for_ever(magicface_nodes):
+def test_names_never_change(magicface_nodes):
     found = {}
     for node_id, node in magicface_nodes.items():
         schema, info = node.GET_SCHEMA(), node.GET_NODE_INFO_V1()
@@ -63,7 +63,7 @@ def test_names_are_for_ever(magicface_nodes):
     assert found == FROZEN
 
 
-def test_choices_are_for_ever(magicface_nodes):
+def test_choices_never_change(magicface_nodes):
     options = {
         (node_id, item.id): item.options
         for node_id, node in magicface_nodes.items()
@@ -78,35 +78,35 @@ def test_choices_are_for_ever(magicface_nodes):
     }
 
 
-def test_sockets_of_the_references(magicface_nodes):
+def test_references_have_ten_sockets(magicface_nodes):
     growing = magicface_nodes["MagicFaceApply"].GET_NODE_INFO_V1()["input"]["required"]["references"][1]["template"]
     assert (growing["prefix"], growing["min"], growing["max"]) == ("reference", 1, 10)
 
 
 @pytest.mark.parametrize("node_id", FROZEN)
-def test_everything_is_explained(magicface_nodes, node_id):
+def test_every_input_and_output_has_a_tooltip(magicface_nodes, node_id):
     schema = magicface_nodes[node_id].GET_SCHEMA()
     for item in [*schema.inputs, *schema.outputs]:
         assert item.tooltip and len(item.tooltip) > 10, item.id
     assert schema.description and schema.display_name.startswith("MagicFace ") and schema.category == "MagicFace"
 
 
-def test_defaults(graph):
-    """Of the schedule the authors'; of a reference those that docs/evaluation.md chose."""
+def test_defaults_are_those_of_the_settings(graph):
+    """A schedule has the authors' defaults; a reference has those that docs/evaluation.md recommends."""
     nothing_said, settings = graph.pack.sampling.method.Schedule(), graph.schedule()
     for field in fields(nothing_said):
         assert getattr(settings, field.name) == getattr(nothing_said, field.name), field.name
-    default = graph.apply(graph.model, *graph.two())
-    spelt_out = graph.apply(graph.model, *graph.two(), schedule=settings)
+    default = graph.apply(graph.model, *graph.two_references())
+    spelt_out = graph.apply(graph.model, *graph.two_references(), schedule=settings)
     assert torch.equal(graph.sample(default), graph.sample(spelt_out))
     plain = graph.reference()
     for name, value in {"weight": 1.5, "blend_weight": 1.5, "resize": "area"}.items():
-        assert getattr(plain, name) == getattr(graph.weighted(plain), name) == value
+        assert getattr(plain, name) == getattr(graph.mask_weight(plain), name) == value
 
 
-def test_references_count_by_the_numbers_of_their_sockets(graph):
-    """The later one has what both claim, so 10 comes after 2, and a socket left free is none."""
-    hat, scarf = graph.two()
+def test_references_are_ordered_by_socket_number(graph):
+    """The later reference wins a pixel that both claim, so 10 comes after 2; free sockets are skipped."""
+    hat, scarf = graph.two_references()
 
     def applied(**references):
         return graph.sample(graph.run("MagicFaceApply", model=graph.model, references=references)[0])
@@ -138,14 +138,14 @@ def test_encoded_sizes(graph, height, width, size, encoded):
 
 
 @pytest.mark.parametrize(("family", "size"), [("sdxl", 128), ("sd1", 64), ("sd2", 64)])
-def test_size_by_the_text_encoder(graph_of, family, size):
-    """A picture of 1:4, which keeps both sides multiples of 64: of the area of 1024 x 1024, or of 512 x 512."""
+def test_the_default_size_depends_on_the_text_encoder(graph_of, family, size):
+    """A 1:4 picture, whose sides stay multiples of 64, gets the area of 1024 x 1024 or of 512 x 512."""
     assert graph_of(family).reference(image=picture(1, 64, 256), size=0).latents.shape == (1, 4, size // 2, size * 2)
 
 
-def test_what_is_encoded(graph):
-    """Picture and caption as ComfyUI encodes them; transparency is ignored."""
-    image = picture(3, 128, 192, views=2).round()  # of values that 8 bits hold, for so pictures are resized
+def test_pictures_and_captions_are_encoded_as_comfyui_does(graph):
+    """Picture and caption are encoded as ComfyUI does; transparency is ignored."""
+    image = picture(3, 128, 192, views=2).round()  # values that 8 bits can hold, since resizing uses 8 bits
     mask = torch.cat([box(128, 192, 0, 0, 64, 64), box(128, 192, 9, 9, 99, 99)])
     reference = graph.reference("red hat", image=image, mask=mask, caption="a (red:1.3) hat", size=157)
     assert torch.equal(reference.latents, graph.vae.encode(image).float())
@@ -168,14 +168,14 @@ def test_masks_of_other_sizes(graph):
 # Mask weight
 
 
-def test_weights(graph):
+def test_weights_are_set_on_a_copy(graph):
     reference = graph.reference(mask=box(128, 128, 32, 32, 96, 96))
     weighted, mask = graph.run("MagicFaceMaskWeight", reference=reference, weight=3.5, injection_weight=1.2)
     assert (weighted.weight, weighted.blend_weight) == (3.5, 1.2)
     assert torch.equal(mask, weighted.masks) and torch.equal(mask, reference.masks)
     assert weighted.latents is reference.latents and weighted.conditioning is reference.conditioning
-    assert graph.weighted(reference, weight=3.5).blend_weight == 3.5
-    assert graph.weighted(reference, weight=3.5, injection_weight=0.0).blend_weight == 0.0
+    assert graph.mask_weight(reference, weight=3.5).blend_weight == 3.5
+    assert graph.mask_weight(reference, weight=3.5, injection_weight=0.0).blend_weight == 0.0
     assert (reference.weight, reference.blend_weight) == (1.5, 1.5)
 
 
@@ -202,7 +202,7 @@ def test_masks_are_inverted_then_grown_then_feathered(graph):
 
 @pytest.mark.parametrize("family", ["sdxl", "sd2", "sd1"])
 @pytest.mark.parametrize("text", [PROMPT, "a (hat:1.3) and a [scarf]", "a hat " * 60, ""])
-def test_encodes_as_clip_text_encode(graph_of, family, text):
+def test_prompts_are_encoded_as_clip_text_encode_does(graph_of, family, text):
     graph = graph_of(family)
     [[encoded, options]], [[expected, expected_options]] = graph.prompt(text), graph.text(text)
     assert torch.equal(encoded, expected)
@@ -212,7 +212,7 @@ def test_encodes_as_clip_text_encode(graph_of, family, text):
     assert torch.equal(vanilla, graph.sample(graph.model, graph.text(text), steps=1))
 
 
-def test_conditioning_of_another_node(graph):
+def test_conditioning_of_another_node_is_tagged(graph):
     inputs = {"width": 512, "height": 768, "crop_w": 8, "target_width": 640, "target_height": 512}
     texts = {"text_g": PROMPT, "text_l": "a hat"}
     given = call(sdxl_nodes.CLIPTextEncodeSDXL, clip=graph.clip, **inputs, **texts)[0]
@@ -223,8 +223,8 @@ def test_conditioning_of_another_node(graph):
 
 
 @pytest.fixture
-def embedded(tiny_model, tmp_path):
-    """A text encoder that knows an embedding of two vectors called "beret"."""
+def clip_with_embedding(tiny_model, tmp_path):
+    """A text encoder with an embedding of two vectors named "beret"."""
     vectors = {"clip_l": torch.ones(2, 32), "clip_g": torch.ones(2, 48)}
     safetensors.torch.save_file(vectors, tmp_path / "beret.safetensors")
     return tiny_model.load_clip("sdxl", 0, embedding_directory=str(tmp_path))
@@ -248,13 +248,13 @@ def embedded(tiny_model, tmp_path):
         ("a embedding:beret hat", "embedding:beret hat", [2, 3, 4]),
     ],
 )
-def test_positions_of_concepts(graph, embedded, text, concept, expected):
-    [[_, options]] = graph.run("MagicFacePrompt", clip=embedded, text=text)[0]
-    reference = graph.reference(concept, clip=embedded)
+def test_positions_of_concepts(graph, clip_with_embedding, text, concept, expected):
+    [[_, options]] = graph.run("MagicFacePrompt", clip=clip_with_embedding, text=text)[0]
+    reference = graph.reference(concept, clip=clip_with_embedding)
     assert options[TAG].positions(reference.concept_tokens) == expected
 
 
-def test_the_tag_goes_where_the_conditioning_goes(graph):
+def test_the_tag_passes_through_conditioning_nodes(graph):
     tagged = graph.prompt()
     ways = {
         "ConditioningCombine": {"conditioning_1": tagged, "conditioning_2": graph.text()},
@@ -269,7 +269,7 @@ def test_the_tag_goes_where_the_conditioning_goes(graph):
 
 
 def test_encoding_many_views_shows_progress(graph, monkeypatch):
-    """And each view's latent has the bits that it has alone."""
+    """Each view's latent also equals, bit for bit, the latent of that view encoded alone."""
     shown = []
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: shown.append((value, total)))
     views = picture(4, views=3)

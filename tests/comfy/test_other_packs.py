@@ -1,4 +1,4 @@
-"""Beside other patches, what `test_neighbours` does not ask of all of them: what they mean together."""
+"""What the method and other patches mean together, beyond the checks that `test_neighbours` makes for all of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 
 from .graph import call
-from .neighbours import compiled, gligen, last_writer, longer_keys
+from .neighbours import compile_blocks, gligen, last_writer, longer_keys
 from .steering import assert_same, follow, lead
 
 pytestmark = pytest.mark.usefixtures("as_node")
@@ -24,28 +24,28 @@ STEPS = 3
 
 
 def test_an_attention_patch_that_changes_nothing_changes_nothing(graph):
-    same = graph.apply(last_writer("attn1", 1.0)(graph, graph.model), *graph.two())
-    _, expected = lead(graph.pack, graph.apply(graph.model, *graph.two()), graph.sample)
+    same = graph.apply(last_writer("attn1", 1.0)(graph, graph.model), *graph.two_references())
+    _, expected = lead(graph.pack, graph.apply(graph.model, *graph.two_references()), graph.sample)
     assert_same(follow(graph.pack, same, graph.sample, expected)[1], expected)
 
 
 @pytest.mark.rounding
-def test_keys_that_another_patch_adds(graph):
-    """Each own key twice is the same attention, but for references: they must weigh twice as much, e^(w + log 2)."""
+def test_own_keys_that_another_patch_doubles_count_twice(graph):
+    """Doubling each own key leaves the attention unchanged if references weigh twice as much, e^(w + log 2)."""
 
     def twice(q, k, v, extra):
         return q, torch.cat([k, k], dim=1), torch.cat([v, v], dim=1)
 
-    _, plain = lead(graph.pack, graph.apply(graph.model, *graph.two(3.0, 2.0)), graph.sample)
-    model = graph.apply(graph.model, *graph.two(3.0 + math.log(2), 2.0 + math.log(2)))
+    _, plain = lead(graph.pack, graph.apply(graph.model, *graph.two_references(3.0, 2.0)), graph.sample)
+    model = graph.apply(graph.model, *graph.two_references(3.0 + math.log(2), 2.0 + math.log(2)))
     model.set_model_attn1_patch(twice)
     assert_same(follow(graph.pack, model, graph.sample, plain)[1], plain)
 
 
 @pytest.mark.parametrize("patched_first", [True, False])
 def test_skipped_evaluations_keep_the_regions(graph, patched_first):
-    """EasyCache leaves out UNet calls that promise little news; such a step has the regions of the one before."""
-    given, calls = graph.two(), []
+    """EasyCache skips UNet calls that would change little; such a step has the regions of the step before."""
+    given, calls = graph.two_references(), []
     cache = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0}
     if patched_first:
         model = call(EasyCacheNode, model=graph.apply(graph.model, *given), **cache)[0]
@@ -58,7 +58,7 @@ def test_skipped_evaluations_keep_the_regions(graph, patched_first):
 
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "zz_innermost", requested)
     latent = graph.sample(model, steps=8)
-    regions = graph.recorded(latent)[0]
+    regions = graph.regions_by_step(latent)[0]
     assert torch.isfinite(latent).all() and len(regions) == 8
     assert 0 < len(calls) < 8
     changed = sum(not torch.equal(before, after) for before, after in pairwise(regions))
@@ -67,9 +67,9 @@ def test_skipped_evaluations_keep_the_regions(graph, patched_first):
 
 @pytest.mark.parametrize("node", [PerturbedAttentionGuidance, SelfAttentionGuidance])
 @pytest.mark.parametrize("patched_first", [True, False])
-def test_nested_calls_leave_the_regions_alone(graph, node, patched_first):
-    """Guidance that calls the model again changes the picture by its scale, and else nothing."""
-    given = graph.two()
+def test_nested_calls_do_not_change_the_regions(graph, node, patched_first):
+    """Guidance that calls the model again changes the picture through its scale only."""
+    given = graph.two_references()
     plain, expected = lead(graph.pack, graph.apply(graph.model, *given), graph.sample)
 
     def with_guidance(scale):
@@ -80,12 +80,12 @@ def test_nested_calls_leave_the_regions_alone(graph, node, patched_first):
     assert_same(follow(graph.pack, with_guidance(1e-7), graph.sample, expected)[1], expected, rtol=1e-3)
     strong = graph.sample(with_guidance(2.0))
     assert torch.isfinite(strong).all() and (strong - plain).abs().max() > 0.1
-    assert torch.equal(graph.recorded(strong)[0][0], graph.recorded(plain)[0][0])
+    assert torch.equal(graph.regions_by_step(strong)[0][0], graph.regions_by_step(plain)[0][0])
 
 
-def test_nested_calls_see_what_the_first_one_saw(graph):
-    """Asked again for the same, the model says the same: with references for the prompt, without for the negative."""
-    patched_model = graph.apply(graph.model, *graph.two())
+def test_nested_calls_attend_to_the_same_references(graph):
+    """A second call with the same input gives the same result: with references for the prompt only."""
+    patched_model = graph.apply(graph.model, *graph.two_references())
     errors = []
 
     def ask_again(args):
@@ -104,11 +104,11 @@ def test_nested_calls_see_what_the_first_one_saw(graph):
 
 
 def test_other_patches_are_logged(graph, caplog):
-    """One line a run names who acts in the same blocks; strict refuses; one's own blocks are not another's."""
+    """One line per run names the patches in the same blocks, and strict mode refuses them."""
     model = last_writer("attn2", 0.5)(graph, longer_keys(graph, graph.model))
     with caplog.at_level(logging.INFO, logger="magicface"):
-        latent = graph.sample(graph.apply(model, *graph.two()))
-        graph.sample(graph.apply(graph.model, *graph.two()))
+        latent = graph.sample(graph.apply(model, *graph.two_references()))
+        graph.sample(graph.apply(graph.model, *graph.two_references()))
     logged = [record.message for record in caplog.records if "in the same blocks" in record.message]
     assert len(logged) == 1
     module = last_writer.__module__
@@ -118,15 +118,15 @@ def test_other_patches_are_logged(graph, caplog):
     calls = []
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: calls.append(1) or run(*a, **k))
     with pytest.raises(ValueError, match=r"MagicFaceApply: strict: .*as attn1_patch.*switch strict off"):
-        graph.sample(graph.apply(model, *graph.two(), strict=True))
+        graph.sample(graph.apply(model, *graph.two_references(), strict=True))
     assert not calls
-    expected = graph.sample(graph.apply(graph.model, *graph.two()))
-    assert torch.equal(graph.sample(graph.apply(graph.model, *graph.two(), strict=True)), expected)
+    expected = graph.sample(graph.apply(graph.model, *graph.two_references()))
+    assert torch.equal(graph.sample(graph.apply(graph.model, *graph.two_references(), strict=True)), expected)
     assert not torch.equal(latent, expected)
 
 
 def test_a_prompt_that_is_passed_on_as_a_copy_is_logged(graph, caplog):
-    """A row's role is decided by the list that it is in: a copy has none, so the method cannot act."""
+    """A row's role is that of the list that it is in; rows of a copied list have none, so the method does not act."""
 
     def copied(run, model, conds, *args):
         return run(model, [listed and list(listed) for listed in conds], *args)
@@ -135,33 +135,33 @@ def test_a_prompt_that_is_passed_on_as_a_copy_is_logged(graph, caplog):
     model = graph.model.clone()
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", copied)
     with caplog.at_level(logging.WARNING):
-        assert torch.equal(graph.sample(graph.apply(model, *graph.two())), plain)
+        assert torch.equal(graph.sample(graph.apply(model, *graph.two_references())), plain)
         assert [r.getMessage() for r in caplog.records if "nothing attended to the references" in r.getMessage()]
         caplog.clear()
-        graph.sample(graph.apply(graph.model, *graph.two()))
+        graph.sample(graph.apply(graph.model, *graph.two_references()))
         assert not caplog.records
 
 
-def test_strict_sees_a_prompts_gligen(graph_of):
+def test_strict_refuses_a_prompts_gligen(graph_of):
     graph = graph_of("sd1")
     positive, negative = gligen(graph, graph.prompt(), graph.text())
     with pytest.raises(ValueError, match=r"strict: .*GLIGEN"):
-        graph.sample(graph.apply(graph.model, *graph.two(), strict=True), positive, negative)
+        graph.sample(graph.apply(graph.model, *graph.two_references(), strict=True), positive, negative)
 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_torch_compile_is_switched_off(graph, caplog, fails):
-    """Compiled code runs without the method and not with it; after a run, ended or failed, all is as before."""
+    """Compiled code runs without the method only; after a finished or failed run it is switched on again."""
     runs = []
 
     def backend(module, inputs):
         return lambda *args: runs.append(1) or module.forward(*args)
 
-    model = compiled(graph, graph.model, backend)
+    model = compile_blocks(graph, graph.model, backend)
     alone = graph.sample(model)
     assert torch.equal(alone, graph.sample(graph.model)) and runs
     runs.clear()
-    both = graph.apply(model, *graph.two())
+    both = graph.apply(model, *graph.two_references())
     if fails:
 
         def fail(run, *args, **kwargs):
@@ -173,17 +173,17 @@ def test_torch_compile_is_switched_off(graph, caplog, fails):
     else:
         with caplog.at_level(logging.INFO, logger="magicface"):
             for weight in (3.0, 1.0):
-                expected = graph.sample(graph.apply(graph.model, *graph.two(weight, weight)))
-                assert torch.equal(graph.sample(graph.apply(model, *graph.two(weight, weight))), expected)
+                expected = graph.sample(graph.apply(graph.model, *graph.two_references(weight, weight)))
+                assert torch.equal(graph.sample(graph.apply(model, *graph.two_references(weight, weight))), expected)
         assert sum("torch.compile is switched off" in record.message for record in caplog.records) == 2
     assert not runs
     assert torch.equal(graph.sample(model), alone) and runs
 
 
-def test_a_torch_that_cannot_switch_compile_off(graph, monkeypatch):
+def test_a_compiled_model_is_refused_where_torch_cannot_switch_compile_off(graph, monkeypatch):
     """Only a compiled model is refused there."""
     monkeypatch.delattr(torch.compiler, "set_stance")
-    expected = graph.sample(graph.apply(graph.model, *graph.two()))
+    expected = graph.sample(graph.apply(graph.model, *graph.two_references()))
     assert not torch.equal(expected, graph.sample(graph.model))
     with pytest.raises(ValueError, match=r"MagicFaceApply: model: is compiled .* torch 2\.6 or newer"):
-        graph.sample(graph.apply(compiled(graph, graph.model), *graph.two()))
+        graph.sample(graph.apply(compile_blocks(graph, graph.model), *graph.two_references()))

@@ -1,4 +1,4 @@
-"""The authors' recorded runs, repeated through the product. The recordings are not the project's to hand on."""
+"""The authors' recorded runs, repeated with the product. The recordings may not be redistributed with the project."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the authors' recor
 
 @pytest.mark.rounding
 @pytest.mark.parametrize("name", ["one", "two"])
-def test_every_step_is_the_authors(name):
+def test_every_step_equals_the_authors_step(name):
     steps = list(parity.compare(GOLDEN / f"{name}.safetensors"))
     assert len(steps) == 10
     assert all(step.agrees for step in steps)
@@ -26,10 +26,10 @@ def test_every_step_is_the_authors(name):
 
 
 @pytest.fixture
-def changed(tmp_path, capsys):
-    """`changed(change)`: the steps of the run of two that differ once the file's tensors or settings are changed."""
+def steps_that_differ(tmp_path, capsys):
+    """`steps_that_differ(change)`: steps that differ after changing the tensors or settings of a recorded run."""
 
-    def differing(change):
+    def compare(change):
         file = tmp_path / "changed.safetensors"
         with safe_open(GOLDEN / "two.safetensors", "pt") as recorded:
             tensors = {name: recorded.get_tensor(name) for name in recorded.keys()}  # noqa: SIM118
@@ -37,52 +37,52 @@ def changed(tmp_path, capsys):
         change(tensors, settings)
         save_file(tensors, file, settings)
         differs = parity.main([str(file)])
-        told = [line for line in capsys.readouterr().out.splitlines() if "<- differs" in line]
-        assert bool(told) == bool(differs)
-        return [int(line.split()[0]) for line in told]
+        reported = [line for line in capsys.readouterr().out.splitlines() if "<- differs" in line]
+        assert bool(reported) == bool(differs)
+        return [int(line.split()[0]) for line in reported]
 
-    return differing
+    return compare
 
 
-def test_masks_and_latents_that_differ_are_told(changed):
-    """Wrong masks in their own step, whose guidance goes by them, and in the blend stage of the next one."""
+def test_masks_and_latents_that_differ_are_reported(steps_that_differ):
+    """Wrong masks show in their own step, through its guidance, and in the next step, through its blend stage."""
 
     def change(tensors, settings):
         tensors["ca_masks"][6] = tensors["ca_masks"][6].flip(-1)
         tensors["latents"][9] += 0.01
 
-    assert changed(change) == [6, 7, 9]
+    assert steps_that_differ(change) == [6, 7, 9]
 
 
-def test_one_wrong_pixel_is_told(changed):
-    """Of the last step, whose masks steer nothing after it."""
+def test_one_wrong_pixel_is_reported(steps_that_differ):
+    """The masks of the last step steer nothing after it."""
 
     def change(tensors, settings):
         pixel = tensors["ca_masks"][9][0, :, 3, 3]
         pixel.copy_(torch.nn.functional.one_hot((pixel.argmax() + 1) % len(pixel), len(pixel)))
 
-    assert changed(change) == [9]
+    assert steps_that_differ(change) == [9]
 
 
 @pytest.mark.parametrize(
     ("setting", "value", "expected"),
     [("mask_weights", [1.2, 2.3], range(9)), ("ca_scale", 0.95, range(10))],
 )
-def test_a_wrong_setting_is_told(changed, setting, value, expected):
-    """In the latents (the last step leaves them as they are), or in the masks."""
+def test_a_wrong_setting_is_reported(steps_that_differ, setting, value, expected):
+    """It shows in the latents (which the last step does not change), or in the masks."""
 
     def set_wrong(tensors, settings):
         settings[setting] = json.dumps(value)
 
-    assert changed(set_wrong) == list(expected)
+    assert steps_that_differ(set_wrong) == list(expected)
 
 
-def test_a_wrong_switch_is_told_where_it_is_wrong(changed):
-    """In the one step that is of the other stage then."""
+def test_a_wrong_switch_is_reported_at_its_step(steps_that_differ):
+    """It shows in the one step that is then in the other stage."""
 
     def set_wrong(tensors, settings):
         wrong.append(int(settings["inject_step"]) + 1)
         settings["inject_step"] = str(wrong[0])
 
     wrong = []
-    assert changed(set_wrong) == wrong
+    assert steps_that_differ(set_wrong) == wrong

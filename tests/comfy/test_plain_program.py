@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from .comparison import Case, assert_found, negative_of, patched, plain_program, positive_of, references, regions_of
+from .comparison import Case, assert_found, negative_of, patch_model, plain_program, positive_of, references, regions_of
 from .graph import HAT, PROMPT, SCARF, Graph
 from .steering import lead
 
@@ -19,7 +19,10 @@ pytestmark = [pytest.mark.usefixtures("as_node"), pytest.mark.rounding]
 
 STEPS = 4  # two in each stage
 LONG = "and " * 70 + PROMPT
-LONG_HAT, LONG_SCARF = HAT + 70, SCARF + 70 + 2  # the second chunk begins after 75 words, behind end and start token
+LONG_HAT, LONG_SCARF = (
+    HAT + 70,
+    SCARF + 70 + 2,
+)  # the second chunk begins after 75 words, an end token and a start token
 WEIGHTED = "a boy (wearing:0.7) a (hat:1.2) and a scarf"
 
 BY_DEFAULT = (
@@ -75,19 +78,21 @@ def product_run(graph: Graph, case: Case, model: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_run_is_that_of_the_plain_program(graph_of, tiny_model, name):
-    """Evaluation by evaluation, each from the latent and with the regions that the product had."""
+def test_each_evaluation_equals_the_plain_programs(graph_of, tiny_model, name):
+    """Each evaluation of the plain program starts from the latent and the regions of the product's evaluation."""
     case = CASES[name]
     graph = graph_of(case.family)
     if case.v_prediction or case.dtype is not torch.float32:
         graph = replace(graph, model=tiny_model.load_unet(case.family, 0, case.dtype, v_prediction=case.v_prediction))
     given = references(graph, case.references)
-    model = patched(graph, case, given)
+    model = patch_model(graph, case, given)
     latent, ours = lead(graph.pack, model, lambda model: product_run(graph, case, model))
     assert len(ours) == STEPS - case.from_step
-    regions = graph.recorded(latent)
+    regions = graph.regions_by_step(latent)
     difference = product_run(graph, case, graph.model) - latent
-    assert (difference.flatten(1).abs().amax(1) > 0.03 * latent.flatten(1).abs().amax(1)).all()  # which says something
+    assert (
+        difference.flatten(1).abs().amax(1) > 0.03 * latent.flatten(1).abs().amax(1)
+    ).all()  # the method has an effect
 
     for image in range(case.batch):
         program, before, seen = plain_program(graph, case, given), None, []

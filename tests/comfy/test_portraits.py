@@ -1,4 +1,4 @@
-"""The trained model, and what the method makes of it: the references' looks, on the right parts."""
+"""The trained model with the method: the references' looks appear on the right parts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from lab.judge import PARTS, Judge, load_judge, look
 from lab.portraits import draw_portrait
 from lab.training.drawn_set import labels_of
 
-# Four combinations each of one, two and three concepts.
+# Four combinations each with one, two and three concepts.
 NUMBERS = range(12)
-# Far below what the table in docs/evaluation.md gives, far above chance.
+# Far below the figures in docs/evaluation.md, and far above chance.
 FIDELITY_MARGIN, MIN_IOU, MIN_PROMPT = 0.15, 0.4, 0.8
 
 
@@ -47,7 +47,7 @@ def table(studio: Studio, judge: Judge) -> Iterator[dict[str, list[Scores]]]:
     yield scores
 
 
-def test_the_judge_sees_held_out_drawings_rightly(judge: Judge) -> None:
+def test_the_judge_segments_held_out_drawings(judge: Judge) -> None:
     drawn = [draw_portrait("evaluation", 500 + number) for number in range(24)]
     pictures = torch.from_numpy(np.stack([portrait.picture for portrait in drawn])).float() / 255
     seen = look(judge, pictures).labels.numpy()
@@ -62,7 +62,7 @@ def test_the_prompt_decides_what_appears(table: dict[str, list[Scores]]) -> None
         assert values_of(table[name], "prompt").mean() > MIN_PROMPT, name
 
 
-def test_references_decide_how_it_looks(table: dict[str, list[Scores]]) -> None:
+def test_references_decide_the_looks(table: dict[str, list[Scores]]) -> None:
     assert gain(table, "fidelity", "both", "none")[0] > FIDELITY_MARGIN
     assert gain(table, "hue", "both", "none")[0] < 0
 
@@ -71,15 +71,15 @@ def test_regions_hit_their_concepts(table: dict[str, list[Scores]]) -> None:
     assert values_of(table["both"], "iou").mean() > MIN_IOU
 
 
-def test_weight_0_is_the_picture_without_the_method(studio: Studio) -> None:
+def test_weights_of_zero_give_the_picture_without_the_method(studio: Studio) -> None:
     wanted = combination(2)
     without, off = (studio.make(wanted, row) for row in (ROWS["none"], Row("off", weight=0.0)))
     assert torch.equal(without.picture, off.picture)
     assert not off.regions
 
 
-def test_agreement_of_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of all with all it is complete, of few less; and the run itself goes by all, as if nobody looked on."""
+def test_agreement_of_all_blocks_is_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All blocks agree fully with themselves, a few agree less; measuring this does not change the run."""
     monkeypatch.setattr(agreement, "SPECS", ("all", "auto", "middle"))
     found = agreement.of_combination(0)
     assert all(overlap == same == 1.0 for overlap, same in found["all"]) and len(found["all"]) == 20

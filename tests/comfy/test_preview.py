@@ -1,4 +1,4 @@
-"""The segmentation preview: the regions of the very picture it is given."""
+"""The segmentation preview shows the regions of the picture that it is given."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ NAMES = ("hat", "scarf")
 
 
 @pytest.fixture
-def patched(graph):
-    return graph.apply(graph.model, *graph.two())
+def patched_model(graph):
+    return graph.apply(graph.model, *graph.two_references())
 
 
 def preview(graph, samples, **inputs):
-    """Picture, masks and what is shown."""
+    """The preview's picture and masks, and the pictures shown in the editor."""
     out = graph.run("MagicFaceSegmentationPreview", latent={"samples": samples}, **inputs)
     return out[0], out[1], out.ui.as_dict()["images"]
 
@@ -32,23 +32,23 @@ def masks_of(graph, samples, **inputs):
     return preview(graph, samples, **inputs)[1]
 
 
-def enlarged(regions, height, width):
-    """(H2, W2) to (height, width), each pixel taking what lies under its upper left corner."""
+def enlarge(regions, height, width):
+    """(H2, W2) to (height, width): each pixel takes the value at its upper left corner."""
     rows = torch.arange(height) * regions.shape[0] // height
     columns = torch.arange(width) * regions.shape[1] // width
     return regions[rows][:, columns]
 
 
 @pytest.mark.parametrize(("size", "image"), [((16, 16), None), ((16, 24), (96, 160)), ((17, 23), (136, 184))])
-def test_masks_are_the_regions_at_the_pictures_size(graph, patched, size, image):
-    samples = graph.sample(patched, size=size, batch=2)
+def test_masks_are_the_regions_at_the_pictures_size(graph, patched_model, size, image):
+    samples = graph.sample(patched_model, size=size, batch=2)
     height, width = image or (size[0] * 8, size[1] * 8)
     given = {} if image is None else {"image": picture(5, *image, views=2)}
     drawn, masks, shown = preview(graph, samples, **given)
     assert masks.shape == (4, height, width) and set(masks.unique().tolist()) == {0.0, 1.0}
-    assert masks.view(2, 2, height, width).sum(dim=1).max() == 1.0  # of one picture: no pixel twice
-    for number, steps in enumerate(graph.recorded(samples)):
-        labels = enlarged(steps[-1], height, width)
+    assert masks.view(2, 2, height, width).sum(dim=1).max() == 1.0  # within a picture, no pixel is in two masks
+    for number, steps in enumerate(graph.regions_by_step(samples)):
+        labels = enlarge(steps[-1], height, width)
         for concept in (0, 1):
             assert torch.equal(masks[2 * number + concept], (labels == concept).float())
     assert drawn.shape[0] == 2 and drawn.shape[1] > height and drawn.shape[2:] == (width, 3)
@@ -56,22 +56,22 @@ def test_masks_are_the_regions_at_the_pictures_size(graph, patched, size, image)
 
 
 @pytest.mark.parametrize(("step", "same_as"), [(0, 0), (1, 1), (2, 2), (-1, 2), (-3, 0)])
-def test_steps(graph, patched, step, same_as):
-    samples = graph.sample(patched)
-    labels = enlarged(graph.recorded(samples)[0][same_as], 128, 128)
+def test_each_step_has_its_own_regions(graph, patched_model, step, same_as):
+    samples = graph.sample(patched_model)
+    labels = enlarge(graph.regions_by_step(samples)[0][same_as], 128, 128)
     expected = torch.stack([labels == 0, labels == 1]).float()
     assert torch.equal(masks_of(graph, samples, step=step), expected)
 
 
-def test_default_step_is_the_last(graph, patched):
-    samples = graph.sample(patched)
+def test_default_step_is_the_last(graph, patched_model):
+    samples = graph.sample(patched_model)
     assert torch.equal(masks_of(graph, samples), masks_of(graph, samples, step=2))
     assert not torch.equal(masks_of(graph, samples), masks_of(graph, samples, step=0))
 
 
-def test_a_mask_serves_for_inpainting(graph, patched):
-    """Sampled again within a region, the picture stays as it was elsewhere."""
-    samples = graph.sample(patched)
+def test_a_mask_serves_for_inpainting(graph, patched_model):
+    """Sampling again within a region does not change the picture elsewhere."""
+    samples = graph.sample(patched_model)
     region = masks_of(graph, samples)[:1]
     given = call(core_nodes.SetLatentNoiseMask, samples={"samples": samples}, mask=region)[0]
     again = graph.sample(graph.model, latent=given, denoise=0.9, seed=5)
@@ -82,12 +82,12 @@ def test_a_mask_serves_for_inpainting(graph, patched):
     assert (again - samples)[0][:, inside].abs().max() > 0.1
 
 
-def test_all_steps_stand_in_rows_of_five(graph, patched):
-    samples = graph.sample(patched, steps=6)
+def test_all_steps_are_drawn_in_rows_of_five(graph, patched_model):
+    samples = graph.sample(patched_model, steps=6)
     single, masks, _ = preview(graph, samples)
     drawn, same_masks, shown = preview(graph, samples, all_steps=True)
     assert torch.equal(masks, same_masks) and len(shown) == 1
-    line = 15  # the step's number, above each
+    line = 15  # height of the step's number above each picture
     height, width = single.shape[1] + line, single.shape[2]
     assert drawn.shape == (1, 2 * height, 5 * width, 3)
     assert torch.equal(drawn[0, height + line :, :width], single[0])
@@ -95,10 +95,10 @@ def test_all_steps_stand_in_rows_of_five(graph, patched):
     assert (drawn[0, height:, width:] == 0).all()
 
 
-def test_each_sampler_gets_its_own(graph, patched):
-    """Two samplers on one model, one more on another, looked up in any order and again."""
+def test_each_latent_gets_the_regions_of_its_own_run(graph, patched_model):
+    """Two samplers on one model and one on another; previews are made in any order, and repeatedly."""
     other = graph.apply(graph.model, graph.reference("scarf", 7, weight=4.0))
-    runs = [graph.sample(model, seed=seed) for model, seed in ((patched, 1), (patched, 2), (other, 1))]
+    runs = [graph.sample(model, seed=seed) for model, seed in ((patched_model, 1), (patched_model, 2), (other, 1))]
     expected = [masks_of(graph, samples) for samples in runs]
     assert [len(masks) for masks in expected] == [2, 2, 1]
     assert not torch.equal(expected[0], expected[1])
@@ -107,16 +107,16 @@ def test_each_sampler_gets_its_own(graph, patched):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_change_of_precision(graph, patched, dtype):
-    runs = [graph.sample(patched, seed=seed) for seed in (1, 2)]
+def test_a_latent_is_recognised_in_another_precision(graph, patched_model, dtype):
+    runs = [graph.sample(patched_model, seed=seed) for seed in (1, 2)]
     for samples in runs:
         assert torch.equal(masks_of(graph, samples.to(dtype)), masks_of(graph, samples))
 
 
-def test_the_denoised_output(graph, patched):
-    """Of a run that stops half way, where it is no copy of the other output."""
+def test_the_denoised_output_is_recognised(graph, patched_model):
+    """In a run that stops half way, the denoised output differs from the other output."""
     sigmas = call(custom.BasicScheduler, model=graph.model, scheduler="normal", steps=4, denoise=1.0)[0][:3]
-    guider = call(custom.CFGGuider, model=patched, positive=graph.prompt(), negative=graph.text(), cfg=5.0)[0]
+    guider = call(custom.CFGGuider, model=patched_model, positive=graph.prompt(), negative=graph.text(), cfg=5.0)[0]
     output, denoised = call(
         custom.SamplerCustomAdvanced,
         noise=call(custom.RandomNoise, noise_seed=1)[0],
@@ -129,16 +129,16 @@ def test_the_denoised_output(graph, patched):
     assert torch.equal(masks_of(graph, denoised["samples"]), masks_of(graph, output["samples"]))
 
 
-def test_images_out_of_a_batch(graph, patched):
-    batch = {"samples": graph.sample(patched, batch=3)}
+def test_images_of_a_batch_are_recognised(graph, patched_model):
+    batch = {"samples": graph.sample(patched_model, batch=3)}
     masks = masks_of(graph, batch["samples"])
     second = call(core_nodes.LatentFromBatch, samples=batch, batch_index=1, length=1)[0]
     assert torch.equal(masks_of(graph, second["samples"]), masks[2:4])
     assert torch.equal(masks_of(graph, batch["samples"][[2, 0]]), masks[[4, 5, 0, 1]])
 
 
-def test_a_batch_of_two_runs(graph, patched):
-    one, other = (graph.sample(patched, seed=seed) for seed in (1, 2))
+def test_a_batch_from_two_runs_is_recognised(graph, patched_model):
+    one, other = (graph.sample(patched_model, seed=seed) for seed in (1, 2))
     together = masks_of(graph, torch.cat([one, other]))
     assert torch.equal(together, torch.cat([masks_of(graph, one), masks_of(graph, other)]))
 
@@ -154,8 +154,8 @@ def test_a_batch_of_two_runs(graph, patched):
     ],
     ids=["scaled", "shifted", "flipped", "cropped", "with another"],
 )
-def test_a_changed_latent_is_unknown(graph, patched, change):
-    samples = graph.sample(patched)
+def test_a_changed_latent_is_unknown(graph, patched_model, change):
+    samples = graph.sample(patched_model)
     with pytest.raises(ValueError, match=r"MagicFaceSegmentationPreview: latent: no run .* sample it again"):
         masks_of(graph, change(samples))
 
@@ -168,15 +168,15 @@ def test_an_unpatched_samplers_latent_is_unknown(graph):
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (3.0, 0.0)])
 def test_concepts_that_are_off_have_no_region(graph, weights):
-    samples = graph.sample(graph.apply(graph.model, *graph.two(*weights)))
+    samples = graph.sample(graph.apply(graph.model, *graph.two_references(*weights)))
     masks = masks_of(graph, samples)
     assert masks.shape == (2, 128, 128)
     assert [bool(mask.any()) for mask in masks] == [weight > 0 for weight in weights]
 
 
-def test_colours(graph, patched):
-    """Each concept's pixels take its colour, all others stay but for the foreground's white outline."""
-    samples, image = graph.sample(patched), picture(5)
+def test_each_concept_has_its_colour(graph, patched_model):
+    """Each concept's pixels take its colour; the others stay, except for the foreground's white outline."""
+    samples, image = graph.sample(patched_model), picture(5)
     drawn, masks, _ = preview(graph, samples, image=image)
     drawn, white = drawn[0, :128], torch.ones(3)
     outline = (drawn == white).all(dim=-1)
@@ -190,8 +190,8 @@ def test_colours(graph, patched):
     assert 0 < outline.float().mean() < 0.5
 
 
-def test_it_is_shown(graph, patched, tmp_path):
-    drawn, _, shown = preview(graph, graph.sample(patched, batch=2))
+def test_the_preview_is_shown_in_the_editor(graph, patched_model, tmp_path):
+    drawn, _, shown = preview(graph, graph.sample(patched_model, batch=2))
     for picture_shown, expected in zip(shown, drawn, strict=True):
         assert picture_shown["type"] == "temp"
         saved = Image.open(tmp_path / picture_shown["subfolder"] / picture_shown["filename"])
@@ -200,9 +200,9 @@ def test_it_is_shown(graph, patched, tmp_path):
         assert all(abs(level - 255 * value) <= 1 for level, value in zip(pixel, expected[40, 40].tolist(), strict=True))
 
 
-def test_the_store_is_bounded(graph, patched):
-    """A store of its own: the least recently used go first, and what it holds stays small."""
-    sampling, samples = graph.pack.sampling, graph.sample(patched)
+def test_the_store_is_bounded(graph, patched_model):
+    """A separate store drops the least recently used runs first, and stays small."""
+    sampling, samples = graph.pack.sampling, graph.sample(patched_model)
     [(history, _)] = sampling.regions.history.REGION_STORE.find(samples)
     entry = history.nbytes + samples.numel() * 4
     store = sampling.latent_store.LatentStore(max_bytes=3 * entry + 100)

@@ -1,4 +1,4 @@
-"""The reference cache: entries are found if and only if nothing that they depend on has changed."""
+"""The reference cache: entries are reused if and only if nothing that they depend on has changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
 
 from .graph import box, call
-from .neighbours import hooked, lora
+from .neighbours import lora, with_lora_hook
 
 pytestmark = pytest.mark.usefixtures("as_node", "cache")
 
@@ -31,7 +31,7 @@ def cache(pack):
 
 @pytest.fixture
 def passes(pack, monkeypatch):
-    """How many views went through the UNet, call by call."""
+    """The number of views in each reference pass."""
     counted = []
     reference_pass = pack.sampling.references.reference_pass.ReferencePass
     real = reference_pass.through_unet
@@ -45,33 +45,33 @@ def passes(pack, monkeypatch):
 
 
 def hats(graph, **changed):
-    """A hat and a scarf; what is changed is the hat's."""
+    """References of a hat and a scarf; changes apply to the hat."""
     mask = {"weight": changed.pop("weight", 3.0), "resize": changed.pop("resize", "nearest")}
     hat = graph.reference("hat", changed.pop("picture", 1), **{"mask": box(128, 128, 0, 16, 80, 112), **changed})
     scarf = graph.reference("scarf", 2, mask=box(128, 128, 48, 0, 128, 128), weight=3.0)
-    return [graph.weighted(hat, **mask), scarf]
+    return [graph.mask_weight(hat, **mask), scarf]
 
 
 def sample(graph, settings=None, *, model=None, reference=None, text=None, room=PLENTY, **sampling):
-    """A run with room in the cache, or without."""
+    """A run; `room` is the size of the cache."""
     schedule = graph.schedule(**(settings or {}), **room)
     patched = graph.apply(model or graph.model, *hats(graph, **(reference or {})), schedule=schedule)
     return graph.sample(patched, text, **sampling)
 
 
-def overridden(graph):
+def with_attention_override(graph):
     model = graph.model.clone()
     model.model_options["transformer_options"]["optimized_attention_override"] = lambda f, *a, **k: f(*a, **k)
     return model
 
 
-def cast(graph):
+def with_other_compute_dtype(graph):
     model = graph.model.clone()
     model.set_model_compute_dtype(torch.bfloat16)
     return model
 
 
-def resampled(graph):
+def with_other_noise_levels(graph):
     return call(ModelSamplingDiscrete, model=graph.model, sampling="eps", zsnr=True)[0]
 
 
@@ -99,31 +99,31 @@ CHANGED = {
 }
 
 
-def injected(graph):
+def with_injection(graph):
     model = graph.model.clone()
     model.set_injections("test", [PatcherInjection(inject=lambda patcher: None, eject=lambda patcher: None)])
     return model
 
 
-def called_back(graph):
+def with_callback(graph):
     model = graph.model.clone()
     model.add_callback_with_key(CallbacksMP.ON_PRE_RUN, "test", lambda patcher: None)
     return model
 
 
 MODELS = {
-    "injection": injected,
-    "callback": called_back,
+    "injection": with_injection,
+    "callback": with_callback,
     "lora": lambda graph: lora(graph, graph.model),
-    "type": cast,
-    "levels": resampled,
-    "attention": overridden,
+    "type": with_other_compute_dtype,
+    "levels": with_other_noise_levels,
+    "attention": with_attention_override,
 }
 
 
 @pytest.mark.parametrize("what", UNCHANGED)
-def test_what_the_references_do_not_depend_on(graph, passes, what):
-    """All are found, and the picture is bit for bit that of a run that computes them."""
+def test_changes_that_references_do_not_depend_on_reuse_all_entries(graph, passes, what):
+    """All entries are reused, and the picture equals, bit for bit, that of a run that computes them."""
     expected = sample(graph, room={}, **UNCHANGED[what])
     sample(graph)
     passes.clear()
@@ -131,7 +131,7 @@ def test_what_the_references_do_not_depend_on(graph, passes, what):
     assert not passes
 
 
-def test_another_prompt(graph, passes):
+def test_another_prompt_reuses_all_entries(graph, passes):
     expected = sample(graph, text=graph.prompt("a scarf, and a hat on a dog"), room={})
     sample(graph)
     passes.clear()
@@ -140,25 +140,25 @@ def test_another_prompt(graph, passes):
 
 
 @pytest.mark.parametrize("what", CHANGED)
-def test_what_the_references_depend_on(graph, passes, what):
-    """Nothing is found, so nothing is stale; what did not change comes along, for it went through the UNet with it."""
+def test_changes_that_references_depend_on_reuse_no_entry(graph, passes, what):
+    """No entry is reused, so none is stale; unchanged references of the same pass are computed again as well."""
     expected = sample(graph, room={}, **CHANGED[what])
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, **CHANGED[what]), expected)
     if what == "encoded size":
-        assert passes == [1] * 2 * STEPS  # two shapes, so each for itself
+        assert passes == [1] * 2 * STEPS  # two shapes, so two passes
     elif what == "one off":
         assert passes == [1] * STEPS
     elif what == "noise levels":
-        assert passes and set(passes) == {2}  # the first and the last level are those of every scheduler
+        assert passes and set(passes) == {2}  # all schedulers have the same first and last level
     else:
         assert passes == [2] * STEPS
 
 
 @pytest.mark.parametrize("what", MODELS)
-def test_changes_of_the_model(graph, passes, what):
-    """Another model finds nothing of the first one's, and all of its own."""
+def test_each_model_has_its_own_entries(graph, passes, what):
+    """Another model does not reuse entries of the first one, but reuses its own."""
     model = MODELS[what](graph)
     expected = sample(graph, model=model, room={})
     sample(graph)
@@ -169,17 +169,17 @@ def test_changes_of_the_model(graph, passes, what):
     assert len(passes) == STEPS
 
 
-def test_equal_patches_made_anew_are_not_the_same(graph, passes):
-    """That two LoRAs are equal cannot be known."""
+def test_equal_patches_that_are_separate_objects_differ(graph, passes):
+    """Two LoRAs are not compared by their values."""
     for number in (1, 2):
         sample(graph, model=lora(graph, graph.model))
         assert len(passes) == number * STEPS
 
 
-def test_hooks(graph, passes):
-    """Weights of a hook, at each of its strengths, are as much a part as any; they are known from run to run."""
-    hook = hooked(graph, graph.prompt(), graph.text(), scheduled=True)
-    other = hooked(graph, graph.prompt(), graph.text(), scheduled=True)
+def test_each_hook_has_its_own_entries(graph, passes):
+    """Entries depend on a hook and its strength, and are reused by a later run with the same hook."""
+    hook = with_lora_hook(graph, graph.prompt(), graph.text(), scheduled=True)
+    other = with_lora_hook(graph, graph.prompt(), graph.text(), scheduled=True)
     given = {"text": hook[0], "negative": hook[1], "model": graph.model}
     expected = sample(graph, room={}, **given)
     sample(graph)
@@ -190,8 +190,8 @@ def test_hooks(graph, passes):
     assert len(passes) == 2 * STEPS
 
 
-def test_room_for_some_steps(graph, cache, passes, caplog, monkeypatch, pack):
-    """What fits is cached and found again, and a line of the log says how much room everything needs."""
+def test_a_cache_for_some_steps_is_filled_and_reused(graph, cache, passes, caplog, monkeypatch, pack):
+    """What fits is cached and reused, and a line of the log says how large a cache for everything must be."""
     sample(graph)
     all_of_it = cache.nbytes
     cache.clear()
@@ -208,8 +208,8 @@ def test_room_for_some_steps(graph, cache, passes, caplog, monkeypatch, pack):
     assert len(passes) == STEPS + 1
 
 
-def test_less_room(graph, cache):
-    """Not at the cost of what the run before used: it may be that of another sampler of the same graph."""
+def test_a_smaller_cache_keeps_entries_of_the_run_before(graph, cache):
+    """Entries of the run before stay: they may belong to another sampler of the same graph."""
     sample(graph)
     assert cache.nbytes
     sample(graph, room={"keep_mb": 0})
@@ -218,8 +218,8 @@ def test_less_room(graph, cache):
     assert cache.nbytes == 0
 
 
-def test_two_samplers_with_room_for_one(graph, cache, passes, pack, monkeypatch):
-    """They do not evict each other's entries, prompt after prompt."""
+def test_two_samplers_do_not_evict_each_others_entries(graph, cache, passes, pack, monkeypatch):
+    """The cache has room for a little more than one of them, and they alternate."""
     sample(graph)
     monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", cache.nbytes * 4 // 3)
     for _ in range(3):
@@ -244,7 +244,7 @@ def test_entries_are_dropped_with_their_model(graph, cache, tiny_model):
 
 
 def test_entries_leave_the_device_with_their_model(graph, cache, passes, monkeypatch):
-    """Whatever unloads the model; and in main memory it is found as well."""
+    """This holds for every way to unload a model, and entries are still found in main memory."""
     asked = []
     real = cache.to_main_memory
     monkeypatch.setattr(cache, "to_main_memory", lambda model: asked.append(model) or real(model))

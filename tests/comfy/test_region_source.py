@@ -1,4 +1,4 @@
-"""Regions from elsewhere: a run without any, and a run with fixed ones."""
+"""Other region sources: a run without regions, and a run with fixed regions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HALF = 4  # columns of the r = 2 grid, which is 8 wide
 
 @dataclass
 class FixedRegions:
-    """A region source, as its finder: the hat's region is the left half, the scarf's the right one but its last row.
+    """A region source that is its own finder: the hat has the left half, the scarf the right half but its last row.
 
     Its labels are 0 for the left half, 5 for the right one, and 2 for the last row of the right one. The foreground is
     everything but the first row.
@@ -52,26 +52,28 @@ class FixedRegions:
 def model_of(graph: Graph, source: Any, references: list[Any] | None = None, **schedule: Any) -> Any:
     """The model with the method bound to a region source."""
     sampling = graph.pack.sampling
-    given = tuple(references or graph.two())
+    given = tuple(references or graph.two_references())
     method = sampling.patch.bind(graph.model, given, sampling.method.Schedule(**schedule), region_source=source)
     return sampling.patch.patch_model(graph.model, method)
 
 
 def test_without_regions_the_layout_stage_goes_on(graph: Graph) -> None:
-    """Bit for bit a run whose layout stage lasts to the end, without guidance; and the preview has nothing to show."""
+    """The run equals, bit for bit, one with only a layout stage and no guidance; the preview has nothing to show."""
     sources = graph.pack.sampling.regions
     with_guidance = graph.sample(model_of(graph, sources.source.NoRegions))
     assert torch.equal(with_guidance, graph.sample(model_of(graph, sources.source.NoRegions, guidance=False)))
     layout_only = graph.schedule(switch=1.0, semantic_guidance=False)
-    assert torch.equal(with_guidance, graph.sample(graph.apply(graph.model, *graph.two(), schedule=layout_only)))
+    assert torch.equal(
+        with_guidance, graph.sample(graph.apply(graph.model, *graph.two_references(), schedule=layout_only))
+    )
     assert not torch.equal(with_guidance, graph.sample(model_of(graph, sources.segmenter.Segmenter)))
-    assert graph.recorded(graph.sample(model_of(graph, sources.source.NoRegions), seed=9)) == [[]]
+    assert graph.regions_by_step(graph.sample(model_of(graph, sources.source.NoRegions), seed=9)) == [[]]
 
 
 def test_without_regions_blend_weights_count_from_the_switch_on(graph: Graph) -> None:
     """The stage still decides which weight of a reference is in use."""
     none = graph.pack.sampling.regions.source.NoRegions
-    hat, scarf = graph.two()
+    hat, scarf = graph.two_references()
     other = [replace(hat, blend_weight=0.5), scarf]
     assert not torch.equal(graph.sample(model_of(graph, none, other)), graph.sample(model_of(graph, none)))
     late = graph.sample(model_of(graph, none, other, switch=1.0))
@@ -84,18 +86,18 @@ def test_a_run_without_regions_reads_no_attention_maps(graph: Graph, monkeypatch
     graph.sample(model_of(graph, graph.pack.sampling.regions.source.NoRegions))
 
 
-def test_the_fixed_regions_are_the_runs_history(graph: Graph) -> None:
+def test_fixed_regions_are_recorded_in_the_region_history(graph: Graph) -> None:
     source = FixedRegions(graph.pack)
     expected = source.regions({}, torch.device("cpu")).concepts[0]
-    steps = graph.recorded(graph.sample(model_of(graph, source)))[0]
+    steps = graph.regions_by_step(graph.sample(model_of(graph, source)))[0]
     assert len(steps) == STEPS and all(torch.equal(step, expected) for step in steps)
 
 
 def attention_in_blend_stage(graph: Graph, references: list[Any]) -> Tensor:
-    """What the one injection block's self-attention computes for the positive prompt in the second evaluation: (n, c).
+    """The self-attention of the only injection block for the positive prompt in the second evaluation: (n, c).
 
-    The first evaluation, which has no regions yet, is answered with zeros, so that the second one has the same latent
-    whatever the references are.
+    The first evaluation, which has no regions yet, returns zeros, so that the latent of the second one does not depend
+    on the references.
     """
     model = model_of(
         graph, FixedRegions(graph.pack), references, switch=0.0, guidance=False, injection_blocks="output.3.0"
@@ -129,15 +131,15 @@ def attention_in_blend_stage(graph: Graph, references: list[Any]) -> Tensor:
 
 @pytest.mark.parametrize("changed", [0, 1])
 def test_fixed_regions_steer_the_blend_stage(graph: Graph, changed: int) -> None:
-    """Another reference changes the attention of each query in its region, and no bit of any other's."""
-    references, regions = graph.two(), FixedRegions(graph.pack).regions({}, torch.device("cpu"))
+    """Another reference changes the attention of every query in its region, and not a bit of the others."""
+    references, regions = graph.two_references(), FixedRegions(graph.pack).regions({}, torch.device("cpu"))
     before = attention_in_blend_stage(graph, references)
-    references[changed] = graph.weighted(references[changed], weight=1.0)
+    references[changed] = graph.mask_weight(references[changed], weight=1.0)
     differs = (attention_in_blend_stage(graph, references) != before).any(dim=-1)
     assert torch.equal(differs, (regions.concepts[0] == changed).flatten())
 
 
-def evaluated(graph: Graph, model: Any, x: Tensor) -> Tensor:
+def evaluate_once(graph: Graph, model: Any, x: Tensor) -> Tensor:
     """One evaluation of a model from a latent at the first noise level."""
     made: list[Tensor] = []
     model = model.clone()
@@ -152,19 +154,19 @@ def evaluated(graph: Graph, model: Any, x: Tensor) -> Tensor:
     return made[0]
 
 
-def test_guidance_goes_by_the_labels_of_the_source(graph: Graph) -> None:
-    """The first evaluation with guidance is the one without, pushed by the oracle's rate for these labels."""
+def test_guidance_uses_the_labels_of_the_source(graph: Graph) -> None:
+    """The first evaluation with guidance equals the one without it, scaled by the oracle's rate for these labels."""
     source, seen = FixedRegions(graph.pack), []
     x = comfy.sample.prepare_noise(torch.zeros(1, 4, 16, 16), 1)
     plain = model_of(graph, source, guidance=False)
     plain.set_model_sampler_post_cfg_function(
         lambda args: seen.append((args["cond_denoised"], args["uncond_denoised"])) or args["denoised"]
     )
-    without = evaluated(graph, plain, x)
+    without = evaluate_once(graph, plain, x)
     delta = seen[0][0] - seen[0][1]
     regions = source.regions({}, torch.device("cpu"))
     rate = guidance_rate(delta[0], regions.labels[0], regions.foreground[0], regions.label_count, CFG)
     expected = without + CFG * (rate.to(delta) - 1) * delta
-    found = evaluated(graph, model_of(graph, source), x)
+    found = evaluate_once(graph, model_of(graph, source), x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (found - without).abs().max() > 0.01

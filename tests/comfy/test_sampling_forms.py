@@ -1,4 +1,4 @@
-"""Every way of sampling: samplers that ask several times a step, parts of runs, masks, other guiders."""
+"""Every way of sampling: samplers with several evaluations per step, partial runs, masks, other guiders."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from comfy_extras.nodes_perpneg import PerpNegGuider
 
 import nodes as core_nodes
 
-from .comparison import Case, PlainGuider, negative_of, patched, plain_program, positive_of, references
+from .comparison import Case, PlainGuider, negative_of, patch_model, plain_program, positive_of, references
 from .graph import assert_acts, call, picture
 from .steering import assert_same, assert_same_regions, follow, lead
 
 pytestmark = [
     pytest.mark.usefixtures("as_node"),
-    pytest.mark.filterwarnings("ignore:Should have t:UserWarning"),  # torchsde's, of the last bit of a time
+    pytest.mark.filterwarnings("ignore:Should have t:UserWarning"),  # torchsde warns about the last bit of a time
 ]
 
 SIZE = (16, 16)
 STEPS = 3
 
 
-def both_ways(graph, case, sampler, scheduler, *, steps=STEPS, denoise=1.0, latent=None, mask=None):
-    """The product's KSampler and the plain program under the same of ComfyUI's samplers: two latents."""
+def sample_both(graph, case, sampler, scheduler, *, steps=STEPS, denoise=1.0, latent=None, mask=None):
+    """Two latents: of the product with a KSampler, and of the plain program with the same ComfyUI sampler."""
     given = references(graph, case.references)
     latent = torch.zeros(1, 4, *case.size) if latent is None else latent
 
@@ -44,8 +44,8 @@ def both_ways(graph, case, sampler, scheduler, *, steps=STEPS, denoise=1.0, late
             cfg=case.cfg,
         )
 
-    ours, evaluations = lead(graph.pack, patched(graph, case, given), sample)
-    assert torch.equal(graph.recorded(ours)[0][-1], evaluations[-1].regions.concepts[0])
+    ours, evaluations = lead(graph.pack, patch_model(graph, case, given), sample)
+    assert torch.equal(graph.regions_by_step(ours)[0][-1], evaluations[-1].regions.concepts[0])
     program = PlainGuider(plain_program(graph, case, given), graph.model, evaluations)
     sigmas = comfy.samplers.KSampler(graph.model, steps, "cpu", sampler, scheduler, denoise).sigmas
     noise = comfy.sample.prepare_noise(latent, 1)
@@ -70,46 +70,45 @@ def assert_same_latent(ours, theirs):
         ("euler_cfg_pp", "karras", 1.5),
     ],
 )
-def test_samplers_and_schedulers(graph, sampler, scheduler, cfg):
+def test_samplers_and_schedulers_equal_the_plain_program(graph, sampler, scheduler, cfg):
     case = Case(size=SIZE, cfg=cfg)
-    assert_same_latent(*both_ways(graph, case, sampler, scheduler))
+    assert_same_latent(*sample_both(graph, case, sampler, scheduler))
 
 
 @pytest.mark.parametrize("size", [(26, 38), (33, 47)])
-def test_sizes(graph, size):
-    assert_same_latent(*both_ways(graph, Case(size=size), "euler", "normal", steps=2))
+def test_sizes_equal_the_plain_program(graph, size):
+    assert_same_latent(*sample_both(graph, Case(size=size), "euler", "normal", steps=2))
 
 
-def test_from_a_picture(graph):
+def test_sampling_from_a_picture_equals_the_plain_program(graph):
     latent = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2)) * 5
-    assert_same_latent(*both_ways(graph, Case(size=SIZE), "euler", "karras", denoise=0.5, latent=latent))
+    assert_same_latent(*sample_both(graph, Case(size=SIZE), "euler", "karras", denoise=0.5, latent=latent))
 
 
-def test_with_a_noise_mask(graph):
+def test_sampling_with_a_noise_mask(graph):
     latent = torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2)) * 5
     mask = torch.zeros(1, 1, *SIZE)
     mask[..., 4:12, 4:12] = 1.0
-    ours, theirs = both_ways(graph, Case(size=SIZE), "euler", "normal", latent=latent, mask=mask)
+    ours, theirs = sample_both(graph, Case(size=SIZE), "euler", "normal", latent=latent, mask=mask)
     assert_same_latent(ours, theirs)
     torch.testing.assert_close((ours - latent) * (1 - mask), torch.zeros_like(latent), rtol=0, atol=1e-4)
     assert ((ours - latent) * mask).abs().max() > 1.0
 
 
-@pytest.mark.rounding
 @pytest.mark.parametrize(("switch", "same"), [(1.0, True), (0.43, False)])
 def test_a_run_in_two_parts(graph, switch, same):
-    """The second part begins without regions: equal in the layout stage, else its first step sees all references."""
-    model = graph.apply(graph.model, *graph.two(), schedule=graph.schedule(switch=switch))
+    """The second part starts without regions: equal in the layout stage; else its first step uses all references."""
+    model = graph.apply(graph.model, *graph.two_references(), schedule=graph.schedule(switch=switch))
     positive, negative = graph.prompt(), graph.text()
 
-    def part(model, latent, **inputs):
+    def sample_steps(model, latent, **inputs):
         return call(
             core_nodes.KSamplerAdvanced,
             **{"model": model, "positive": positive, "negative": negative, "latent_image": latent, "cfg": 5.0},
             **{"noise_seed": 1, "steps": 4, "sampler_name": "euler", "scheduler": "normal", **inputs},
         )[0]
 
-    def sampled(latent, start, end):
+    def sample(latent, start, end):
         noise, leftover = ("disable" if off else "enable" for off in (start, end == 4))
         inputs = {
             "add_noise": noise,
@@ -117,14 +116,14 @@ def test_a_run_in_two_parts(graph, switch, same):
             "end_at_step": end,
             "return_with_leftover_noise": leftover,
         }
-        return lambda model: part(model, latent, **inputs)
+        return lambda model: sample_steps(model, latent, **inputs)
 
     empty = {"samples": torch.zeros(1, 4, *SIZE)}
-    latent, whole = lead(graph.pack, model, sampled(empty, 0, 4))
-    half, first = lead(graph.pack, model, sampled(empty, 0, 2))
-    regions = [graph.recorded(each["samples"])[0] for each in (latent, half)]
-    rest, second = follow(graph.pack, model, sampled(half, 2, 4), whole[2:])
-    regions.append(graph.recorded(rest["samples"])[0])
+    latent, whole = lead(graph.pack, model, sample(empty, 0, 4))
+    half, first = lead(graph.pack, model, sample(empty, 0, 2))
+    regions = [graph.regions_by_step(each["samples"])[0] for each in (latent, half)]
+    rest, second = follow(graph.pack, model, sample(half, 2, 4), whole[2:])
+    regions.append(graph.regions_by_step(rest["samples"])[0])
     assert [len(steps) for steps in regions] == [4, 2, 2]
     assert all(torch.equal(one.denoised, other.denoised) for one, other in zip(whole, first, strict=False))
     assert torch.equal(torch.stack(regions[0][:2]), torch.stack(regions[1]))
@@ -132,7 +131,7 @@ def test_a_run_in_two_parts(graph, switch, same):
     assert_same(second if same else second[1:], whole[2:] if same else whole[3:])
 
 
-def advanced(graph, guider, sampler="euler"):
+def sample_advanced(graph, guider, sampler="euler"):
     """SamplerCustomAdvanced's latent, three steps with seed 1."""
     sigmas = call(custom.BasicScheduler, model=graph.model, scheduler="normal", steps=STEPS, denoise=1.0)[0]
     return call(
@@ -145,12 +144,12 @@ def advanced(graph, guider, sampler="euler"):
     )[0]["samples"]
 
 
-def test_guiders_of_one_prompt_are_the_ksampler(graph):
-    model, positive, negative = graph.apply(graph.model, *graph.two()), graph.prompt(), graph.text()
+def test_guiders_of_one_prompt_equal_the_ksampler(graph):
+    model, positive, negative = graph.apply(graph.model, *graph.two_references()), graph.prompt(), graph.text()
     guider = call(custom.CFGGuider, model=model, positive=positive, negative=negative, cfg=5.0)[0]
-    assert torch.equal(advanced(graph, guider), graph.sample(model, positive, negative))
+    assert torch.equal(sample_advanced(graph, guider), graph.sample(model, positive, negative))
     guider = call(custom.BasicGuider, model=model, conditioning=positive)[0]
-    assert torch.equal(advanced(graph, guider), graph.sample(model, positive, negative, cfg=1.0))
+    assert torch.equal(sample_advanced(graph, guider), graph.sample(model, positive, negative, cfg=1.0))
 
 
 def guider_of_three(kind, model, positive, middle, negative):
@@ -163,78 +162,81 @@ def guider_of_three(kind, model, positive, middle, negative):
 
 @pytest.mark.parametrize("kind", ["regular", "nested", "perpneg"])
 def test_guiders_of_three_prompts(graph, kind, caplog):
-    """References and regions as ever, guidance left as it is, which the log tells once."""
+    """References and regions work as usual; semantic guidance is off, and the log says so once."""
     texts = graph.prompt(), graph.text(""), graph.text()
-    given = graph.two()
-    vanilla = advanced(graph, guider_of_three(kind, graph.model, *texts))
+    given = graph.two_references()
+    vanilla = sample_advanced(graph, guider_of_three(kind, graph.model, *texts))
     with caplog.at_level(logging.INFO, logger="magicface"):
-        latent = advanced(graph, guider_of_three(kind, graph.apply(graph.model, *given), *texts))
+        latent = sample_advanced(graph, guider_of_three(kind, graph.apply(graph.model, *given), *texts))
     assert sum("guidance" in record.message for record in caplog.records if record.name.startswith("magicface")) == 1
     assert (latent - vanilla).abs().max() > 1.0
     quiet = graph.apply(graph.model, *given, schedule=graph.schedule(semantic_guidance=False))
-    assert torch.equal(advanced(graph, guider_of_three(kind, quiet, *texts)), latent)
+    assert torch.equal(sample_advanced(graph, guider_of_three(kind, quiet, *texts)), latent)
 
-    # The first evaluation sees what a KSampler's sees.
+    # The first evaluation finds the regions that a KSampler's finds.
     model = graph.apply(graph.model, *given)
     _, ksampler = lead(graph.pack, model, lambda model: graph.sample(model, texts[0], texts[2]))
-    _, ours = lead(graph.pack, model, lambda model: advanced(graph, guider_of_three(kind, model, *texts)))
-    assert len(ours) == len(graph.recorded(latent)[0]) == STEPS
+    _, ours = lead(graph.pack, model, lambda model: sample_advanced(graph, guider_of_three(kind, model, *texts)))
+    assert len(ours) == len(graph.regions_by_step(latent)[0]) == STEPS
     assert_same_regions(ours[0], ksampler[0])
 
 
 @pytest.mark.skipif(not hasattr(custom, "DualModelGuider"), reason="this ComfyUI has no guider of two models")
 def test_a_guider_of_two_models(graph):
-    """The negative's model is its own; references, regions and stages go with the positive's."""
-    given = graph.two()
+    """References, regions and stages belong to the positive prompt's model; the negative prompt uses the other one."""
+    given = graph.two_references()
     texts = {"positive": graph.prompt(), "negative": graph.text(), "cfg": 5.0}
 
-    def sampled(model, other):
-        return advanced(graph, call(custom.DualModelGuider, model=model, model_negative=other, **texts)[0])
+    def sample(model, other):
+        return sample_advanced(graph, call(custom.DualModelGuider, model=model, model_negative=other, **texts)[0])
 
-    latent = sampled(graph.apply(graph.model, *given), graph.model)
-    assert (latent - sampled(graph.model, graph.model)).abs().max() > 1.0
-    assert len(graph.recorded(latent)[0]) == STEPS
-    both = sampled(graph.apply(graph.model, *given), graph.apply(graph.model, *given[:1]))
+    latent = sample(graph.apply(graph.model, *given), graph.model)
+    assert (latent - sample(graph.model, graph.model)).abs().max() > 1.0
+    assert len(graph.regions_by_step(latent)[0]) == STEPS
+    both = sample(graph.apply(graph.model, *given), graph.apply(graph.model, *given[:1]))
     assert torch.equal(both, latent)
 
 
-def test_the_refiner(graph_of):
+def test_the_method_acts_in_the_refiner(graph_of):
     graph = graph_of("refiner")
-    assert_acts(graph, graph.model, *graph.two())
+    assert_acts(graph, graph.model, *graph.two_references())
 
 
-def test_an_inpainting_unet(graph_of):
-    """Its references see nothing of the mask: they are pictures to be made as a whole."""
+def test_the_method_acts_in_an_inpainting_unet(graph_of):
+    """Reference passes get no inpainting mask, since references are whole pictures."""
     graph = graph_of("inpaint")
     mask = torch.zeros(1, 128, 128)
     mask[:, 32:96, 32:96] = 1.0
     given = {"positive": graph.prompt(), "negative": graph.text(), "pixels": picture(7), "mask": mask}
     positive, negative, latent = call(core_nodes.InpaintModelConditioning, **given, vae=graph.vae, noise_mask=True)
-    painted = assert_acts(graph, graph.model, *graph.two(), positive=positive, negative=negative, latent=latent)
+    painted = assert_acts(
+        graph, graph.model, *graph.two_references(), positive=positive, negative=negative, latent=latent
+    )
     change = (painted - latent["samples"]).abs().mean(1)[0]
     assert change[:3].max() < 1e-3 and change[5:11, 5:11].min() > 0.01
 
 
-def test_a_second_pass_on_a_larger_latent(graph):
-    """References of the first size serve it too; its regions are its own."""
-    references = graph.two()
+def test_the_method_acts_in_a_second_pass_on_a_larger_latent(graph):
+    """References encoded for the first pass work in the second one too, which has regions of its own."""
+    references = graph.two_references()
     model = graph.apply(graph.model, *references)
     first = {"samples": graph.sample(model)}
     larger = call(core_nodes.LatentUpscaleBy, samples=first, upscale_method="bilinear", scale_by=1.5)[0]
     second = assert_acts(graph, graph.model, *references, latent=larger, denoise=0.6)
     assert second.shape[-2:] == (24, 24)
-    assert graph.recorded(second)[0][0].shape == (12, 12) and graph.recorded(first["samples"])[0][0].shape == (8, 8)
+    assert graph.regions_by_step(second)[0][0].shape == (12, 12)
+    assert graph.regions_by_step(first["samples"])[0][0].shape == (8, 8)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 5])
-def test_batches(graph, batch):
-    latent = assert_acts(graph, graph.model, *graph.two(), batch=batch)
-    assert len(latent) == len(graph.recorded(latent)) == batch
+def test_each_image_of_a_batch_has_regions(graph, batch):
+    latent = assert_acts(graph, graph.model, *graph.two_references(), batch=batch)
+    assert len(latent) == len(graph.regions_by_step(latent)) == batch
 
 
 @pytest.mark.parametrize("count", [1, 4, 10])
-def test_many_references(graph, count):
-    """Each of its own size, aspect and number of views; concepts share words in turn."""
+def test_the_method_acts_with_many_references(graph, count):
+    """Each reference has its own size, aspect ratio and number of views; several have the same phrase."""
     sizes = [(128, 128), (192, 64), (64, 160)]
     references = []
     for number in range(count):

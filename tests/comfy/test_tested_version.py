@@ -1,4 +1,4 @@
-"""A ComfyUI newer than any tested is noted in one line of the log, and never refused."""
+"""A ComfyUI newer than any tested version gives one line in the log, and is never refused."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_comfyui_without_that_module_gives_none_and_no_error(
     assert caplog.records == []
 
 
-def test_both_supported_cores_tell_their_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_supported_cores_have_a_version(monkeypatch: pytest.MonkeyPatch) -> None:
     tree = os.environ.get(incore.CHOICE)
     if not tree:
         pytest.skip(f"{incore.CHOICE} names no ComfyUI")

@@ -32,12 +32,12 @@ def _no_grad():
 
 
 def encode(clip, text):
-    """The conditioning that the CLIPTextEncode node gives."""
+    """The conditioning from CLIPTextEncode."""
     return clip.encode_from_tokens_scheduled(clip.tokenize(text))
 
 
 def sample(model, clip, *, steps=3, cfg=4.0, callback=None):
-    """A (1, 4, 16, 24) latent of one short sampling run."""
+    """A (1, 4, 16, 24) latent of a short run."""
     latent = torch.zeros(1, 4, 16, 24)
     noise = comfy.sample.prepare_noise(latent, 7)
     positive, negative = encode(clip, "a portrait of a man"), encode(clip, "")
@@ -63,28 +63,28 @@ def state_dicts(loaded):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sampling_is_finite_and_of_a_pictures_size(tiny, family):
+def test_sampling_is_finite_and_in_the_range_of_latents(tiny, family):
     model, clip, _ = tiny(family)
     latent = sample(model, clip, steps=8)
     assert latent.shape == (1, 4, 16, 24)
     std = float(latent.std()) * model.model.latent_format.scale_factor
-    assert 0.5 < std < 4  # the noise had 14.6
+    assert 0.5 < std < 4  # the noise has 14.6
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_prompt_matters(tiny, family):
+def test_the_prompt_changes_the_latent(tiny, family):
     model, clip, _ = tiny(family)
     assert not torch.allclose(sample(model, clip, cfg=1.0), sample(model, clip, cfg=4.0), rtol=0.05)
 
 
-def test_v_prediction(tiny, tiny_model):
+def test_v_prediction_can_be_sampled(tiny, tiny_model):
     model = tiny_model.load_unet("sd2", 0, torch.float32, v_prediction=True)
     assert isinstance(model.model.model_sampling, comfy.model_sampling.V_PREDICTION)
     assert sample(model, tiny("sd2")[1]).isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
-def test_other_weight_types(tiny, tiny_model, dtype):
+def test_other_weight_types_can_be_sampled(tiny, tiny_model, dtype):
     model = tiny_model.load_unet("sdxl", 0, dtype)
     assert model.model.get_dtype() == dtype
     assert sample(model, tiny("sdxl")[1]).isfinite().all()
@@ -92,7 +92,7 @@ def test_other_weight_types(tiny, tiny_model, dtype):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("text", "windows"), [("a (red:1.4) beard", 1), ("a (red:1.4) beard " * 60, 3)])
-def test_prompts(tiny, family, text, windows):
+def test_prompts_of_several_chunks_are_encoded(tiny, family, text, windows):
     [[tokens, extra]] = encode(tiny(family)[1], text)
     assert tokens.shape == (1, 77 * windows, CONTEXT_WIDTH[family])
     assert tokens.isfinite().all() and 0.2 < float(tokens.std()) < 3
@@ -129,7 +129,7 @@ def test_a_lora_reaches_model_and_text_encoder(tiny, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_autoencoder(tiny, family):
+def test_the_autoencoder_encodes_and_decodes(tiny, family):
     model, _, vae = tiny(family)
     pixels = torch.rand(2, 8, 12, 3, generator=torch.Generator().manual_seed(0))
     pixels = pixels.repeat_interleave(16, 1).repeat_interleave(16, 2)
@@ -151,7 +151,7 @@ def test_the_seed_decides_every_bit(tiny_model, family):
         assert any(not torch.equal(a[key], c[key]) for key in a)
 
 
-def test_global_random_state_is_left_alone(tiny_model):
+def test_the_global_random_state_does_not_change(tiny_model):
     before, before_python = torch.get_rng_state(), random.getstate()
     tiny_model.load("sd1", 3)
     assert torch.equal(torch.get_rng_state(), before) and random.getstate() == before_python
@@ -199,7 +199,7 @@ def test_attention_sits_where_the_real_family_has_it(tiny, family):
     assert seen == expected
 
 
-def test_the_trained_models_file_is_small_and_tells_how_it_was_made(tiny_model):
+def test_the_trained_models_file_is_small_and_describes_its_training(tiny_model):
     file = Path(tiny_model.__file__).with_name("portraits.safetensors")
     assert file.stat().st_size <= 24e6
     with safetensors.safe_open(file, "pt") as kept:
@@ -229,7 +229,7 @@ def test_the_trained_model_saves_as_a_checkpoint(tiny, tmp_path):
     assert all(torch.equal(saved[f"first_stage_model.{name}"], weight) for name, weight in decoder.items())
 
 
-def test_the_trained_autoencoder_gives_drawings_back(tiny):
+def test_the_trained_autoencoder_reconstructs_drawings(tiny):
     vae = tiny("portraits")[2]
     pictures = [draw_portrait("evaluation", number).picture for number in range(4)]
     pixels = torch.stack([torch.from_numpy(picture).float() / 255 for picture in pictures])

@@ -1,4 +1,4 @@
-"""Training sees what ComfyUI's own calls see."""
+"""Training gets the same inputs as calls through ComfyUI."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def untrained() -> denoiser.Denoiser:
 
 @pytest.fixture(autouse=True)
 def with_gradients() -> Iterator[None]:
-    """Whatever other tests left."""
+    """Switch gradients on, whatever the state after other tests."""
     with torch.enable_grad():
         yield
 
@@ -67,7 +67,7 @@ def test_sizes_are_embedded_as_comfyui_does(untrained: denoiser.Denoiser) -> Non
     torch.testing.assert_close(y[:1], expected)
 
 
-def test_the_blocks_named_are_those_of_a_unet_call(untrained: denoiser.Denoiser) -> None:
+def test_block_names_are_those_of_a_unet_call(untrained: denoiser.Denoiser) -> None:
     called: list[tuple[str, int, int]] = []
 
     def note(q: Tensor, context: Tensor, value: Tensor, options: dict[str, Any]) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,7 +92,7 @@ def test_a_caption_longer_than_a_chunk_or_a_word_of_several_tokens_is_refused(un
         untrained.tokens.word("tokenization")
 
 
-def test_cells_have_their_parts_shares() -> None:
+def test_each_cell_has_the_shares_of_its_parts() -> None:
     labels = torch.zeros(1, 256, 256, dtype=torch.uint8)
     labels[:, :16, :8] = 2
     shares = denoiser.cell_shares(labels)
@@ -101,7 +101,7 @@ def test_cells_have_their_parts_shares() -> None:
     assert torch.equal(shares.float().sum(1), torch.ones(1, 16, 16))
 
 
-def test_latents_come_out_as_the_family_wants_them() -> None:
+def test_latents_have_the_familys_scale() -> None:
     coder = autoencoder.make()
     pictures = autoencoder.pixels(torch.from_numpy(few_drawings().pictures))
     scale = PORTRAITS.config.latent_format().scale_factor
@@ -114,7 +114,7 @@ def test_latents_come_out_as_the_family_wants_them() -> None:
     torch.testing.assert_close(coder.decode(torch.ones(1, 4, 4, 4) / scale), before, atol=1e-4, rtol=0)
 
 
-def test_a_few_steps_bring_losses_down() -> None:
+def test_a_few_steps_reduce_the_losses() -> None:
     untrained = denoiser.Denoiser()
     coder = autoencoder.make()
     drawings = few_drawings()
@@ -131,11 +131,11 @@ def test_a_few_steps_bring_losses_down() -> None:
         history.append({name: loss.item() for name, loss in losses.items()})
     assert all(history[-1][name] < history[0][name] for name in ("noise", "nouns"))
     unused = {name for name, weight in phase.weights.items() if weight.grad is None}
-    # Only the first encoder's last layer, which SDXL does not read, learns nothing.
+    # Only the first encoder's last layer, which SDXL does not use, gets no gradient.
     assert unused and all(name.startswith("text.clip_l.") for name in unused)
 
 
-def test_training_stops_goes_on_and_writes_what_is_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_stops_continues_and_writes_the_shipped_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MAGICFACE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(drawn_set, "draw_ahead", lambda wanted: iter(()))  # each file is drawn when it is read
     monkeypatch.setattr(drawn_set, "CHUNK", 4)
@@ -159,5 +159,5 @@ def test_training_stops_goes_on_and_writes_what_is_shipped(tmp_path: Path, monke
 
 
 def shapes(file: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """What a file of weights holds."""
+    """Shapes and types of the tensors in a file."""
     return {name: (weight.shape, weight.dtype) for name, weight in safetensors.torch.load_file(file).items()}

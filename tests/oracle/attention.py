@@ -23,7 +23,7 @@ class View:
 
 
 def softmax(scores: Tensor) -> Tensor:
-    """exp(score) over their sum; minus infinity counts nothing."""
+    """exp(score) divided by the sum of all; a score of minus infinity gives 0."""
     highest = max(float(score) for score in scores)
     parts = [0.0 if score == -math.inf else math.exp(float(score) - highest) for score in scores]
     return torch.tensor([part / sum(parts) for part in parts], dtype=torch.float64)
@@ -54,7 +54,7 @@ AttentionMaps = Callable[[Tensor, Tensor, int, "Tensor | None"], Tensor]
 
 
 def apply_maps(maps: Tensor, v: Tensor) -> Tensor:
-    """Each head's map times its own part of the values, (n, c)."""
+    """Each head's map times that head's values, (n, c)."""
     d = v.shape[1] // len(maps)
     return torch.cat([maps[head] @ v[:, head * d : (head + 1) * d].double() for head in range(len(maps))], dim=1)
 
@@ -85,7 +85,7 @@ def with_references(
     target_tok: int | None = None,
     maps_of: AttentionMaps = attention_maps,
 ) -> Tensor:
-    """One softmax over own and reference tokens (n, c); `own` stands for what the own tokens contribute.
+    """One softmax over own and reference tokens, (n, c); `own`, if given, replaces the own tokens' attention.
 
     Source: docs/method.md#layout-stage.
     """
@@ -137,5 +137,5 @@ def inject(
 
 
 def of_region(labels: Sequence[int]) -> list[list[int]]:
-    """What each query may attend to in the blend stage: the concept of its region, or nothing in no region."""
+    """What each query may attend to in the blend stage: the concept of its region, or no concept outside regions."""
     return [[] if label == NONE else [label] for label in labels]

@@ -1,4 +1,4 @@
-"""Resizing and blurring of maps: as loops over pixels, and as matrices that these loops make."""
+"""Resizing and blurring of maps: as loops over pixels, and as matrices made with these loops."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Resize = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def nearest(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize (H, W): each pixel takes the one that its top left corner falls into."""
+    """Resize (H, W): each pixel takes the value of the source pixel at its top left corner."""
     height, width = picture.shape
     out = torch.zeros(*size, dtype=picture.dtype)
     for y in range(size[0]):
@@ -23,7 +23,7 @@ def nearest(picture: Tensor, size: Sequence[int]) -> Tensor:
 
 
 def area(picture: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize (H, W): each pixel is the mean of all that it touches."""
+    """Resize (H, W): each pixel is the mean of all source pixels that it overlaps."""
     height, width = picture.shape
     out = torch.zeros(*size, dtype=torch.float64)
     for y in range(size[0]):
@@ -80,7 +80,7 @@ def over_mean(picture: Tensor) -> Tensor:
 
 
 def upsample_and_blur(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """`blur(bilinear(maps, size))` of (T, h, w), as a product with the matrix that the loops make of unit maps."""
+    """`blur(bilinear(maps, size))` of (T, h, w), as a product with a matrix made with the loops from unit maps."""
     matrix = _upsample_and_blur_matrix(tuple(maps.shape[1:]), tuple(size))
     return (maps.double().flatten(1) @ matrix).view(len(maps), *size)
 

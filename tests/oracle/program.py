@@ -1,6 +1,6 @@
-"""Sampling with a real UNet by the oracle's formulas: the program that whole runs of the product are compared with.
+"""Sampling with a real UNet and the oracle's formulas: the program that whole runs of the product are compared with.
 
-Each image, each reference and each half of guidance has a UNet pass of its own, and references run to the end.
+Each image, each view and each prompt has a UNet pass of its own, and reference passes run to the UNet's end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Block = tuple[str, int, int]
 
 @dataclass
 class Picture:
-    """One view of a concept: its latent (1, 4, h, w) in the UNet's space, mask (H, W), text, noise and weights."""
+    """A view of a concept: its latent (1, 4, h, w) in the UNet's space, mask (H, W), text, noise and weights."""
 
     latent: Tensor
     mask: Tensor
@@ -43,8 +43,8 @@ class Found:
         labels: (H2, W2) tokens, or -1.
         concepts: (H2, W2) concept indices, or -1.
         foreground: (H2, W2) bool.
-        margin: (H2, W2) how clear a pixel's case is: the smaller of the relative distances of its two strongest tokens,
-            and of the start tokens and the rest.
+        margin: (H2, W2) the smaller of two relative differences per pixel: between its two strongest tokens, and
+            between the start tokens and the rest.
     """
 
     labels: Tensor
@@ -55,20 +55,20 @@ class Found:
 
 @dataclass
 class PlainProgram:
-    """One image's sampling.
+    """The sampling of one image.
 
     Attributes:
         model: ComfyUI's BaseModel, loaded.
         concepts: the views of each concept.
-        positions: of each concept's phrase in the prompt.
-        positive, negative: (text, pooled output); no negative at cfg 1.
-        starts: start tokens of the two prompts.
+        positions: of each concept's phrase, its token positions in the prompt.
+        positive, negative: (text, pooled output); at cfg 1 there is no negative.
+        starts: positions of the start tokens in the two prompts.
         cfg, suppression, guidance: the settings.
-        start, switch, end: as noise levels.
+        start, switch, end: the schedule, as noise levels.
         injected: (stage, number) of the injection blocks.
-        segmented: (stage, number, depth) of the blocks that find the regions; None for all.
-        negative_counts: False where the negative is zeroed out.
-        picture: (H, W) of the whole latent where this is a part of it: an input of SDXL.
+        segmented: (stage, number, depth) of the segmentation blocks; None for all.
+        negative_counts: False if the negative prompt is zeroed out.
+        picture: (H, W) of the whole latent, if this is a part of it; an input of SDXL.
         uncond: the last evaluation's prediction for the negative.
     """
 
@@ -102,7 +102,7 @@ class PlainProgram:
         Args:
             x: (1, 4, H, W).
             sigma: the noise level.
-            before: the regions of the evaluation before.
+            before: the regions of the previous evaluation.
             steering: the regions for guidance, instead of those found here.
         """
         if not self.is_on(sigma):
@@ -140,13 +140,13 @@ class PlainProgram:
         attn1: Callable[..., Tensor] | None = None,
         picture: tuple[int, int] | None = None,
     ) -> tuple[Tensor, dict[Block, BlockInput]]:
-        """The denoised prediction, and what each block's attention read.
+        """The denoised prediction, and the attention inputs of each block.
 
         Args:
             x: (1, 4, H, W).
             sigma: the noise level.
             text, pooled: of the prompt.
-            attn1: what computes self-attention in the injection blocks.
+            attn1: computes self-attention in the injection blocks.
             picture: (H, W) of the whole latent.
         """
         read: dict[Block, BlockInput] = {}
@@ -200,11 +200,11 @@ class PlainProgram:
             regions.image_maps(block, size, length, quick_attention_maps)
             for key, block in blocks.items()
             if (self.segmented is None or key in self.segmented)
-            and 2 ** round(math.log2(height / block.grid[0])) in (2, 4, 8)  # odd sizes are halved and rounded up
+            and 2 ** round(math.log2(height / block.grid[0])) in (2, 4, 8)  # odd sizes are rounded up when halved
         ]
 
     def segment(self, maps: list[Tensor], background_maps: list[Tensor], starts: list[int]) -> Found:
-        """The regions by the positive prompt's maps; the foreground by the maps of a prompt with these start tokens."""
+        """Regions from the positive prompt's maps; the foreground from the maps of a prompt with these start tokens."""
         tokens, background = regions.token_maps(maps), regions.background_maps(background_maps, starts)
         foreground = background[0] <= background[1]
         labels, concepts = regions.segment(tokens, foreground, self.positions, self.suppression, self.suppression < 0.9)

@@ -1,4 +1,4 @@
-"""Attention maps by word, regions, and the guidance rate."""
+"""Attention maps by token, regions, and the guidance rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .images import blur, nearest, over_mean, upsample_and_blur
 
 @dataclass(frozen=True)
 class BlockInput:
-    """What segmentation reads of one block: attn1's q and k, attn2's q and k (tokens, c), the grid, the heads."""
+    """The inputs of segmentation from one block: q and k of attn1 and of attn2 (tokens, c), the grid, the heads."""
 
     q: Tensor
     k: Tensor
@@ -26,7 +26,7 @@ class BlockInput:
 
 
 def cross_map(q: Tensor, k: Tensor, heads: int, length: int, maps_of: AttentionMaps = attention_maps) -> Tensor:
-    """C (n x T): attn2's probabilities averaged over heads, repeated columns summed."""
+    """C (n x T): attn2's probabilities averaged over heads, with repeated columns summed."""
     probabilities = maps_of(q, k, heads, None).mean(dim=0)
     out = torch.zeros(len(q), length, dtype=torch.float64)
     for column in range(len(k)):
@@ -40,14 +40,14 @@ def self_map(q: Tensor, k: Tensor, heads: int, maps_of: AttentionMaps = attentio
 
 
 def power_average(cross: Tensor, smoothing: Tensor) -> Tensor:
-    """(S C + 3 S S C) / 4 of maps C (n x T) by S (n x n)."""
+    """(S C + 3 S S C) / 4 for maps C (n x T) and S (n x n)."""
     return (smoothing @ cross.double() + 3 * smoothing @ smoothing @ cross.double()) / 4
 
 
 def image_maps(
     block: BlockInput, size: Sequence[int], length: int, maps_of: AttentionMaps = attention_maps
 ) -> Tensor:  # fmt: skip
-    """One block's maps by token, smoothed, resized and blurred: (T, H2, W2)."""
+    """One block's maps by token (T, H2, W2): smoothed, resized and blurred."""
     cross = cross_map(block.text_q, block.text_k, block.heads, length, maps_of)
     smooth = power_average(cross, self_map(block.q, block.k, block.heads, maps_of))
     maps = torch.zeros(length, *block.grid, dtype=torch.float64)
@@ -58,12 +58,12 @@ def image_maps(
 
 
 def token_maps(blocks: Sequence[Tensor]) -> Tensor:
-    """A (T, H2, W2): each token's map over its spatial mean, averaged over blocks' `image_maps`."""
+    """A (T, H2, W2): each token's map divided by its spatial mean, averaged over the blocks' `image_maps`."""
     return torch.stack([torch.stack([over_mean(m) for m in maps]) for maps in blocks]).mean(dim=0)
 
 
 def background_maps(blocks: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
-    """F (2, H2, W2): the start tokens' map, and all others', each over its spatial mean, averaged over blocks."""
+    """F (2, H2, W2): the maps of the start tokens and of the rest, each divided by its mean, averaged over blocks."""
     each = []
     for maps in blocks:
         start, rest = torch.zeros_like(maps[0]), torch.zeros_like(maps[0])
@@ -77,7 +77,7 @@ def background_maps(blocks: Sequence[Tensor], starts: Sequence[int]) -> Tensor:
 
 
 def strengths(maps: Tensor, phrases: Sequence[Sequence[int]], suppression: float) -> Tensor:
-    """Token maps (T, H, W) with those of tokens that name no concept suppressed."""
+    """Token maps (T, H, W), in which tokens that name no concept are suppressed."""
     factors = [1.0 if any(token in phrase for phrase in phrases) else suppression for token in range(len(maps))]
     return torch.stack([factor * one for factor, one in zip(factors, maps, strict=True)])
 
@@ -107,13 +107,13 @@ def segment(
 
 
 def margin_of(scores: Tensor, dim: int) -> Tensor:
-    """How far the second strongest along a dimension is behind the strongest, as a part of it."""
+    """The difference of the two strongest scores along a dimension, relative to the strongest."""
     strongest, second = scores.topk(2, dim=dim).values.unbind(dim)
     return (strongest - second) / strongest
 
 
 def guidance_rate(delta: Tensor, labels: Tensor, foreground: Tensor, count: int, cfg: float) -> Tensor:
-    """The factor on guidance (H, W) of one image: delta (ch, H, W), labels and foreground on their grid.
+    """The factor on guidance (H, W) of one image, from delta (ch, H, W), and labels and foreground on their grid.
 
     Source: docs/method.md#semantic-guidance.
     """

@@ -1,4 +1,4 @@
-"""A real ComfyUI server for all tests of this folder, and `dev.py` as a person runs it."""
+"""A real ComfyUI server for all tests in this folder, and `dev.py` as a person runs it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def client(server: Server) -> Client:
 
 @pytest.fixture
 def dev(tmp_path: Path) -> Iterator[Dev]:
-    """Starts `dev.py` with some arguments; what still runs at the end of the test is stopped."""
+    """Starts `dev.py` with some arguments; processes that still run at the end of the test are stopped."""
     started: list[subprocess.Popen[str]] = []
 
     def start(*arguments: str, **variables: str) -> subprocess.Popen[str]:

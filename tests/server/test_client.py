@@ -1,4 +1,4 @@
-"""Upload, queue, follow, history and view, with nodes of ComfyUI alone."""
+"""The client's upload, queue, follow, history and view, with nodes of ComfyUI only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def copy_of(name: str) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_a_picture_goes_through_a_prompt_unchanged(client: Client, picture: Path) -> None:
+def test_a_picture_is_not_changed_by_a_prompt(client: Client, picture: Path) -> None:
     messages: list[str] = []
     entry = client.run(copy_of(client.upload(picture)), lambda kind, data: messages.append(kind))
     (shown,) = entry["outputs"]["2"]["images"]
@@ -62,7 +62,7 @@ def test_the_second_of_two_equal_prompts_is_cached_and_equal(client: Client, pic
     assert second["outputs"] == first["outputs"]
 
 
-def test_proxies_of_the_environment_are_not_asked(
+def test_proxies_of_the_environment_are_not_used(
     client: Client, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -72,7 +72,7 @@ def test_proxies_of_the_environment_are_not_asked(
     assert client.run(copy_of(client.upload(picture)))["outputs"]["2"]["images"]
 
 
-def test_a_faulty_prompt_is_refused_in_comfyuis_words(client: Client) -> None:
+def test_a_faulty_prompt_is_refused_with_comfyuis_message(client: Client) -> None:
     prompt = copy_of("no such.png")
     with pytest.raises(PromptError) as refused:
         client.run(prompt)
@@ -97,7 +97,7 @@ def test_a_partly_faulty_prompt_is_refused_and_not_run(client: Client, picture: 
         client.run(prompt)
 
 
-def test_a_failing_node_is_told_in_its_words(client: Client, picture: Path) -> None:
+def test_a_failing_node_is_reported_with_its_message(client: Client, picture: Path) -> None:
     picture.write_bytes(b"no picture at all")
     with pytest.raises(PromptError, match=r"node 1 \(LoadImage\) failed: UnidentifiedImageError: cannot identify"):
         client.run(copy_of(client.upload(picture)))

@@ -1,4 +1,4 @@
-"""`dev.py demo` as a person runs it, with small workflows of ComfyUI's own nodes."""
+"""`dev.py demo` as a person runs it, with small workflows made of ComfyUI's own nodes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Dev = Callable[..., "subprocess.Popen[str]"]
 
 
 def workflow(folder: Path, picture: str = "given.png", **changed: Any) -> Path:
-    """A picture that is loaded, halved and saved."""
+    """A workflow that loads a picture, halves its size and saves it."""
     Image.new("RGB", (64, 48), "teal").save(folder / "given.png")
     scale = {"upscale_method": "nearest-exact", "width": 32, "height": 24, "crop": "disabled", **changed}
     prompt = {
@@ -31,7 +31,7 @@ def workflow(folder: Path, picture: str = "given.png", **changed: Any) -> Path:
     return file
 
 
-def test_it_saves_the_picture_and_says_where(dev: Dev, tmp_path: Path) -> None:
+def test_the_demo_saves_the_picture_and_prints_its_path(dev: Dev, tmp_path: Path) -> None:
     process = dev("demo", "--workflow", str(workflow(tmp_path)), "--output", "some/where")
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
@@ -42,7 +42,7 @@ def test_it_saves_the_picture_and_says_where(dev: Dev, tmp_path: Path) -> None:
         assert (image.format, image.size, image.getpixel((5, 5))) == ("PNG", (32, 24), (0, 128, 128))
 
 
-def test_a_refused_prompt_ends_it_with_comfyuis_message(dev: Dev, tmp_path: Path) -> None:
+def test_a_refused_prompt_ends_the_demo_with_comfyuis_message(dev: Dev, tmp_path: Path) -> None:
     process = dev("demo", "--workflow", str(workflow(tmp_path, upscale_method="magic")))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
@@ -50,14 +50,14 @@ def test_a_refused_prompt_ends_it_with_comfyuis_message(dev: Dev, tmp_path: Path
     assert not (tmp_path / "demo_output").exists()
 
 
-def test_a_missing_picture_ends_it(dev: Dev, tmp_path: Path) -> None:
+def test_a_missing_picture_ends_the_demo(dev: Dev, tmp_path: Path) -> None:
     process = dev("demo", "--workflow", str(workflow(tmp_path, picture="other.png")))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "the workflow reads other.png, which is in none of" in output
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="searches processes in /proc")
 def test_ctrl_c_while_starting_leaves_no_server_and_no_files(dev: Dev, tmp_path: Path) -> None:
     process = dev("demo", "--workflow", str(workflow(tmp_path)), TMPDIR=str(tmp_path))
     end = time.monotonic() + 60

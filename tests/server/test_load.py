@@ -1,4 +1,4 @@
-"""The server under load, cancelled, failing and killed; `dev.py soak` does the first at length."""
+"""The server under load, and after a cancel, a failure and a kill; `dev.py soak` is the long test under load."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ NUMBER = 1
 LIMIT_S = 120
 
 
-def changed(class_type: str, **inputs: Any) -> dict[str, Any]:
-    """The soak's prompt with other inputs at one class of nodes."""
+def prompt_with(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """The soak's prompt with other inputs of one class of nodes."""
     prompt = soak.prompt_number(NUMBER)
     for node in prompt.values():
         if node["class_type"] == class_type:
@@ -32,7 +32,7 @@ def changed(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def until(true: Callable[[], bool], server: Server) -> None:
-    """Wait for something to become true."""
+    """Wait until a condition is true."""
     end = time.monotonic() + LIMIT_S
     while not true():
         assert time.monotonic() < end, server.log_tail()
@@ -44,8 +44,8 @@ def is_sampling(server: Server) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads memory from /proc")
-def test_a_short_soak(install: Install, tmp_path: Path) -> None:
-    """Six unlike prompts leave nothing; the last pictures are those of a fresh process."""
+def test_a_short_soak_leaves_nothing_over(install: Install, tmp_path: Path) -> None:
+    """Six different prompts leave nothing over; the last pictures are those of a fresh process."""
     with Server(install, tmp_path / "long", flags=soak.FLAGS) as server:
         figures, checked = soak.run_all(server, 6, 3)
     assert figures["prompts"] == 6 and len(figures["resident_mb"]) == len(figures["tensors_mb"]) == 2
@@ -67,9 +67,9 @@ def test_memory_that_grows_is_an_error(grows: bool) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_a_server_that_is_cancelled_fails_and_is_killed(install: Install, tmp_path: Path) -> None:
-    """After each, in the same process or in a new one in the same folder, the picture is that of a fresh process."""
-    prompt, endless = soak.prompt_number(NUMBER), changed("KSampler", steps=10_000)
-    wrong = changed("MagicFacePrompt", text="a landscape")
+    """Afterwards, in the same or a new process with the same folder, the picture is that of a fresh process."""
+    prompt, endless = soak.prompt_number(NUMBER), prompt_with("KSampler", steps=10_000)
+    wrong = prompt_with("MagicFacePrompt", text="a landscape")
     with Server(install, tmp_path / "base", flags=soak.FLAGS) as server:
         client: Client = server.client
         soak.upload(client)
@@ -87,7 +87,7 @@ def test_a_server_that_is_cancelled_fails_and_is_killed(install: Install, tmp_pa
         assert not client.get_json("/magicface_dev/alive")["left_over"]
         assert np.array_equal(soak.picture(client, prompt), expected)
 
-        client.queue(changed("KSampler", steps=10_000, seed=77))
+        client.queue(prompt_with("KSampler", steps=10_000, seed=77))
         until(lambda: json.loads(client.get("/queue"))["queue_running"] and is_sampling(server), server)
         assert server.process_id is not None
         os.killpg(server.process_id, signal.SIGKILL)

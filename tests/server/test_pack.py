@@ -1,4 +1,4 @@
-"""The pack in a real server: its nodes, its workflow, the whole method through the API."""
+"""The pack in a real server: its nodes, its workflows, the whole method through the API."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from lab.judge import load_judge, look
 
 Dev = Callable[..., "subprocess.Popen[str]"]
 
-# What the demo saves; first the pictures without and with the method.
+# The files that the demo saves; first the pictures without and with the method.
 DEMO = ("without_MagicFace", "with_MagicFace", "segmentation", "sheet")
-DEMO_COLOUR_ERROR, DEMO_GAIN = 40.0, 0.7  # of 255, and as a share of the error without the method
+DEMO_COLOUR_ERROR, DEMO_GAIN = 40.0, 0.7  # out of 255, and as a share of the error without the method
 NODES = set(json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")))
 
 
 @pytest.fixture
 def prompt(client: Client) -> dict[str, dict[str, Any]]:
-    """A shipped workflow with the demo's model, so small that it runs in seconds."""
+    """A shipped workflow with the demo's model, small enough to run in seconds."""
     workflow = api_format.API_WORKFLOWS / "magicface_two_concepts.json"
     prompt = model.with_model(json.loads(workflow.read_text(encoding="utf-8")))
     small = {
@@ -52,24 +52,24 @@ def only(prompt: dict[str, dict[str, Any]], class_type: str) -> str:
     return node_id
 
 
-def test_its_nodes_are_there(client: Client) -> None:
+def test_the_packs_nodes_are_loaded(client: Client) -> None:
     known = client.get_json("/object_info")
     assert {name for name in known if name.startswith("MagicFace")} == {*NODES, model.LOADER["class_type"]}
 
 
-def test_its_workflows_are_in_the_template_browser(client: Client) -> None:
+def test_the_packs_workflows_are_in_the_template_browser(client: Client) -> None:
     shipped = sorted(file.stem for file in api_format.WORKFLOWS.glob("*.json"))
     assert len(shipped) >= 7
     assert sorted(client.get_json("/workflow_templates")["magicface"]) == shipped
     for name in shipped:
         graph = client.get_json(f"/api/workflow_templates/magicface/{name}.json")
-        assert graph["nodes"], "the form of the graph, which the browser reads, and not that of the API"
+        assert graph["nodes"], "the editor's format, which the browser reads, not the API format"
         with Image.open(io.BytesIO(client.get(f"/api/workflow_templates/magicface/{name}.jpg"))) as thumbnail:
             assert min(thumbnail.size) >= 250
 
 
-def test_their_pictures_are_found_by_a_fresh_install(install: Install, tmp_path: Path) -> None:
-    """Nobody has uploaded anything here; a person's own file of the same name is left alone."""
+def test_example_pictures_are_found_by_a_fresh_install(install: Install, tmp_path: Path) -> None:
+    """Nothing has been uploaded here; a person's own file of the same name does not change."""
     read = {
         name
         for twin in api_format.API_WORKFLOWS.glob("*.json")
@@ -86,7 +86,7 @@ def test_their_pictures_are_found_by_a_fresh_install(install: Install, tmp_path:
     assert (tmp_path / "base" / "input" / own).read_bytes() == b"a person's own"
 
 
-def test_queued_twice_it_is_cached_and_equal(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
+def test_a_prompt_queued_twice_is_cached_and_equal(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
     first = client.run(prompt)
     ran: list[str] = []
 
@@ -97,7 +97,7 @@ def test_queued_twice_it_is_cached_and_equal(client: Client, prompt: dict[str, d
     second = client.run(prompt, listener)
     assert ran == []
     assert second["outputs"] == first["outputs"]
-    # Sampled again after another run, the picture is the first one to the last bit.
+    # Sampling again after another run gives the first picture, bit for bit.
     save = only(prompt, "SaveImage")
     sampler = prompt[only(prompt, "KSampler")]["inputs"]
     pixels = [decoded(client, first["outputs"][save])]
@@ -108,7 +108,7 @@ def test_queued_twice_it_is_cached_and_equal(client: Client, prompt: dict[str, d
     assert pixels[0] == pixels[2] != pixels[1]
 
 
-def test_a_bad_input_ends_in_the_nodes_own_words(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
+def test_a_bad_input_ends_with_the_nodes_message(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
     prompt[only(prompt, "MagicFacePrompt")]["inputs"]["text"] = "a landscape with nothing in it"
     with pytest.raises(PromptError, match=r"failed: ValueError: .*MagicFace"):
         client.run(prompt)
@@ -167,7 +167,7 @@ def decoded(client: Client, output: dict[str, Any]) -> bytes:
 
 
 def test_eleven_references_are_refused_by_name(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
-    """The editor offers ten sockets; what a script links beyond them must not be dropped unseen."""
+    """The editor has ten sockets; more references, which a script can link, must not be dropped silently."""
     apply = prompt[only(prompt, "MagicFaceApply")]["inputs"]
     for number in range(2, 11):
         apply[f"references.reference{number}"] = apply["references.reference0"]
@@ -183,8 +183,8 @@ def test_no_reference_is_refused(client: Client, prompt: dict[str, dict[str, Any
         client.run(prompt)
 
 
-def test_the_twins_are_what_the_editor_would_queue(client: Client) -> None:
-    """Node ids, input names, links and widget values of every workflow, against the server that knows them."""
+def test_the_api_workflows_are_what_the_editor_would_queue(client: Client) -> None:
+    """Node ids, input names, links and widget values of every workflow are checked with the server's definitions."""
     known = client.get_json("/object_info")
     workflows = sorted(api_format.WORKFLOWS.glob("*.json"))
     assert workflows
@@ -202,7 +202,7 @@ def test_the_twins_are_what_the_editor_would_queue(client: Client) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the server's memory from /proc")
-def test_memory_stays_level(install: Install, tmp_path: Path, prompt: dict[str, dict[str, Any]]) -> None:
+def test_memory_does_not_grow(install: Install, tmp_path: Path, prompt: dict[str, dict[str, Any]]) -> None:
     """Ten different prompts on one server: seeds, weights, words and sizes."""
     with Server(install, tmp_path / "base", flags=("--cache-classic",)) as server:
         for name in demo.pictures_read(prompt):

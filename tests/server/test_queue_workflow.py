@@ -31,7 +31,7 @@ def queue(client: Client, workflow: Path, *arguments: str) -> subprocess.Complet
     return subprocess.run(command, cwd=workflow.parent, capture_output=True, text=True, timeout=300, check=False)
 
 
-def test_it_queues_with_other_pictures_words_and_seed(client: Client, workflow: Path, tmp_path: Path) -> None:
+def test_a_workflow_is_queued_with_other_pictures_text_and_seed(client: Client, workflow: Path, tmp_path: Path) -> None:
     for kind in ("", "_mask"):
         shutil.copyfile(demo.PICTURES / f"magicface_portrait_scarf{kind}.png", tmp_path / f"mine{kind}.png")
     before = set(client.get_json("/history"))
@@ -65,12 +65,12 @@ def test_it_queues_with_other_pictures_words_and_seed(client: Client, workflow: 
         (("--set", "KSampler.step=3"), "KSampler has no input 'step'; there are seed"),
     ],
 )
-def test_what_goes_wrong_is_said(client: Client, workflow: Path, arguments: tuple[str, ...], said: str) -> None:
+def test_mistakes_are_explained(client: Client, workflow: Path, arguments: tuple[str, ...], said: str) -> None:
     done = queue(client, workflow, *arguments)
     assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_what_cannot_be_read_is_said(client: Client, workflow: Path) -> None:
+def test_unreadable_input_is_explained(client: Client, workflow: Path) -> None:
     assert "has no '.'" in refused(client, workflow, "--set", "steps=3", code=2)
     drawn = api_format.WORKFLOWS / "magicface_one_concept.json"
     assert "is not in API format" in refused(client, drawn)

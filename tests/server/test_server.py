@@ -1,4 +1,4 @@
-"""The server itself: its start and stop, its port, whom it takes for its own, a person's own install."""
+"""The server itself: its start and stop, its port, how it recognises itself, a person's own install."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from devtools.server import Server, ServerError, is_free
 Dev = Callable[..., "subprocess.Popen[str]"]
 
 
-def test_it_runs_the_core_it_was_given_in_its_own_base(server: Server, install: Install) -> None:
+def test_the_given_core_runs_in_its_own_base_folder(server: Server, install: Install) -> None:
     system = server.client.get_json("/system_stats")["system"]
     assert str(server.base) in system["argv"]
     assert Path(system["argv"][0]) == install.comfyui / "main.py"
@@ -30,7 +30,7 @@ def test_it_runs_the_core_it_was_given_in_its_own_base(server: Server, install: 
     assert {path.name for path in (server.base / "custom_nodes").iterdir()} == {"magicface", "magicface_dev"}
 
 
-def test_another_server_on_the_port_is_no_server_of_ours(server: Server, install: Install, tmp_path: Path) -> None:
+def test_another_server_on_the_port_is_recognised_as_foreign(server: Server, install: Install, tmp_path: Path) -> None:
     other = Server(install, tmp_path / "other", server.port)
     assert server._is_ours() and not other._is_ours()
 
@@ -81,11 +81,11 @@ def test_an_own_install_is_used_and_not_changed(install: Install, dev: Dev, tmp_
     with Server(Install(own, install.python, own=True), tmp_path / "base") as server:
         assert server.client.get_json("/system_stats")["system"]["argv"][0] == str(own / "main.py")
         loader: dict[str, Any] = server.client.get_json("/object_info/CheckpointLoaderSimple")
-        assert "mine.safetensors" in str(loader), "its models are there to use"
+        assert "mine.safetensors" in str(loader), "its models can be used"
     assert listing(own) == before
 
 
-def test_an_own_install_that_is_none_is_an_error(dev: Dev, tmp_path: Path) -> None:
+def test_a_folder_without_comfyui_is_an_error(dev: Dev, tmp_path: Path) -> None:
     process = dev("serve", COMFYUI_PATH=str(tmp_path / "nowhere"))
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1

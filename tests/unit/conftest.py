@@ -1,7 +1,7 @@
-"""The pack as package `magicface`, without ComfyUI and whatever the checkout's folder is called.
+"""Loads the pack as package `magicface`, without ComfyUI, whatever the name of the checkout's folder.
 
-Test files are imported by path, so what they share is loaded here, by path too, under names of our choice. Nothing is
-put on sys.path: `import nodes` must never find the pack's own folder of that name.
+Test files are imported by path, so modules that they share are loaded by path too, under fixed names. sys.path does not
+change: `import nodes` must never find the pack's own folder of that name.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ROOT = HERE.parents[1]
 
 
 def load(name: str, file: Path, folder: Path | None = None) -> None:
-    """Import a file under a name, once; with `folder`, as a package whose modules lie there."""
+    """Import a file under a name, once; with `folder`, as a package whose modules are there."""
     if name in sys.modules:
         return
     folders = None if folder is None else [str(folder)]
@@ -30,7 +30,7 @@ def load(name: str, file: Path, folder: Path | None = None) -> None:
     spec.loader.exec_module(module)
 
 
-# The same examples on every run and machine, and no time limit on a busy one.
+# The same examples on every run and machine, and no time limit, since the machine may be busy.
 settings.register_profile("unit", max_examples=80, deadline=None, derandomize=True, database=None)
 settings.load_profile("unit")
 torch.set_num_threads(int(os.environ.get("MAGICFACE_TEST_THREADS", "1")))

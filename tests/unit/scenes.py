@@ -1,4 +1,4 @@
-"""Random queries, keys and references that several test files want alike."""
+"""Random queries, keys and references that several test files use."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def generator_of(seed: int) -> torch.Generator:
-    """Random numbers of a test's own."""
+    """A random generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
@@ -28,19 +28,19 @@ def some_mask(generator: torch.Generator, size: int) -> Tensor:
 
 
 def some_view(generator: torch.Generator, size: int, channels: int) -> View:
-    """A view of `size` tokens with weight and mask; its keys are as large as those of a sharp attention."""
+    """A view of `size` tokens with weight and mask; its keys are large enough for sharp attention."""
     weight = float(torch.rand(1, generator=generator)) * 5 - 1
     k, v = 1.5 * normal(generator, size, channels), normal(generator, size, channels)
     return View(k, v, some_mask(generator, size), weight)
 
 
 def as_view(view: View, dtype: torch.dtype = torch.float64) -> tuple[ViewKV, TokenMask, float]:
-    """A view as `pool` takes it, on a grid one token high."""
+    """A view as an input of `pool`, on a grid one token high."""
     mask = token_mask(view.mask[None], (1, len(view.mask)), "nearest")
     k, v = view.k[None, mask.indices].to(dtype), view.v[None, mask.indices].to(dtype)
     return ViewKV(k, v, mask.grid), mask, view.weight
 
 
 def as_concept(views: list[View], dtype: torch.dtype = torch.float64) -> ConceptKV | None:
-    """The views of one concept as attention/ has them."""
+    """The views of one concept as a ConceptKV."""
     return pool([as_view(view, dtype) for view in views])

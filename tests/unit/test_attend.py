@@ -31,7 +31,7 @@ def test_torch_attention_is_softmax_attention(seed: int, heads: int, n: int, m: 
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 6), extra=st.integers(0, 3), m=st.integers(1, 7))
-def test_own_part_of_ordinary_attention_changes_nothing(seed: int, n: int, extra: int, m: int) -> None:
+def test_ordinary_attention_as_own_part_changes_nothing(seed: int, n: int, extra: int, m: int) -> None:
     g = generator_of(seed)
     attend = TorchAttend(2)
     q, k, v = normal(g, 2, n, 8), normal(g, 2, n + extra, 8), normal(g, 2, n + extra, 8)
@@ -41,7 +41,7 @@ def test_own_part_of_ordinary_attention_changes_nothing(seed: int, n: int, extra
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 5), m=st.integers(1, 6))
-def test_references_keep_their_share_beside_another_own_part(seed: int, n: int, m: int) -> None:
+def test_references_have_the_same_share_with_another_own_part(seed: int, n: int, m: int) -> None:
     g = generator_of(seed)
     q, k, v, own = (normal(g, 2, n, 8) for _ in range(4))
     view = some_view(g, m, 8)
@@ -56,7 +56,7 @@ def test_references_keep_their_share_beside_another_own_part(seed: int, n: int, 
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_shares_are_those_of_the_softmax(heads: int) -> None:
-    """With queries of zero every key scores its bias alone: two own tokens beside one that counts three times."""
+    """With zero queries each key's score is its bias: two own tokens and a reference token that counts three times."""
     q, k = torch.zeros(1, 2, 4), torch.ones(1, 2, 4)
     v, ref_k, ref_v = torch.zeros(1, 2, 4), torch.ones(1, 1, 4), torch.full((1, 1, 4), 5.0)
     bias = torch.tensor([math.log(3.0)])
@@ -68,7 +68,7 @@ def test_shares_are_those_of_the_softmax(heads: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_keeps_the_dtype_and_agrees_within_its_precision(dtype: torch.dtype) -> None:
+def test_the_result_has_the_dtype_and_its_precision(dtype: torch.dtype) -> None:
     g = generator_of(5)
     q, k, v = (normal(g, 1, 6, 8).to(dtype) for _ in range(3))
     ref_k, ref_v = normal(g, 1, 4, 8).to(dtype), normal(g, 1, 4, 8).to(dtype)
@@ -83,7 +83,7 @@ def test_keeps_the_dtype_and_agrees_within_its_precision(dtype: torch.dtype) -> 
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 40), step=st.integers(1, 9))
-def test_queries_are_padded_and_nothing_else_changes(seed: int, n: int, step: int) -> None:
+def test_padding_queries_changes_nothing(seed: int, n: int, step: int) -> None:
     g = generator_of(seed)
     q, k, v, bias = normal(g, 1, n, 8), normal(g, 1, 7, 8), normal(g, 1, 7, 8), normal(g, 7)
     lengths = []

@@ -1,4 +1,4 @@
-"""Names of transformer blocks, on the layouts of the families that the pack is for."""
+"""Names of transformer blocks, on the layouts of the supported families."""
 
 from __future__ import annotations
 
@@ -32,34 +32,34 @@ SDXL = layout_of(
 
 
 def names(blocks: tuple[Block, ...]) -> list[str]:
-    """As people write them."""
+    """The blocks' names as users write them."""
     return [str(block) for block in blocks]
 
 
 def numbers(blocks: tuple[Block, ...]) -> set[tuple[str, int]]:
-    """Without the depth."""
+    """Stage and number of the blocks, without the depth."""
     return {(block.stage, block.number) for block in blocks}
 
 
-def test_auto_injection_of_sd_is_the_authors_choice() -> None:
+def test_auto_injection_blocks_of_sd_are_the_authors() -> None:
     assert len(SD) == 16
     assert injection_blocks("auto", SD) == SD[10:]
     assert names(SD[10:]) == [f"output.{number}.0" for number in range(6, 12)]
 
 
-def test_auto_injection_of_sdxl_is_the_whole_decoder_that_has_attention() -> None:
+def test_auto_injection_blocks_of_sdxl_are_all_decoder_blocks() -> None:
     chosen = injection_blocks("auto", SDXL)
     assert (len(chosen), len(SDXL)) == (36, 70)
     assert numbers(chosen) == {("output", number) for number in range(6)}
     assert chosen == SDXL[34:]
 
 
-def test_auto_segmentation_of_sdxl_is_the_last_block_of_coarse_places_and_one_finer() -> None:
+def test_auto_segmentation_blocks_of_sdxl() -> None:
     expected = "input.7.9 input.8.9 middle.0.9 output.0.9 output.1.9 output.3.1"
     assert names(segmentation_blocks("auto", SDXL)) == expected.split()
 
 
-def test_auto_segmentation_leaves_out_the_latents_own_size() -> None:
+def test_auto_segmentation_leaves_out_blocks_at_the_latents_size() -> None:
     assert segmentation_blocks("auto", SD) == tuple(block for block in SD if block.ratio in (2, 4, 8))
     assert len(segmentation_blocks("auto", SD)) == 11
     assert segmentation_blocks("all", SDXL) == SDXL
@@ -106,7 +106,7 @@ def test_presets(spec: str, expected: tuple[Block, ...]) -> None:
     assert injection_blocks(spec, SD) == expected
 
 
-def test_every_preset_on_offer_is_known() -> None:
+def test_every_preset_offered_is_known() -> None:
     for preset in PRESETS:
         assert injection_blocks(preset, SDXL)
     for preset in PRESETS:
@@ -133,7 +133,7 @@ def test_finest_of_sdxl() -> None:
         ("decoders", "decoders"),
     ],
 )
-def test_unknown_names_are_named_beside_those_there_are(spec: str, culprit: str) -> None:
+def test_unknown_names_are_refused_with_a_list_of_the_known_ones(spec: str, culprit: str) -> None:
     for choose in (injection_blocks, segmentation_blocks):
         with pytest.raises(ValueError) as error:
             choose(spec, SDXL)
@@ -143,7 +143,7 @@ def test_unknown_names_are_named_beside_those_there_are(spec: str, culprit: str)
             assert there in message
 
 
-def test_segmentation_of_the_latents_own_size_only_is_refused() -> None:
+def test_segmentation_blocks_only_at_the_latents_size_are_refused() -> None:
     with pytest.raises(ValueError, match=r"'output\.9-11'.*own size.*'auto'"):
         segmentation_blocks("output.9-11", SD)
     assert names(segmentation_blocks("output.8-11", SD)) == ["output.8.0"]
@@ -151,7 +151,7 @@ def test_segmentation_of_the_latents_own_size_only_is_refused() -> None:
         segmentation_blocks("finest", SD)
 
 
-def test_a_block_knows_the_key_and_the_name_of_its_place() -> None:
+def test_a_block_has_a_key_and_a_name() -> None:
     block = Block("output", 3, 1, 2)
     assert (block.key, str(block)) == (("output", 3, 1), "output.3.1")
     assert describe(SD[5:8]) == "input.8 (1 deep), middle.0 (1 deep), output.3 (1 deep)"

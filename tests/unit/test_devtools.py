@@ -1,4 +1,4 @@
-"""The set-up of dev.py without its downloads: pins, cache folder, archive."""
+"""The set-up by dev.py without downloads: pins, cache folder, archive."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ def test_environment_key_follows_the_lock_and_the_python() -> None:
     assert len({key, pins.environment_key("a==2", "cp311"), pins.environment_key("a==1", "cp312")}) == 3
 
 
-def test_digest_keeps_parts_apart() -> None:
+def test_the_digest_separates_its_parts() -> None:
     assert pins.digest("ab", "c") != pins.digest("a", "bc")
 
 
-def test_cores_have_keys_of_their_own_and_the_metadata_names_the_oldest() -> None:
+def test_each_core_has_its_own_key_and_the_metadata_name_the_oldest() -> None:
     oldest, newest = pins.CORES["oldest"], pins.CORES["newest"]
     assert oldest.key != newest.key
     metadata = (pins.ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert f'requires-comfyui = ">={oldest.version}"\n' in metadata
 
 
-def test_every_locked_package_has_hashes_and_no_address() -> None:
+def test_every_locked_package_has_hashes_and_no_url() -> None:
     lock = pins.LOCK.read_text(encoding="utf-8")
     assert "://" not in lock and "--index" not in lock and "--find-links" not in lock
     for line in lock.splitlines():
         assert line.startswith("    --hash=sha256:") or (line.endswith(" \\") and "==" in line), line
 
 
-def test_locked_gives_one_entry_with_its_hashes() -> None:
+def test_locked_returns_one_entry_with_its_hashes() -> None:
     lock = "pip==1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\npipx==2 \\\n    --hash=sha256:cc\n"
     assert pins.locked("pip", lock) == "pip==1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
     with pytest.raises(KeyError):
@@ -84,7 +84,7 @@ def test_an_interrupted_build_starts_over_from_nothing(tmp_path: Path) -> None:
 
     assert cache.build_once(folder, whole) == folder
     cache.build_once(folder, whole)
-    assert seen == [False], "built once, in a clean place"
+    assert seen == [False], "built once, in an empty folder"
     assert (folder / "whole").is_file() and not (folder / "half").exists()
 
 
@@ -100,7 +100,7 @@ def test_a_build_that_no_longer_works_is_made_again(tmp_path: Path) -> None:
     assert len(built) == 2
 
 
-def test_two_set_ups_at_once_build_once(tmp_path: Path) -> None:
+def test_two_parallel_set_ups_build_once(tmp_path: Path) -> None:
     program = f"""
 import sys, time
 sys.path.insert(0, {str(pins.ROOT)!r})
@@ -161,7 +161,7 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfil
     return info
 
 
-def test_unpack_takes_the_inner_folder_alone(tmp_path: Path) -> None:
+def test_unpack_extracts_the_inner_folder_only(tmp_path: Path) -> None:
     archive = archive_of(
         tmp_path / "a.tar.gz",
         member("top/setup.py"),

@@ -1,4 +1,4 @@
-"""The commands of dev.py without a server: links, installs, arguments, model, progress, counts."""
+"""The commands of dev.py without a server: links, own installs, arguments, model, progress, counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devtools.progress import Progress
 # --- links and installs
 
 
-def test_a_link_is_made_kept_and_turned(tmp_path: Path) -> None:
+def test_a_link_is_made_reused_and_redirected(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
@@ -24,7 +24,7 @@ def test_a_link_is_made_kept_and_turned(tmp_path: Path) -> None:
     for name in ("one", "one", "two"):
         link(tmp_path / name, place)
         assert (place / "file").read_text() == name
-    assert (tmp_path / "one" / "file").is_file(), "what it led to is left alone"
+    assert (tmp_path / "one" / "file").is_file(), "the old target does not change"
     with pytest.raises(FileExistsError):
         link(tmp_path / "one", tmp_path / "two")
 
@@ -47,7 +47,7 @@ def test_the_python_of_an_own_install_is_found(tmp_path: Path, python: str, give
     assert found == install.Install(folder / "ComfyUI", folder / python, own=True)
 
 
-def test_an_own_install_without_python_says_what_to_do(tmp_path: Path) -> None:
+def test_an_own_install_without_python_is_refused_with_advice(tmp_path: Path) -> None:
     folder = own_install(tmp_path / "own", None)
     with pytest.raises(install.InstallError, match="Name it with COMFYUI_PYTHON"):
         install.own(folder, None)
@@ -73,19 +73,19 @@ def test_an_old_own_install_is_noted(tmp_path: Path, capsys: pytest.CaptureFixtu
 # --- arguments, model, progress, counting
 
 
-def test_what_test_does_not_know_goes_to_pytest_in_order() -> None:
+def test_unknown_arguments_of_test_go_to_pytest_in_order() -> None:
     given = ["-k", "region", "-x", "tests/unit", "--maxfail=2"]
     assert dev.parse(["test", *given]).rest == given
 
 
 @pytest.mark.parametrize("bad", [[], ["dance"], ["demo", "--loud"], ["parity"], ["serve", "--port", "x"]])
-def test_other_arguments_must_be_known(bad: list[str]) -> None:
+def test_unknown_arguments_of_other_commands_are_refused(bad: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         dev.parse(bad)
     assert ended.value.code == 2
 
 
-def test_the_model_is_replaced_and_its_links_stay() -> None:
+def test_the_model_is_replaced_and_its_links_do_not_change() -> None:
     prompt = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "x"}},
         "2": {"class_type": "KSampler", "inputs": {"model": ["1", 0], "steps": 30, "seed": 5}},
@@ -125,7 +125,7 @@ def test_counts_are_read_from_a_report(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [(3, 9), (3, 6)])
-def test_an_old_python_is_told_so(version: tuple[int, int]) -> None:
+def test_an_old_python_is_refused_with_the_versions(version: tuple[int, int]) -> None:
     source = (pins.ROOT / "dev.py").read_text(encoding="utf-8")
     program = f"import sys; sys.version_info = {(*version, 0)}; exec(sys.stdin.read())"
     ended = subprocess.run([sys.executable, "-c", program], input=source, capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The tables of docs/ are those of the figures beside them."""
+"""The tables in docs/ are made from the figures in the repository."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ KNOWN = docs_tables.written_tables()
 
 
 @pytest.mark.parametrize("page", docs_tables.PAGES)
-def test_the_tables_of_a_page_are_not_old(page: str) -> None:
+def test_the_tables_of_a_page_are_up_to_date(page: str) -> None:
     text = (docs_tables.DOCS / f"{page}.md").read_text(encoding="utf-8")
-    assert docs_tables.rendered(text, KNOWN) == text, "old: python dev.py docs"
+    assert docs_tables.render(text, KNOWN) == text, "out of date; run python dev.py docs"
 
 
 def test_every_table_is_on_a_page() -> None:
@@ -23,9 +23,9 @@ def test_every_table_is_on_a_page() -> None:
     assert sorted(name for text in pages for name in re.findall("<!-- table: (.*) -->", text)) == sorted(KNOWN)
 
 
-def test_a_changed_figure_makes_a_table_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_figure_makes_a_table_out_of_date(monkeypatch: pytest.MonkeyPatch) -> None:
     changed = json.loads((docs_tables.FIGURES / "evaluation.json").read_text("utf-8"))
     changed["table"]["both"]["fidelity"][0] += 0.01
     text = (docs_tables.DOCS / "evaluation.md").read_text(encoding="utf-8")
     known = {**KNOWN, "main-rows": lambda: docs_tables.main_table(changed)}
-    assert docs_tables.rendered(text, known) != text
+    assert docs_tables.render(text, known) != text

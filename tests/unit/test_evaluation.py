@@ -1,4 +1,4 @@
-"""Measures and combinations: right on pictures whose worth is known."""
+"""Measures and combinations: correct on pictures with known results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 import dev
 from lab.evaluation import evaluate, measures, tables, world
-from lab.evaluation.combinations import Combination, Concept, combination, named_in
+from lab.evaluation.combinations import Combination, Concept, combination, parts_named_in
 from lab.judge import PARTS, SIDE_PX, Judge, Verdict, look
 from lab.portraits import COLOURS, PATTERNS, SKIN, WORN, Portrait, draw_portrait
 from lab.training.drawn_set import labels_of
@@ -25,14 +25,14 @@ NUMBERS = range(12)
 
 @dataclass
 class Made:
-    """What the studio hands over, as far as measures look at it."""
+    """The parts of a studio's result that the measures use."""
 
     concepts: tuple[str, ...] = ()
     regions: list[Tensor] = field(default_factory=list)
 
 
 def perfect(portrait: Portrait) -> Verdict:
-    """What a judge without error sees in a drawing."""
+    """The verdict of a judge without errors."""
     picture = torch.from_numpy(portrait.picture).movedim(-1, 0)[None].float() / 255
     step = portrait.picture.shape[0] // SIDE_PX
     labels = torch.from_numpy(labels_of(portrait)[::step, ::step].copy()).long()[None]
@@ -43,23 +43,23 @@ def perfect(portrait: Portrait) -> Verdict:
 
 
 def of_one(number: int) -> tuple[Combination, Concept, Verdict]:
-    """A combination of one concept, and its own reference as the picture made of it."""
+    """A combination of one concept, whose reference itself is the picture."""
     concept = combination(3 * number).concepts[0]
     return Combination(0, f"a person with {concept.part}", (concept,)), concept, perfect(concept.views[0].portrait)
 
 
 @pytest.fixture(scope="module")
 def combinations() -> list[Combination]:
-    """As many as `dev.py evaluate` makes by itself."""
+    """As many as `dev.py evaluate` makes by default."""
     return [combination(number) for number in range(dev.parse(["evaluate"]).pairs)]
 
 
-def test_combinations_ask_for_one_to_three_concepts_without_looks(combinations: list[Combination]) -> None:
+def test_combinations_have_one_to_three_concepts_and_name_no_looks(combinations: list[Combination]) -> None:
     assert len(combinations) >= 64
     for wanted in combinations:
-        named = named_in(wanted.prompt)
-        assert len(wanted.concepts) == 1 + wanted.number % 3 and wanted.asked <= named
-        assert named & set(WORN) == wanted.asked & set(WORN)
+        named = parts_named_in(wanted.prompt)
+        assert len(wanted.concepts) == 1 + wanted.number % 3 and wanted.required_parts <= named
+        assert named & set(WORN) == wanted.required_parts & set(WORN)
         for text in (wanted.prompt, *(view.caption for concept in wanted.concepts for view in concept.views)):
             assert not set(text.replace(",", "").split()) & {*COLOURS, *SKIN, *PATTERNS}
 
@@ -90,8 +90,8 @@ def test_a_picture_that_is_its_reference_is_faithful(number: int) -> None:
     assert scores["fidelity"] > 0.95 and scores.get("pattern", 1) == 1 and scores["hue"] < 0.2
     assert scores[f"fidelity {concept.part}"] == scores["fidelity"]
     assert "iou" not in scores
-    unasked = [part for part in WORN if part in concept.views[0].portrait.masks and part != concept.part]
-    assert scores["prompt"] == pytest.approx(1 - len(unasked) / len(wanted.asked | set(WORN)))
+    not_required = [part for part in WORN if part in concept.views[0].portrait.masks and part != concept.part]
+    assert scores["prompt"] == pytest.approx(1 - len(not_required) / len(wanted.required_parts | set(WORN)))
 
 
 @pytest.mark.parametrize("number", range(6))
@@ -108,7 +108,7 @@ def test_another_colour_is_less_faithful_and_a_missing_part_not_at_all(number: i
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_a_look_in_the_wrong_place_is_leakage(number: int) -> None:
+def test_a_look_on_the_wrong_part_is_leakage(number: int) -> None:
     wanted, concept, verdict = of_one(number)
     before = measures.measure(verdict, Made(), wanted)["leakage"]
     pixels = verdict.pictures.movedim(1, -1)
@@ -117,7 +117,7 @@ def test_a_look_in_the_wrong_place_is_leakage(number: int) -> None:
     pixels[background] = own[torch.arange(int(background.sum())) % len(own)]
     after = measures.measure(verdict, Made(), wanted)["leakage"]
     regions = sum(bool((verdict.labels == label).float().mean() > 0.01) for label in range(1 + len(PARTS))) - 1
-    # The background, one of the regions, is now all of the look, edges and mixed pixels aside.
+    # The background, one of the regions, now has the look everywhere, except at edges and mixed pixels.
     assert after - before == pytest.approx(1 / regions, rel=0.45)
 
 
@@ -126,7 +126,7 @@ def concept_parts(verdict: Verdict) -> set[str]:
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_true_drawings_are_well_placed_and_turned_ones_are_not(number: int) -> None:
+def test_parts_are_well_placed_in_drawings_and_not_in_turned_ones(number: int) -> None:
     _, _, verdict = of_one(number)
     seen = {part: verdict.pixels_of(part)[0].numpy() for part in concept_parts(verdict)}
     assert world.well_placed(seen) >= 0.5
@@ -134,15 +134,15 @@ def test_true_drawings_are_well_placed_and_turned_ones_are_not(number: int) -> N
     assert world.well_placed({part: mask for part, mask in seen.items() if part != "face"}) == 0
 
 
-def test_colours_mixed_up_between_channels_are_not_near() -> None:
-    """Equal in red, green and blue each, yet other colours."""
+def test_colours_with_swapped_channels_are_not_close() -> None:
+    """The histograms of red, green and blue are equal, but the colours differ."""
     one = np.array([[208.0, 44, 48], [58, 152, 72]] * 50)
     other = np.array([[208.0, 152, 72], [58, 44, 48]] * 50)
     assert world.colour_distance(one, other) > 10 and world.colour_distance(one, one[::-1]) == 0
 
 
 def test_unrelated_drawings_have_no_fidelity_on_average() -> None:
-    """On other drawings than those from which the scale comes."""
+    """This uses other drawings than those that the scale was made from."""
     shown = [draw_portrait("evaluation", number, worn=list(WORN), size_px=SIDE_PX) for number in range(60)]
     for part in PARTS:
         seen = [p.picture[p.masks[part]].astype(float) for p in shown if part in p.masks and p.masks[part].sum() > 30]
@@ -166,7 +166,7 @@ def test_the_judge_takes_any_square_picture() -> None:
     torch.testing.assert_close(verdict.patterns.sum(1), torch.ones(2, SIDE_PX, SIDE_PX))
 
 
-def test_intervals_hold_the_mean_and_narrow_with_more() -> None:
+def test_intervals_contain_the_mean_and_narrow_with_more_values() -> None:
     values = np.random.default_rng(1).normal(0.5, 0.2, 200)
     low, high = tables.interval(values)
     assert low < values.mean() < high and high - low < 0.08
@@ -175,7 +175,7 @@ def test_intervals_hold_the_mean_and_narrow_with_more() -> None:
     assert all(map(math.isnan, tables.interval(values[:0])))
 
 
-def test_figures_for_machines_hold_every_row() -> None:
+def test_the_json_figures_contain_every_row() -> None:
     none, both = {"fidelity": 0.1, "leakage": 0.2, "prompt": 1.0}, {"fidelity": 0.5, "iou": 0.7}
     table = {"none": [none] * 2, "both": [both] * 2}
     figures = evaluate.as_json(table, range(4, 6))

@@ -1,4 +1,4 @@
-"""The help pages: each node has one in each language, it names each input, and its pictures are there."""
+"""The help pages: each node has one in each language, it describes each input, and its pictures exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PAGES = {node: {"en": DOCS / f"{node}.md", "zh": DOCS / node / "zh.md"} for node
 
 @pytest.mark.parametrize("node", sorted(PAGES))
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_a_page_tells_of_every_input(node: str, language: str) -> None:
+def test_a_page_describes_every_input(node: str, language: str) -> None:
     text = PAGES[node][language].read_text(encoding="utf-8")
     first_cells = " ".join(re.findall(r"^\| ([^|]+) \|", text, flags=re.MULTILINE))
     for name in TEXTS[node]["inputs"]:
@@ -24,7 +24,7 @@ def test_a_page_tells_of_every_input(node: str, language: str) -> None:
 
 
 @pytest.mark.parametrize("node", sorted(PAGES))
-def test_its_pictures_are_there(node: str) -> None:
+def test_the_pictures_of_a_page_exist(node: str) -> None:
     for language, page in PAGES[node].items():
         shown = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.read_text(encoding="utf-8"))
         assert shown, f"{node}, {language}: no picture"

@@ -1,4 +1,4 @@
-"""What no file of the pack may do, and what runs without ComfyUI. Who may import whom: pyproject.toml, importlinter."""
+"""Forbidden code, and modules that run without ComfyUI. The rules for imports are in pyproject.toml (importlinter)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAYERS = ("attention", "sampling", "nodes")
-# Modules of sampling/ that are imported without ComfyUI.
+# Modules of sampling/ that can be imported without ComfyUI.
 PURE = (
     "method",
     "latent_store",
@@ -30,12 +30,12 @@ PURE = (
     "regions.source",
 )
 MAX_LINES = 250
-# The ids of the pack's nodes as nodes/ spells them: in a schema.
+# Node ids as they are written in the schemas in nodes/.
 NODE_ID = re.compile(r'node_id="(MagicFace[A-Z]\w+)"')
 
 
 def sources(*folders: str) -> list[Path]:
-    """The Python files of folders of the pack, the pack's own `__init__` with them if all are requested."""
+    """The Python files in folders of the pack; with the pack's own `__init__` if all folders are requested."""
     files = [file for folder in folders for file in sorted((ROOT / folder).rglob("*.py"))]
     return [*files, ROOT / "__init__.py"] if folders == LAYERS else files
 
@@ -59,7 +59,7 @@ def node_ids() -> set[str]:
 
 
 @pytest.mark.parametrize("file", sources("attention", "sampling"), ids=lambda file: "/".join(file.parts[-2:]))
-def test_node_ids_are_spelt_in_nodes_alone(file: Path) -> None:
+def test_node_ids_are_written_in_nodes_only(file: Path) -> None:
     found = re.findall(r"MagicFace[A-Z]\w+", file.read_text(encoding="utf-8"))
     assert len(node_ids()) == 9 and not node_ids() & set(found)
 
@@ -85,7 +85,7 @@ for name in {modules!r}:
 
 
 def test_the_pack_is_loaded_without_its_nodes() -> None:
-    """Here, `nodes` must not be the pack's folder: in ComfyUI that name is ComfyUI's."""
+    """`nodes` must not be the pack's folder: in ComfyUI that name belongs to ComfyUI."""
     assert "magicface.nodes" not in sys.modules
     found = sys.modules.get("nodes")
     assert found is None or str(ROOT / "nodes") not in str(getattr(found, "__path__", ""))

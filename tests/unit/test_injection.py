@@ -23,7 +23,7 @@ view_sizes_of_concepts = st.lists(st.lists(st.integers(1, 7), min_size=1, max_si
 
 
 def alternating(images: int, n: int) -> InjectionRule:
-    """A third rule: even queries see the first concept, odd ones the first two."""
+    """A third rule: even queries attend to the first concept, odd queries to the first two."""
     labels = (torch.arange(n) % 2).expand(images, n)
     return InjectionRule(labels, group_queries(labels, CPU), ((0,), (0, 1)))
 
@@ -41,19 +41,19 @@ RULES: dict[str, Callable[[int, int], InjectionRule]] = {
     heads=st.integers(1, 3),
     n=st.integers(1, 8),
     sizes=view_sizes_of_concepts,
-    given_own=st.booleans(),
+    with_own=st.booleans(),
 )
 def test_rsa_equals_the_loops(
-    seed: int, images: int, heads: int, n: int, sizes: list[list[int]], given_own: bool
+    seed: int, images: int, heads: int, n: int, sizes: list[list[int]], with_own: bool
 ) -> None:
-    """Any number of concepts and views, fractional masks, weights, and grids unlike the target's."""
+    """With any number of concepts and views, fractional masks, weights, and grids that differ from the target's."""
     g = generator_of(seed)
     q, k, v, own = (normal(g, images, n, 4 * heads) for _ in range(4))
     concepts = [[some_view(g, size, 4 * heads) for size in views] for views in sizes]
-    found = RSA(TorchAttend(heads), q, k, v, [as_concept(views) for views in concepts], own if given_own else None)
+    found = RSA(TorchAttend(heads), q, k, v, [as_concept(views) for views in concepts], own if with_own else None)
     for image in range(images):
         expected = oracle.with_references(
-            q[image], k[image], v[image], concepts, heads, own[image] if given_own else None
+            q[image], k[image], v[image], concepts, heads, own[image] if with_own else None
         )
         assert_close(found[image], expected, rtol=1e-6, atol=1e-6)
 
@@ -64,41 +64,41 @@ def test_rsa_equals_the_loops(
     heads=st.integers(1, 2),
     n=st.integers(1, 16),
     sizes=view_sizes_of_concepts,
-    given_own=st.booleans(),
+    with_own=st.booleans(),
 )
 def test_rba_equals_the_loops(
-    seed: int, images: int, heads: int, n: int, sizes: list[list[int]], given_own: bool
+    seed: int, images: int, heads: int, n: int, sizes: list[list[int]], with_own: bool
 ) -> None:
-    """Images with regions of their own, pixels in no region, regions with no pixel."""
+    """With different regions in each image, pixels in no region, and regions without pixels."""
     g = generator_of(seed)
     q, k, v, own = (normal(g, images, n, 4 * heads) for _ in range(4))
     concepts = [[some_view(g, size, 4 * heads) for size in views] for views in sizes]
     labels = torch.randint(-1, len(concepts), (images, n), generator=g)
     kv = [as_concept(views) for views in concepts]
-    found = rba(labels, CPU)(TorchAttend(heads), q, k, v, kv, own if given_own else None)
+    found = rba(labels, CPU)(TorchAttend(heads), q, k, v, kv, own if with_own else None)
     for image in range(images):
         visible = of_region(labels[image].tolist())
         expected = oracle.inject(
-            q[image], k[image], v[image], concepts, visible, heads, own[image] if given_own else None
+            q[image], k[image], v[image], concepts, visible, heads, own[image] if with_own else None
         )
         assert_close(found[image], expected, rtol=1e-6, atol=1e-6)
 
 
-@given(seed=st.integers(0, 2**32), images=st.integers(1, 2), n=st.integers(1, 12), given_own=st.booleans())
-def test_a_third_rule_equals_the_loops(seed: int, images: int, n: int, given_own: bool) -> None:
+@given(seed=st.integers(0, 2**32), images=st.integers(1, 2), n=st.integers(1, 12), with_own=st.booleans())
+def test_a_third_rule_equals_the_loops(seed: int, images: int, n: int, with_own: bool) -> None:
     g = generator_of(seed)
     q, k, v, own = (normal(g, images, n, 8) for _ in range(4))
     concepts = [[some_view(g, 5, 8)], [some_view(g, 3, 8), some_view(g, 4, 8)], [some_view(g, 2, 8)]]
     kv = [as_concept(views) for views in concepts]
-    found = alternating(images, n)(TorchAttend(2), q, k, v, kv, own if given_own else None)
+    found = alternating(images, n)(TorchAttend(2), q, k, v, kv, own if with_own else None)
     visible = [[0] if query % 2 == 0 else [0, 1] for query in range(n)]
     for image in range(images):
-        expected = oracle.inject(q[image], k[image], v[image], concepts, visible, 2, own[image] if given_own else None)
+        expected = oracle.inject(q[image], k[image], v[image], concepts, visible, 2, own[image] if with_own else None)
         assert_close(found[image], expected, rtol=1e-6, atol=1e-6)
 
 
 def visible_to(rule: InjectionRule, image: int, n: int, kv: BlockKV) -> list[set[int]]:
-    """What a rule says that each query may attend to; it names each query once."""
+    """The concepts that each query may attend to by a rule; asserts that the rule names each query once."""
     found: dict[int, set[int]] = {}
     for concepts, queries in rule.visible(image, torch.arange(n), kv):
         for query in queries.tolist():
@@ -109,8 +109,8 @@ def visible_to(rule: InjectionRule, image: int, n: int, kv: BlockKV) -> list[set
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_what_is_visible_is_what_the_attention_depends_on(name: str) -> None:
-    """Other keys and values of a concept change the queries that may see it, and no bit of any other."""
+def test_attention_depends_on_the_visible_concepts_only(name: str) -> None:
+    """Changing a concept's keys and values changes the queries that may attend to it, and not a bit of the others."""
     g, images, n = generator_of(9), 2, 9
     q, k, v = (normal(g, images, n, 8) for _ in range(3))
     views = [[some_view(g, 5, 8)], [some_view(g, 4, 8), some_view(g, 3, 8)], [some_view(g, 6, 8)]]
@@ -126,7 +126,7 @@ def test_what_is_visible_is_what_the_attention_depends_on(name: str) -> None:
             assert differs[image].tolist() == sees
 
 
-def test_some_queries_are_grouped_as_all_are() -> None:
+def test_a_subset_of_queries_has_the_same_groups() -> None:
     rule, kv = alternating(2, 9), [None, None]
     groups = rule.visible(1, torch.tensor([8, 3, 4]), kv)
     assert [(tuple(concepts), queries.tolist()) for concepts, queries in groups] == [((0,), [8, 4]), ((0, 1), [3])]
@@ -135,7 +135,7 @@ def test_some_queries_are_grouped_as_all_are() -> None:
 
 
 @given(seed=st.integers(0, 2**32), n=st.integers(2, 9), name=st.sampled_from(sorted(RULES)))
-def test_own_path_with_ordinary_attention_is_the_ordinary_path(seed: int, n: int, name: str) -> None:
+def test_ordinary_attention_as_own_attention_changes_nothing(seed: int, n: int, name: str) -> None:
     g = generator_of(seed)
     q, k, v = (normal(g, 2, n, 8) for _ in range(3))
     concepts = [as_concept([some_view(g, 5, 8)]), None, as_concept([some_view(g, 3, 8), some_view(g, 3, 8)])]
@@ -143,7 +143,7 @@ def test_own_path_with_ordinary_attention_is_the_ordinary_path(seed: int, n: int
     assert_close(rule(attend, q, k, v, concepts, attend(q, k, v)), rule(attend, q, k, v, concepts))
 
 
-def test_absent_concepts_take_no_part() -> None:
+def test_absent_concepts_change_nothing() -> None:
     g = generator_of(1)
     q, k, v, own = (normal(g, 2, 5, 8) for _ in range(4))
     view = some_view(g, 4, 8)
@@ -157,8 +157,8 @@ def test_absent_concepts_take_no_part() -> None:
         assert torch.equal(RSA(attend, q, k, v, nobody, own), own)
 
 
-def test_more_own_keys_than_queries() -> None:
-    """Keys that another pack adds are own keys; a weight is still relative to the number of queries."""
+def test_weights_do_not_depend_on_added_own_keys() -> None:
+    """Keys that another pack adds count as own keys; a weight is still relative to the number of queries."""
     g = generator_of(2)
     q, k, v = normal(g, 1, 4, 8), normal(g, 1, 7, 8), normal(g, 1, 7, 8)
     view = some_view(g, 6, 8)
@@ -184,7 +184,7 @@ def test_pixels_in_no_region_and_regions_of_absent_concepts_attend_to_the_target
     assert_close(out[0], expected, rtol=1e-6, atol=1e-6)
 
 
-def test_one_region_over_all_is_rsa_with_that_concept() -> None:
+def test_rba_with_one_region_everywhere_is_rsa_with_that_concept() -> None:
     g = generator_of(2)
     q, k, v = (normal(g, 2, 6, 8) for _ in range(3))
     concepts = [as_concept([some_view(g, 4, 8)]), as_concept([some_view(g, 5, 8)])]
@@ -193,7 +193,7 @@ def test_one_region_over_all_is_rsa_with_that_concept() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_inputs_stay_as_they_are(name: str) -> None:
+def test_inputs_do_not_change(name: str) -> None:
     g = generator_of(3)
     given_tensors = [normal(g, 1, 4, 8) for _ in range(4)]
     before = [tensor.clone() for tensor in given_tensors]
@@ -202,8 +202,8 @@ def test_inputs_stay_as_they_are(name: str) -> None:
     assert all(torch.equal(one, other) for one, other in zip(given_tensors, before, strict=True))
 
 
-def test_a_word_of_two_concepts_attends_to_the_later_one() -> None:
-    """From overlapping phrases to the reference that a pixel attends to."""
+def test_a_word_in_two_phrases_attends_to_the_later_concept() -> None:
+    """This covers the way from overlapping phrases to the reference that a pixel attends to."""
     g = generator_of(4)
     q, k, v = (normal(g, 1, 4, 8) for _ in range(3))
     views = [some_view(g, 4, 8), some_view(g, 4, 8)]

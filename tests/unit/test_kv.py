@@ -1,4 +1,4 @@
-"""Keys and values of references: views joined to concepts, and what a weight means whatever the sizes."""
+"""Keys and values of references: views are joined to concepts, and a weight means the same for all sizes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from torch.testing import assert_close
 
 
 def flat(view_sizes: list[int], fraction: float, weight: float, value: float) -> ConceptKV | None:
-    """A concept whose tokens are all alike, with the same fraction of each inside the mask."""
+    """A concept whose tokens are all equal, each with the same fraction inside the mask."""
     return as_concept(
         [
             View(torch.zeros(size, 4), torch.full((size, 4), value), torch.full((size,), fraction), weight)
@@ -32,7 +32,7 @@ def flat(view_sizes: list[int], fraction: float, weight: float, value: float) ->
 def test_a_weight_means_the_same_for_all_sizes_and_numbers_of_views(
     view_sizes: list[int], weight: float, fraction: float
 ) -> None:
-    """A concept outweighs the target m e^w times; for tokens that are all alike this can be computed by hand."""
+    """A concept outweighs the target by m e^w; for equal tokens this can be computed by hand."""
     q, k, v = (torch.zeros(1, 6, 4, dtype=torch.float64) for _ in range(3))
     out = RSA(TorchAttend(2), q, k, v, [flat(view_sizes, fraction, weight, 1.0)])
     counts = fraction * math.exp(weight)
@@ -47,7 +47,7 @@ def test_the_same_view_twice_changes_nothing() -> None:
     assert_close(RSA(TorchAttend(2), q, k, v, [as_concept([view, view])]), once)
 
 
-def test_a_view_outside_its_mask_still_counts_as_area() -> None:
+def test_tokens_outside_the_mask_count_as_area() -> None:
     g = generator_of(4)
     q, k, v = (normal(g, 1, 5, 8) for _ in range(3))
     seen = some_view(g, 4, 8)
@@ -91,6 +91,6 @@ def test_select_joins_concepts_in_order_each_with_its_own_bias() -> None:
     assert select([one, None, two], [1], 16) is None and select([], [], 16) is None
 
 
-def test_the_bias_has_no_correction_for_as_many_tokens() -> None:
+def test_the_bias_has_no_correction_for_equal_token_counts() -> None:
     chosen = select([pool([tokens_of(1, 2)])], [0], 4)
     assert chosen is not None and torch.equal(chosen[2], torch.tensor([10.0, 20.0]))

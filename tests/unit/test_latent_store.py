@@ -1,4 +1,4 @@
-"""Results of runs, found again by the latent that a run made; region histories are used as an example."""
+"""Results of runs are found by the latent that the run returned; region histories serve as an example."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ SHAPE = (4, 16, 16)
 
 
 def some_latent(seed: int, images: int = 1, shape: tuple[int, ...] = SHAPE) -> Tensor:
-    """Numbers as large as latents'."""
+    """A random latent with a realistic range of values."""
     return 5 * torch.randn(images, *shape, generator=torch.Generator().manual_seed(seed))
 
 
 def history_of(name: str, images: int = 1, steps: int = 1) -> RegionHistory:
-    """A history that is known by its concept's name."""
+    """A history that is recognised by its concept's name."""
     maps = torch.zeros(images, 8, 8, dtype=torch.int64)
     return RegionHistory((name,), [StepRegions(step, maps + step, maps == 0).compact() for step in range(steps)])
 
 
 def name_of(found: list[tuple[RegionHistory, int]] | None) -> str | None:
-    """Which history was found for a latent of one image."""
+    """The name of the history found for a latent of one image, or None."""
     return None if found is None else found[0][0].concept_names[0]
 
 
@@ -82,11 +82,11 @@ def test_the_shape_is_part_of_the_fingerprint() -> None:
 
 @pytest.mark.parametrize("stored_as", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("given_as", [torch.float32, torch.float16, torch.bfloat16])
-def test_a_change_of_precision_hides_nothing(stored_as: torch.dtype, given_as: torch.dtype) -> None:
-    """Latents are cast on their way through a graph, and back again."""
+def test_a_latent_is_found_in_another_precision(stored_as: torch.dtype, given_as: torch.dtype) -> None:
+    """Latents may be cast in a graph, and cast back."""
     store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1, images=2)
-    latent[0, 0, 0, :4] = torch.tensor([0.0, 1e-7, 1.00390625, -3e-9])  # the third lies between two bfloat16
+    latent[0, 0, 0, :4] = torch.tensor([0.0, 1e-7, 1.00390625, -3e-9])  # the third is between two bfloat16 values
     store.add(history_of("known", images=2), [latent.to(stored_as)])
     store.add(history_of("other", images=2), [some_latent(2, images=2)])
     for given_latent in (latent.to(given_as), latent.to(given_as).float()):
@@ -96,7 +96,7 @@ def test_a_change_of_precision_hides_nothing(stored_as: torch.dtype, given_as: t
 
 
 @given(value=st.floats(2.0**-14, 60000.0, width=32), dtype=st.sampled_from([torch.float16, torch.bfloat16]))
-def test_any_number_is_known_again_after_a_cast(value: float, dtype: torch.dtype) -> None:
+def test_any_value_is_recognised_after_a_cast(value: float, dtype: torch.dtype) -> None:
     store = LatentStore(max_bytes=64 * 2**20)
     latent = torch.full((1, 1, 1, 2), value)
     store.add(history_of("known"), [latent])
@@ -104,7 +104,7 @@ def test_any_number_is_known_again_after_a_cast(value: float, dtype: torch.dtype
     assert store.find(-latent) is None
 
 
-def test_the_nearest_of_two_that_are_alike_is_found() -> None:
+def test_the_nearest_of_two_similar_latents_is_found() -> None:
     store = LatentStore(max_bytes=64 * 2**20)
     latent = some_latent(1)
     store.add(history_of("exact"), [latent])
@@ -123,7 +123,7 @@ def test_the_latest_of_equal_runs_is_found() -> None:
     assert name_of(store.find(latent.half())) == "third"
 
 
-def test_the_denoised_latent_is_known_too() -> None:
+def test_the_denoised_latent_is_found_too() -> None:
     store = LatentStore(max_bytes=64 * 2**20)
     samples, denoised = some_latent(1), some_latent(2)
     store.add(history_of("run"), [samples, denoised])
@@ -131,7 +131,7 @@ def test_the_denoised_latent_is_known_too() -> None:
     assert name_of(store.find(samples)) == name_of(store.find(denoised)) == "run"
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_the_least_recently_used_result_is_dropped_first() -> None:
     latents = [some_latent(seed) for seed in range(4)]
     one = LatentStore(max_bytes=64 * 2**20)
     one.add(history_of("0"), [latents[0]])
@@ -146,7 +146,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert [name_of(store.find(latent)) for latent in latents] == ["0", None, "2", "3"]
 
 
-def test_the_bound_holds_but_for_the_last_run() -> None:
+def test_the_bound_holds_except_for_the_last_run() -> None:
     store = LatentStore(max_bytes=10_000)
     for seed in range(5):
         store.add(history_of(str(seed)), [some_latent(seed)])
@@ -178,7 +178,7 @@ def test_histories_are_small_and_share_nothing_with_the_run() -> None:
     assert history.nbytes == 8
 
 
-def test_fingerprints_are_bounded_and_span_the_latent() -> None:
+def test_fingerprints_are_bounded_and_cover_the_latent() -> None:
     latent = torch.arange(2 * 4 * 64 * 64, dtype=torch.float32).view(2, 4, 64, 64)
     prints = fingerprint(latent)
     assert prints.shape == (2, 4096 + 3)

@@ -1,4 +1,4 @@
-"""Masks on token grids, their weights, and how they are trimmed."""
+"""Masks on token grids, their weights, growing, shrinking and feathering."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def some_picture(seed: int, size: tuple[int, int]) -> Tensor:
 
 
 def on_grid(mask: TokenMask) -> Tensor:
-    """The mask (hh, ww) itself, 0 where no token takes part."""
+    """The mask (hh, ww), 0 at tokens that are left out."""
     values = torch.zeros(mask.grid[0] * mask.grid[1])
     values[mask.indices] = mask.log_mask.exp()
     return values.view(mask.grid)
@@ -41,7 +41,7 @@ def test_masks_are_resized_by_nearest_or_by_area(seed: int, size_px: tuple[int, 
         assert_close(on_grid(found).double(), expected.double().clamp(max=1), rtol=1e-5, atol=1e-6)
 
 
-def test_thin_things_vanish_by_nearest_and_leave_a_trace_by_area() -> None:
+def test_thin_masks_vanish_by_nearest_but_not_by_area() -> None:
     mask = torch.zeros(8, 8)
     mask[:, 3] = 1.0
     assert on_grid(token_mask(mask, (2, 2), "nearest")).tolist() == [[0, 0], [0, 0]]
@@ -105,7 +105,9 @@ def test_the_bias_is_less_by_the_logarithm_of_the_ratio_of_token_counts() -> Non
 
 
 @given(seed=st.integers(0, 2**32), size=sizes, radius=radii)
-def test_grow_takes_the_highest_near_by_and_shrink_the_lowest(seed: int, size: tuple[int, int], radius: int) -> None:
+def test_growing_takes_the_highest_neighbour_and_shrinking_the_lowest(
+    seed: int, size: tuple[int, int], radius: int
+) -> None:
     mask = some_picture(seed, size)
     found, reach, best = grow(mask, radius), abs(radius), max if radius > 0 else min
     for y in range(size[0]):
@@ -115,7 +117,7 @@ def test_grow_takes_the_highest_near_by_and_shrink_the_lowest(seed: int, size: t
 
 
 @given(seed=st.integers(0, 2**32), size=sizes, radius=radii)
-def test_growing_and_shrinking_undo_no_more_than_they_must(seed: int, size: tuple[int, int], radius: int) -> None:
+def test_growing_then_shrinking_is_idempotent(seed: int, size: tuple[int, int], radius: int) -> None:
     mask = some_picture(seed, size)
     there_and_back = grow(grow(mask, radius), -radius)
     assert torch.equal(grow(grow(there_and_back, radius), -radius), there_and_back)
@@ -124,7 +126,7 @@ def test_growing_and_shrinking_undo_no_more_than_they_must(seed: int, size: tupl
 
 
 @given(seed=st.integers(0, 2**32), size=sizes, radius=st.integers(1, 4))
-def test_feather_is_two_means_over_what_lies_in_the_picture(seed: int, size: tuple[int, int], radius: int) -> None:
+def test_feathering_is_two_means_over_pixels_inside_the_picture(seed: int, size: tuple[int, int], radius: int) -> None:
     mask = some_picture(seed, size)
     expected = mask
     for _ in range(2):
@@ -137,7 +139,7 @@ def test_feather_is_two_means_over_what_lies_in_the_picture(seed: int, size: tup
 
 
 @given(size=sizes, radius=st.integers(0, 6))
-def test_whole_and_empty_masks_stay_as_they_are(size: tuple[int, int], radius: int) -> None:
+def test_whole_and_empty_masks_do_not_change(size: tuple[int, int], radius: int) -> None:
     for value in (0.0, 1.0):
         mask = torch.full((1, *size), value)
         assert torch.equal(grow(mask, radius), mask) and torch.equal(grow(mask, -radius), mask)
@@ -145,10 +147,10 @@ def test_whole_and_empty_masks_stay_as_they_are(size: tuple[int, int], radius: i
         assert float(feather(mask, radius).max()) <= 1.0
 
 
-def test_trimming_a_known_mask() -> None:
+def test_trimming_a_mask_by_hand() -> None:
     mask = torch.zeros(1, 5, 5)
     mask[0, 2, 2] = 1.0
     assert grow(mask, 1)[0].sum() == 9 and grow(mask, 1)[0, 1:4, 1:4].min() == 1
     assert grow(mask, -1).sum() == 0
-    # 1 2 3 2 1 over 9 times a third, but at the border, where a mean is over two pixels instead of three
+    # (1 2 3 2 1) / 9 times a third, except at the border, where a mean is over two pixels instead of three
     assert feather(mask, 1)[0, 2].tolist() == pytest.approx([1 / 18, 2 / 27, 1 / 9, 2 / 27, 1 / 18])

@@ -1,4 +1,4 @@
-"""Settings and references bound together: which concepts there are, and the rules that depend on their number."""
+"""A method made from settings and references: its concepts, and the rules that depend on their number."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from magicface.sampling.regions.source import NoRegions
 
 
 def reference_of(*tokens: int, weight: float = 2.0, blend_weight: float = 2.0, concept: str = "") -> Reference:
-    """A reference of a phrase of tokens."""
+    """A reference whose phrase has these tokens."""
     latents, masks = torch.zeros(1, 4, 8, 8), torch.ones(1, 64, 64)
     return Reference(concept, tokens, "a caption", [], latents, masks, weight, blend_weight)
 
 
 def method_of(*references: Reference, schedule: Schedule | None = None) -> Method:
-    """A method on no blocks."""
+    """A method without blocks."""
     return Method(references, schedule or Schedule(), (), (), SeededNoise(0), NoRegions)
 
 
-def test_references_of_one_phrase_are_one_concept() -> None:
+def test_references_with_the_same_phrase_are_one_concept() -> None:
     first, other, again = reference_of(1, 2, concept="Hat"), reference_of(2), reference_of(1, 2, concept="hat ")
     method = method_of(first, other, again)
     assert [concept is expected for concept, expected in zip(method.concepts, (first, other), strict=True)] == [
@@ -33,7 +33,7 @@ def test_references_of_one_phrase_are_one_concept() -> None:
 @pytest.mark.parametrize(
     ("weight", "blend_weight", "active"), [(0.0, 0.0, False), (0.0, 1.0, True), (1.0, 0.0, True), (-1.0, 0.0, True)]
 )
-def test_a_reference_is_off_where_both_weights_are_zero(weight: float, blend_weight: float, active: bool) -> None:
+def test_a_reference_is_inactive_if_both_weights_are_zero(weight: float, blend_weight: float, active: bool) -> None:
     reference = reference_of(1, weight=weight, blend_weight=blend_weight)
     assert reference.active is active
     assert [reference.weight_at(stage) for stage in (Stage.OFF, Stage.LAYOUT, Stage.BLEND)] == [
@@ -52,7 +52,9 @@ def test_a_concept_is_active_while_any_of_its_references_is() -> None:
 @pytest.mark.parametrize(
     ("count", "suppression", "cut"), [(1, 0.9, False), (2, 0.6, True), (3, 0.5, True), (7, 0.5, True)]
 )
-def test_the_authors_suppression_by_number_of_concepts(count: int, suppression: float, cut: bool) -> None:
+def test_suppression_depends_on_the_number_of_concepts_as_the_authors_does(
+    count: int, suppression: float, cut: bool
+) -> None:
     method = method_of(*(reference_of(number) for number in range(count)))
     assert (method.suppression, method.cut_to_foreground) == (suppression, cut)
     views_and_absent = (reference_of(0), reference_of(99, weight=0, blend_weight=0))
@@ -71,13 +73,13 @@ def test_the_authors_suppression_by_number_of_concepts(count: int, suppression: 
         (0.3, "never", False),
     ],
 )
-def test_settings_override_the_rule(suppression: float, foreground: str, cut: bool) -> None:
+def test_settings_override_the_automatic_suppression(suppression: float, foreground: str, cut: bool) -> None:
     schedule = Schedule(suppression=suppression, foreground=foreground)
     method = method_of(reference_of(1), reference_of(2), schedule=schedule)
     assert (method.suppression, method.cut_to_foreground) == (suppression, cut)
 
 
-def test_defaults_are_the_authors() -> None:
+def test_defaults_are_those_of_the_authors() -> None:
     schedule = Schedule()
     assert (schedule.start, schedule.end, schedule.injection_blocks, schedule.segmentation_blocks) == (
         0.0,

@@ -1,4 +1,4 @@
-"""What code and pages cite of the method exists: sections of docs/method.md, and no page outside the repository."""
+"""Cited sections of docs/method.md exist, and no page outside the repository is cited."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SECTIONS = (
     "exact-savings",
     "beyond-the-paper",
 )
-# Files of the repository, not of its caches and environments.
+# Files of the repository, without caches and environments.
 SOURCES = [
     file
     for suffix in ("py", "md", "toml", "json", "yml", "yaml", "in")
@@ -30,9 +30,9 @@ SOURCES = [
     if not any(part.startswith(".") or part in ("trained", "demo_output") for part in file.relative_to(ROOT).parts)
     and file != Path(__file__).resolve()
 ]
-# Pages that people who read only this repository cannot open, and what nobody may cite.
+# Pages outside the repository, which its readers cannot open and so must not be cited.
 ELSEWHERE = re.compile(r"\b(?:METHOD|COMFYUI|STYLE|REVIEW)\.md\b|\bMETHOD\b(?!\s*[=.(,)\]])")
-# Tests read recorded runs and reference pictures from beside the repository, and skip where they are not there.
+# Tests read recorded runs and reference pictures from beside the repository, and skip if there are none.
 BESIDE = re.compile(r"\.\./shared|\bshared/(?!golden|concepts)")
 PAGE = re.compile(r"\bdocs/([\w-]+\.(?:md|jpg|png))")
 CODE_OF_PAGES = re.compile(r"`((?:attention|sampling|nodes|devtools|lab|tests|workflows)/[\w./-]+\.\w+)`")
@@ -50,7 +50,7 @@ def headings() -> list[str]:
     return [heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", text, flags=re.MULTILINE)]
 
 
-def test_the_sections_are_those_that_may_be_cited() -> None:
+def test_the_page_has_the_sections_that_may_be_cited() -> None:
     assert tuple(headings()) == SECTIONS
 
 
@@ -63,7 +63,7 @@ def test_equations_are_numbered_in_order_and_cited_ones_exist() -> None:
             assert int(number) in numbers, f"{file.relative_to(ROOT)}: eq. {number}"
 
 
-def test_each_section_tells_the_three_sides() -> None:
+def test_each_section_covers_paper_program_and_product() -> None:
     sections = re.split(r"^## .+$", METHOD.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     for name, section in list(zip(SECTIONS, sections, strict=True))[1:-1]:
         for side in ("**Paper:**", "**Authors' program:**", "**This pack:**"):
@@ -99,7 +99,7 @@ def test_named_files_exist(pattern: re.Pattern[str]) -> None:
     assert not missing, "\n".join(missing)
 
 
-def test_the_checks_see_what_is_wrong() -> None:
+def test_the_checks_find_mistakes() -> None:
     assert ELSEWHERE.search("(METHOD 3.2)") and ELSEWHERE.search("see METHOD.md")
     assert not ELSEWHERE.search('METHOD = ROOT / "docs"') and not ELSEWHERE.search("the method")
     assert BESIDE.search("in ../shared") and not BESIDE.search("shared/golden")

@@ -1,4 +1,4 @@
-"""The oracle's quick forms compared with its loops, and the oracle knows nothing of the product."""
+"""The oracle's quick forms equal its loops, and the oracle imports nothing from the product."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ grids = st.tuples(st.integers(1, 6), st.integers(1, 6))
 @given(
     seed=st.integers(0, 2**32), heads=st.integers(1, 3), n=st.integers(1, 6), m=st.integers(1, 9), masked=st.booleans()
 )
-def test_quick_attention_maps_are_those_of_the_loops(seed: int, heads: int, n: int, m: int, masked: bool) -> None:
-    """With biases of minus infinity too."""
+def test_quick_attention_maps_equal_the_loops(seed: int, heads: int, n: int, m: int, masked: bool) -> None:
+    """This includes biases of minus infinity."""
     g = generator_of(seed)
     q, k = 2 * normal(g, n, 4 * heads), 2 * normal(g, m, 4 * heads)
     bias = some_mask(g, m).double().log() if masked else None
@@ -29,16 +29,14 @@ def test_quick_attention_maps_are_those_of_the_loops(seed: int, heads: int, n: i
 
 @settings(max_examples=25)
 @given(seed=st.integers(0, 2**32), grid=grids, size=grids, count=st.integers(1, 3))
-def test_maps_by_matrix_are_those_of_the_loops(
-    seed: int, grid: tuple[int, int], size: tuple[int, int], count: int
-) -> None:
+def test_maps_by_matrix_equal_the_loops(seed: int, grid: tuple[int, int], size: tuple[int, int], count: int) -> None:
     maps = normal(generator_of(seed), count, *grid)
     expected = images.blur(images.bilinear(maps, size))
     assert_close(images.upsample_and_blur(maps, size), expected, rtol=1e-12, atol=1e-13)
 
 
-def test_a_query_sees_what_is_visible_to_it() -> None:
-    """Queries grouped by what they see are queries one by one."""
+def test_a_query_attends_to_its_visible_concepts_only() -> None:
+    """Attention of queries grouped by visible concepts equals attention query by query."""
     g = generator_of(1)
     q, k, v = (normal(g, 5, 8) for _ in range(3))
     views = [attention.View(normal(g, 3, 8), normal(g, 3, 8), some_mask(g, 3), 1.0) for _ in range(2)]
@@ -50,7 +48,7 @@ def test_a_query_sees_what_is_visible_to_it() -> None:
         assert_close(found[query], alone[0], rtol=1e-12, atol=1e-15)
 
 
-def test_the_oracle_takes_nothing_from_the_product() -> None:
+def test_the_oracle_imports_nothing_from_the_product() -> None:
     files = sorted(Path(str(oracle.__file__)).parent.glob("*.py"))
     assert len(files) == 5
     allowed = {"__future__", "collections", "dataclasses", "functools", "math", "typing", "torch", "comfy"}

@@ -1,4 +1,4 @@
-"""Drawn portraits: repeatable, with masks and captions that tell the truth."""
+"""Drawn portraits: repeatable, with correct masks and captions."""
 
 from __future__ import annotations
 
@@ -23,38 +23,40 @@ SMALL = 64
 NUMBERS = range(40)
 
 
-def of(split: portraits.Split, number: int, **how: object) -> portraits.Portrait:
+def portrait_of(split: portraits.Split, number: int, **how: object) -> portraits.Portrait:
     return draw_portrait(split, number, size_px=SMALL, **how)  # type: ignore[arg-type]
 
 
-def test_a_number_is_always_the_same_portrait() -> None:
-    once, again, other = of("train", 3), of("train", 3), of("train", 4)
+def test_the_same_number_gives_the_same_portrait() -> None:
+    once, again, other = portrait_of("train", 3), portrait_of("train", 3), portrait_of("train", 4)
     assert np.array_equal(once.picture, again.picture) and once.looks == again.looks
     assert all(np.array_equal(once.masks[part], again.masks[part]) for part in once.masks)
     assert not np.array_equal(once.picture, other.picture)
 
 
-def test_splits_never_meet() -> None:
+def test_splits_have_no_portrait_in_common() -> None:
     drawn = [
-        of(split, number).picture.tobytes()
+        portrait_of(split, number).picture.tobytes()
         for split in ("train", "twins", "reference", "evaluation")
         for number in range(5)
     ]
     assert len(set(drawn)) == len(drawn)
 
 
-def test_training_never_sees_held_out_looks_and_the_others_do() -> None:
+def test_only_training_has_no_held_out_looks() -> None:
     def held_out(split: portraits.Split) -> list[bool]:
-        return [is_held_out(part, look) for number in NUMBERS for part, look in of(split, number).looks.items()]
+        return [
+            is_held_out(part, look) for number in NUMBERS for part, look in portrait_of(split, number).looks.items()
+        ]
 
     assert not any(held_out("train"))
     assert 0.03 < np.mean(held_out("evaluation")) < 0.3
 
 
-def test_masks_are_disjoint_and_only_of_what_is_worn() -> None:
+def test_masks_are_disjoint_and_only_of_worn_parts() -> None:
     for number in range(12):
         worn = [part for part, bit in zip(WORN, (1, 2, 4), strict=True) if number & bit]
-        portrait = of("reference", number, worn=worn)
+        portrait = portrait_of("reference", number, worn=worn)
         assert {part for part in portrait.masks if part in WORN} == set(worn)
         assert "face" in portrait.masks and set(portrait.looks) <= set(portrait.masks)
         assert sum(mask.astype(int) for mask in portrait.masks.values()).max() == 1
@@ -63,7 +65,7 @@ def test_masks_are_disjoint_and_only_of_what_is_worn() -> None:
 
 @pytest.mark.parametrize("part", LOOKS)
 def test_a_plain_part_has_its_colour(part: str) -> None:
-    """Within what jitter and the edges' averaging allow; for each colour that occurs."""
+    """This holds for each colour, within the tolerance for jitter and antialiased edges."""
     errors = []
     for number in range(60):
         portrait = draw_portrait("evaluation", number, worn=list(WORN), size_px=128)
@@ -74,14 +76,14 @@ def test_a_plain_part_has_its_colour(part: str) -> None:
     assert len(errors) >= 10 and max(errors) < 40
 
 
-def test_figures_stand_and_measure_differently() -> None:
-    faces = [of("train", number).masks["face"] for number in NUMBERS]
+def test_figures_differ_in_position_and_size() -> None:
+    faces = [portrait_of("train", number).masks["face"] for number in NUMBERS]
     centres = np.array([np.argwhere(face).mean(axis=0) / SMALL for face in faces])
     areas = np.array([face.mean() for face in faces])
     assert (np.ptp(centres, axis=0) > 0.2).all() and areas.max() > 2 * areas.min()
 
 
-def test_twins_are_two_figures_in_one_look() -> None:
+def test_twins_are_two_figures_with_the_same_look() -> None:
     for number in range(12):
         twins = draw_portrait("twins", number, worn=list(WORN), size_px=128)
         assert twins.figures == 2 and "twins" in caption_of(twins, generator_of("twins", number), with_looks=False)
@@ -96,9 +98,9 @@ def test_twins_are_two_figures_in_one_look() -> None:
                 assert np.abs(one - other).max() < 30
 
 
-def test_captions_name_what_is_worn_and_looks_only_if_asked() -> None:
+def test_captions_name_worn_parts_and_looks_only_if_requested() -> None:
     for number in NUMBERS:
-        portrait, chooser = of("train", number), generator_of("train", 1000 + number)
+        portrait, chooser = portrait_of("train", number), generator_of("train", 1000 + number)
         plain = caption_of(portrait, chooser, with_looks=False).replace(",", "").split()
         assert {part for part in WORN if part in plain} == {part for part in WORN if part in portrait.masks}
         assert not {*COLOURS, *SKIN, *PATTERNS} & set(plain)
@@ -108,6 +110,6 @@ def test_captions_name_what_is_worn_and_looks_only_if_asked() -> None:
                 assert f"{portrait.looks[part].words} {part}" in told
 
 
-def test_what_cannot_be_worn_is_refused() -> None:
+def test_unknown_parts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"worn: \['cape'\] cannot be drawn; choose among hat, glasses, scarf"):
-        of("train", 0, worn=["hat", "cape"])
+        portrait_of("train", 0, worn=["hat", "cape"])

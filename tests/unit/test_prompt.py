@@ -1,4 +1,4 @@
-"""The positions of words among a prompt's tokens."""
+"""The positions of words in a prompt's tokens."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from magicface.sampling.conditioning.prompt import TAG, PromptTokens, Token, rea
 from magicface.sampling.families.clip import CHUNK_TOK
 
 
-def laid_out(*chunks: list[Token]) -> PromptTokens:
-    """Chunks of 77: a start token, the words, and no word from there on."""
+def tokens_of(*chunks: list[Token]) -> PromptTokens:
+    """Chunks of 77 tokens: a start token, the words, and padding without words."""
     tokens: list[Token | None] = []
     for chunk in chunks:
         tokens += [None, *chunk, *[None] * (CHUNK_TOK - 1 - len(chunk))]
     return PromptTokens("", tuple(tokens), tuple(range(0, len(tokens), CHUNK_TOK)))
 
 
-def test_a_phrase_of_one_or_several_tokens() -> None:
-    tag = laid_out([10, 20, 30, 40])
+def test_phrases_of_one_or_several_tokens_are_found() -> None:
+    tag = tokens_of([10, 20, 30, 40])
     assert tag.positions([20]) == [2]
     assert tag.positions((20, 30)) == [2, 3]
     assert tag.positions([10, 20, 30, 40]) == [1, 2, 3, 4]
@@ -29,39 +29,39 @@ def test_a_phrase_of_one_or_several_tokens() -> None:
 
 
 @pytest.mark.parametrize("phrase", [[50], [30, 20], [20, 40], [10, 20, 30, 40, 50], []])
-def test_a_phrase_that_is_not_there(phrase: list[Token]) -> None:
-    assert laid_out([10, 20, 30, 40]).positions(phrase) == []
-    assert laid_out([]).positions(phrase) == []
+def test_a_missing_phrase_has_no_positions(phrase: list[Token]) -> None:
+    assert tokens_of([10, 20, 30, 40]).positions(phrase) == []
+    assert tokens_of([]).positions(phrase) == []
 
 
-def test_all_occurrences_count() -> None:
-    assert laid_out([7, 8, 1, 7, 2, 7, 8]).positions([7, 8]) == [1, 2, 6, 7]
-    assert laid_out([7, 1, 7, 2, 7]).positions([7]) == [1, 3, 5]
+def test_all_occurrences_of_a_phrase_are_found() -> None:
+    assert tokens_of([7, 8, 1, 7, 2, 7, 8]).positions([7, 8]) == [1, 2, 6, 7]
+    assert tokens_of([7, 1, 7, 2, 7]).positions([7]) == [1, 3, 5]
 
 
 def test_occurrences_that_overlap_count_each_token_once() -> None:
-    assert laid_out([7, 7, 7]).positions([7, 7]) == [1, 2, 3]
-    assert laid_out([7, 8, 7, 8, 7]).positions([7, 8, 7]) == [1, 2, 3, 4, 5]
+    assert tokens_of([7, 7, 7]).positions([7, 7]) == [1, 2, 3]
+    assert tokens_of([7, 8, 7, 8, 7]).positions([7, 8, 7]) == [1, 2, 3, 4, 5]
 
 
-def test_a_phrase_over_the_end_of_a_chunk() -> None:
-    full = laid_out([*range(100, 174), 7], [8, 9])
+def test_a_phrase_across_two_chunks_is_found() -> None:
+    full = tokens_of([*range(100, 174), 7], [8, 9])
     assert full.tokens[75] == 7 and full.tokens[76:78] == (None, None)
     assert full.positions([7, 8]) == [75, 78]
-    short = laid_out([1, 7], [8, 9], [7, 8])
+    short = tokens_of([1, 7], [8, 9], [7, 8])
     assert short.positions([7, 8]) == [2, 78, 155, 156]
 
 
-def test_a_textual_inversion_is_a_token_like_others() -> None:
-    assert laid_out([5, "digest", "other"]).positions([5, "digest"]) == [1, 2]
+def test_a_textual_inversion_is_found_like_other_tokens() -> None:
+    assert tokens_of([5, "digest", "other"]).positions([5, "digest"]) == [1, 2]
 
 
 @given(
     chunks=st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=3),
     phrase=st.lists(st.integers(0, 2), min_size=1, max_size=3),
 )
-def test_positions_are_those_found_by_marking(chunks: list[list[Token]], phrase: list[Token]) -> None:
-    tag = laid_out(*chunks)
+def test_positions_equal_those_found_by_marking_tokens(chunks: list[list[Token]], phrase: list[Token]) -> None:
+    tag = tokens_of(*chunks)
     words = [(77 * number + 1 + at, token) for number, chunk in enumerate(chunks) for at, token in enumerate(chunk)]
     expected = set()
     for first in range(len(words)):
@@ -71,14 +71,14 @@ def test_positions_are_those_found_by_marking(chunks: list[list[Token]], phrase:
 
 
 def test_start_tokens_of_a_tagged_prompt() -> None:
-    one, two = laid_out([1]), laid_out([1], [2])
+    one, two = tokens_of([1]), tokens_of([1], [2])
     assert start_positions(one, 77) == [0]
     assert start_positions(two, 154) == [0, 77]
 
 
-def test_start_tokens_of_what_was_concatenated_to_it() -> None:
-    assert start_positions(laid_out([1]), 231) == [0, 77, 154]
-    assert start_positions(laid_out([1], [2]), 231) == [0, 77, 154]
+def test_start_tokens_of_a_prompt_with_concatenated_text() -> None:
+    assert start_positions(tokens_of([1]), 231) == [0, 77, 154]
+    assert start_positions(tokens_of([1], [2]), 231) == [0, 77, 154]
     uneven = PromptTokens("", (None,) * 50, (0, 20))
     assert start_positions(uneven, 50 + 154) == [0, 20, 50, 127]
 
@@ -104,7 +104,7 @@ def test_words(text: str, words: list[str]) -> None:
 
 
 class StandInClip:
-    """Gives its streams of (token, weight, word) whatever the text."""
+    """A text encoder that returns the same streams of (token, weight, word) for any text."""
 
     def __init__(self, **streams: list[list[tuple[Any, float, int]]]) -> None:
         self.streams = streams
@@ -115,12 +115,12 @@ class StandInClip:
 
 
 def chunk(*tokens: Any) -> list[tuple[Any, float, int]]:
-    """Start, words, end and padding; only words have a number."""
+    """A chunk of start token, words, end token and padding; only words have a number."""
     words = [(token, 1.0, number + 1) for number, token in enumerate(tokens)]
     return [(49406, 1.0, 0), *words, *[(49407, 1.0, 0)] * (76 - len(words))]
 
 
-def test_tokens_are_read_as_the_clip_lays_them_out() -> None:
+def test_tokens_are_read_in_the_clips_layout() -> None:
     tag = read_tokens(StandInClip(l=[chunk(10, 20), chunk(30)]), "a text")
     assert (tag.text, tag.starts, len(tag.tokens)) == ("a text", (0, 77), 154)
     assert tag.content == (10, 20, 30)
@@ -129,8 +129,8 @@ def test_tokens_are_read_as_the_clip_lays_them_out() -> None:
     assert read_tokens(StandInClip(g=[chunk(5)], l=[chunk(5)]), "").tokens[:2] == (None, 5)
 
 
-def test_the_shorter_stream_says_how_long_the_encoded_prompt_is() -> None:
-    """An embedding may have more vectors for one encoder of SDXL than for the other."""
+def test_the_shorter_stream_gives_the_length_of_the_encoded_prompt() -> None:
+    """An embedding may have different numbers of vectors for SDXL's two encoders."""
     long, short = [chunk(1), chunk(2)], [chunk(3)]
     for streams in ({"l": long, "g": short}, {"g": short, "l": long}, {"g": long, "l": short}):
         assert read_tokens(StandInClip(**streams), "").content == (3,)
@@ -140,7 +140,7 @@ def test_a_word_that_is_the_padding_token_is_still_a_word() -> None:
     assert read_tokens(StandInClip(l=[chunk(49407, 0)]), "").content == (49407, 0)
 
 
-def test_vectors_are_known_by_their_numbers() -> None:
+def test_vectors_of_embeddings_are_compared_by_their_values() -> None:
     g = torch.Generator().manual_seed(1)
     vector, other = torch.randn(8, generator=g), torch.randn(8, generator=g)
     tag = read_tokens(StandInClip(l=[chunk(vector, other, vector.clone())]), "")
@@ -155,9 +155,9 @@ def test_other_text_encoders_are_refused_by_name() -> None:
         read_tokens(StandInClip(t5xxl=[chunk(1)], l=[chunk(1)]), "")
 
 
-def test_tagging_leaves_what_is_given_as_it_is() -> None:
+def test_tagging_does_not_change_its_input() -> None:
     cond, options = torch.zeros(1, 77, 4), {"pooled_output": 1}
-    tag = laid_out([1])
+    tag = tokens_of([1])
     conditioning = [(cond, options), (cond, {})]
     out = tagged(conditioning, tag)
     assert [entry[1] for entry in out] == [{"pooled_output": 1, TAG: tag}, {TAG: tag}]

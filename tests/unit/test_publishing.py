@@ -22,7 +22,7 @@ ROOT = pins.ROOT
 PROJECT = release.metadata()
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 LOCK = pins.LOCK.read_text(encoding="utf-8")
-# Read by ComfyUI, by users or by the pack while it runs: all of these folders, and these files.
+# Folders and files that ComfyUI, users or the running pack read.
 NEEDED_FOLDERS = ("attention", "sampling", "nodes", "web", "locales", "workflows", "subgraphs")
 NEEDED_FILES = ("__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", "CHANGELOG.md")
 FOR_DEVELOPERS = ("devtools", "lab", "tests", ".github", ".ci", "dev.py", ".gitignore", "CONTRIBUTING.md")
@@ -30,7 +30,7 @@ FOR_DEVELOPERS = ("devtools", "lab", "tests", ".github", ".ci", "dev.py", ".giti
 
 @pytest.fixture(scope="module")
 def tracked() -> list[str]:
-    """Files of the pack as git lists them, new ones included."""
+    """Files of the pack that git lists, including new ones."""
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("the checkout is no git repository")
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
@@ -40,7 +40,7 @@ def tracked() -> list[str]:
 
 @pytest.fixture(scope="module")
 def published(tracked: list[str]) -> set[str]:
-    """Those of them that `comfy node publish` would upload."""
+    """The tracked files that `comfy node publish` would upload."""
     ignored = PathSpec.from_lines("gitignore", (ROOT / ".comfyignore").read_text(encoding="utf-8").splitlines())
     return {name for name in tracked if not ignored.match_file(name)}
 
@@ -82,7 +82,7 @@ def test_the_registry_gets_its_fields() -> None:
 # --- releases
 
 
-def complete() -> dict[str, Any]:
+def complete_metadata() -> dict[str, Any]:
     return {
         "project": {"version": "1.2.3", "urls": {"Repository": "filled in"}},
         "tool": {"comfy": {"PublisherId": "filled in", "Icon": "filled in", "Banner": "filled in"}},
@@ -93,25 +93,25 @@ DATED = "# Changelog\n\n## 1.2.3 - 2030-12-31\n\n- A thing.\n\n## 1.2.2 - 2030-1
 
 
 def test_a_complete_release_has_no_problem() -> None:
-    assert release.problems("v1.2.3", complete(), DATED) == []
+    assert release.problems("v1.2.3", complete_metadata(), DATED) == []
     assert [entry.text for entry in release.entries(DATED)] == ["- A thing.", "- Another."]
 
 
 @pytest.mark.parametrize("tag", ["v1.2.4", "1.2.3", "v1.2", "main"])
-def test_a_tag_of_another_version_is_told(tag: str) -> None:
-    (problem,) = release.problems(tag, complete(), DATED)
+def test_a_tag_of_another_version_is_reported(tag: str) -> None:
+    (problem,) = release.problems(tag, complete_metadata(), DATED)
     assert tag in problem and "1.2.3" in problem
 
 
 @pytest.mark.parametrize("changelog", ["", DATED.replace("1.2.3", "1.3.0"), DATED.replace("2030-12-31", "unreleased")])
-def test_a_change_log_without_the_dated_version_is_told(changelog: str) -> None:
-    (problem,) = release.problems("v1.2.3", complete(), changelog)
+def test_a_change_log_without_the_dated_version_is_reported(changelog: str) -> None:
+    (problem,) = release.problems("v1.2.3", complete_metadata(), changelog)
     assert "CHANGELOG.md" in problem
 
 
 @pytest.mark.parametrize("path", release.OWNER_FIELDS, ids=".".join)
-def test_an_empty_field_of_the_owner_is_told(path: tuple[str, ...]) -> None:
-    project = complete()
+def test_an_empty_field_of_the_owner_is_reported(path: tuple[str, ...]) -> None:
+    project = complete_metadata()
     table = project
     for key in path[:-1]:
         table = table[key]
@@ -154,7 +154,7 @@ def test_a_picture_has_the_shape_of_its_source(name: str) -> None:
 
 
 def modules_of(name: str) -> set[str]:
-    """Files that a file of the pack imports, by relative imports anywhere in it."""
+    """Files that a file of the pack imports by relative imports."""
     package = Path(name).parent
     found = set()
     for node in ast.walk(ast.parse((ROOT / name).read_text(encoding="utf-8"))):
@@ -179,12 +179,12 @@ def test_every_file_that_is_imported_is_published(published: set[str]) -> None:
     assert len(reached) > 30 and reached <= published
 
 
-def test_everything_that_is_needed_is_published(tracked: list[str], published: set[str]) -> None:
+def test_every_needed_file_is_published(tracked: list[str], published: set[str]) -> None:
     needed = {name for name in tracked if name.split("/")[0] in NEEDED_FOLDERS or name in NEEDED_FILES}
     assert set(NEEDED_FILES) <= needed and needed <= published
 
 
-def test_what_only_developers_need_is_not_published(published: set[str]) -> None:
+def test_files_for_developers_only_are_not_published(published: set[str]) -> None:
     assert not {name for name in published if name.split("/")[0] in FOR_DEVELOPERS}
 
 
@@ -196,7 +196,7 @@ def test_the_pictures_of_the_readme_are_published(published: set[str]) -> None:
 # --- files that others read
 
 
-def test_the_files_of_each_format_can_be_read(tracked: list[str]) -> None:
+def test_configuration_files_can_be_parsed(tracked: list[str]) -> None:
     readers = {".json": json.loads, ".toml": tomlkit.parse, ".yml": yaml.safe_load, ".yaml": yaml.safe_load}
     read = 0
     for name in tracked:
@@ -213,7 +213,7 @@ def test_the_hooks_run_the_ruff_of_the_lock() -> None:
     assert all(hook["additional_dependencies"] == [f"ruff=={locked_version('ruff')}"] for hook in hooks)
 
 
-def test_the_workflows_test_and_publish_with_what_is_locked() -> None:
+def test_the_workflows_use_the_locked_versions() -> None:
     folder = ROOT / ".github" / "workflows"
     publish = (folder / "publish.yml").read_text(encoding="utf-8")
     assert f"comfy-cli=={locked_version('comfy-cli')} ruff=={locked_version('ruff')}\n" in publish

@@ -1,4 +1,4 @@
-"""The README: short, its commands exist, and its links lead somewhere; links of all other pages too."""
+"""The README is short, its commands exist, and its links resolve; links on all other pages are checked too."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def words(text: str) -> int:
-    """Words of a page, code and tables included; signs alone are none."""
+    """The number of words on a page, code and tables included, punctuation not."""
     return sum(bool(re.search(r"\w", part)) for part in text.split())
 
 
 def relative_links(text: str) -> list[str]:
-    """Targets of a page's links and pictures that are no addresses, code left out."""
+    """Targets of a page's links and pictures that are not URLs; code is left out."""
     prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", text, flags=re.MULTILINE | re.DOTALL)
     targets = re.findall(r"\]\(([^)\s]+)\)", prose)
     return [target for target in targets if not re.match(r"[a-z]+:", target)]
 
 
 def anchors(text: str) -> set[str]:
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Anchors that GitHub makes from a page's headings."""
     headings = re.findall(r"^#+ +(.+?) *$", text, flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -56,7 +56,7 @@ def test_commands_exist(page: Path) -> None:
     assert page != README or {"demo", "test"} <= named
 
 
-def test_every_command_is_told() -> None:
+def test_every_command_is_documented() -> None:
     """docs/development.md has a row for each."""
     rows = re.findall(r"^\| `(\w+)`", (ROOT / "docs" / "development.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert set(rows) == commands()
@@ -72,7 +72,7 @@ def test_links_resolve(page: Path) -> None:
             assert anchor in anchors(file.read_text(encoding="utf-8")), target
 
 
-def test_the_checks_see_what_is_wrong() -> None:
+def test_the_checks_find_mistakes() -> None:
     assert words("a | b-c `d e` - 1.5\n---") == 5
     assert relative_links("[a](b.md#c) ![x](y.jpg) [z](https://z)\n```\n[no](no.md)\n```\n") == ["b.md#c", "y.jpg"]
     assert anchors("## Against the targets\n# dev.py\n") == {"against-the-targets", "devpy"}

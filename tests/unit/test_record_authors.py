@@ -1,4 +1,4 @@
-"""The recorder of the authors' program, on a stand-in loop that calls UNet and scheduler as their pipeline does."""
+"""The recorder of the authors' program, with a stand-in loop that calls UNet and scheduler as their pipeline does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CONFIG = {
 
 
 class StandInUNet(torch.nn.Module):
-    """As diffusers' UNet is called; with the method it adds 1, without it nothing."""
+    """A stand-in for diffusers' UNet; with the method it adds 1, without it 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class StandInUNet(torch.nn.Module):
 
 
 class StandInScheduler:
-    """Of diffusers' DDIM scheduler what the loop calls."""
+    """The functions of diffusers' DDIM scheduler that the loop calls."""
 
     alphas_cumprod = torch.linspace(0.99, 0.01, 1000)
 
@@ -62,7 +62,7 @@ class StandInScheduler:
 
 
 def get_mask(store: Any, r: int = 2, ref_index: Any = None, ca_scale: float = 0.9) -> list[Tensor]:
-    """Segmentation's masks; the pipeline below finds it in this module, as the authors' does."""
+    """Masks of the segmentation; the pipeline below looks it up in this module, as the authors' does."""
     mask = torch.zeros(1, TOKENS, SIDE // 2, SIDE // 2)
     mask[:, 1 + store["calls"] % 2] = 1
     store["calls"] += 1
@@ -108,7 +108,7 @@ def attention(views: int) -> SimpleNamespace:
     )
 
 
-def recorded(views: int, file: Path) -> tuple[StandInPipeline, dict[str, Tensor], dict[str, str]]:
+def record_run(views: int, file: Path) -> tuple[StandInPipeline, dict[str, Tensor], dict[str, str]]:
     pipeline, recorder = StandInPipeline(views), Recorder("case", 7)
     with recorder.watching(pipeline, attention(views), guidance=7.5):
         pipeline(guidance_scale=7.5, ca_scale=0.6)
@@ -119,7 +119,7 @@ def recorded(views: int, file: Path) -> tuple[StandInPipeline, dict[str, Tensor]
 
 @pytest.mark.parametrize("views", [1, 2])
 def test_every_tensor_has_its_shape(views: int, tmp_path: Path) -> None:
-    _, tensors, _ = recorded(views, tmp_path / "run.safetensors")
+    _, tensors, _ = record_run(views, tmp_path / "run.safetensors")
     square, half = (4, SIDE, SIDE), (SIDE // 2, SIDE // 2)
     assert {name: tuple(t.shape) for name, t in tensors.items() if not name.startswith("unet.")} == {
         "z_T": (1, *square),
@@ -140,8 +140,8 @@ def test_every_tensor_has_its_shape(views: int, tmp_path: Path) -> None:
     assert {name for name in tensors if name.startswith("unet.")} == {"unet.conv_in.weight", "unet.conv_in.bias"}
 
 
-def test_what_is_in_them_is_what_the_loop_computed(tmp_path: Path) -> None:
-    pipeline, tensors, _ = recorded(2, tmp_path / "run.safetensors")
+def test_tensors_are_what_the_loop_computed(tmp_path: Path) -> None:
+    pipeline, tensors, _ = record_run(2, tmp_path / "run.safetensors")
     assert torch.equal(tensors["z_T"], pipeline.latents[:1])
     assert torch.equal(tensors["ref_latents"], pipeline.latents[1:])
     assert torch.equal(tensors["uncond"], pipeline.text[:1]) and torch.equal(tensors["cond"], pipeline.text[3:])
@@ -154,8 +154,8 @@ def test_what_is_in_them_is_what_the_loop_computed(tmp_path: Path) -> None:
     assert torch.equal(tensors["plain"], without)
 
 
-def test_the_metadata_say_how(tmp_path: Path) -> None:
-    _, _, metadata = recorded(2, tmp_path / "run.safetensors")
+def test_the_metadata_describe_the_run(tmp_path: Path) -> None:
+    _, _, metadata = record_run(2, tmp_path / "run.safetensors")
     config = json.loads(metadata.pop("unet_config"))
     assert metadata == {
         "ref_index": "[2, 5]",
@@ -172,16 +172,16 @@ def test_the_metadata_say_how(tmp_path: Path) -> None:
     assert config["block_out_channels"] == [32, 64] and "act_fn" not in config
 
 
-def test_nothing_stays_wrapped(tmp_path: Path) -> None:
+def test_wrapped_functions_are_restored(tmp_path: Path) -> None:
     before = get_mask
-    pipeline, _, _ = recorded(1, tmp_path / "run.safetensors")
+    pipeline, _, _ = record_run(1, tmp_path / "run.safetensors")
     assert get_mask is before is sys.modules[__name__].get_mask  # type: ignore[attr-defined]
     assert not vars(pipeline.scheduler) and not pipeline.unet._forward_pre_hooks
 
 
-def test_a_run_that_was_not_seen_whole_is_refused(tmp_path: Path) -> None:
+def test_an_incomplete_run_is_refused(tmp_path: Path) -> None:
     recorder, pipeline = Recorder(), StandInPipeline(1)
-    with pytest.raises(ValueError, match="not seen whole"), recorder.watching(pipeline, attention(1), 7.5):
+    with pytest.raises(ValueError, match="recorded run is incomplete"), recorder.watching(pipeline, attention(1), 7.5):
         pass
     with pytest.raises(ValueError, match="no run was recorded"):
         recorder.write(tmp_path / "run.safetensors")
@@ -210,14 +210,14 @@ def test_the_command_runs_the_readers_function(tmp_path: Path, monkeypatch: pyte
         assert opened.metadata()["case"] == "run" and opened.metadata()["seed"] == "3"
 
 
-class Replayed(StandInPipeline):
-    """The loop with everything that a recorded run has in the place of what it would compute."""
+class ReplayPipeline(StandInPipeline):
+    """The loop, replaying the values of a recorded run instead of computing them."""
 
     def __init__(self, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
         self.tensors = tensors
         self.unet = StandInUNet()
         self.unet.config = config
-        self.unet.forward = self.plain  # type: ignore[method-assign]
+        self.unet.forward = self.replay_unet  # type: ignore[method-assign]
         weights = {name.removeprefix("unet."): tensor for name, tensor in tensors.items() if name.startswith("unet.")}
         self.unet.state_dict = lambda: weights  # type: ignore[method-assign, assignment]
         self.scheduler = SimpleNamespace(  # type: ignore[assignment]
@@ -226,7 +226,7 @@ class Replayed(StandInPipeline):
             step=lambda guided, t, latents, return_dict: (tensors["latents"][self.number],),
         )
 
-    def plain(self, *_: Any, **__: Any) -> Any:
+    def replay_unet(self, *_: Any, **__: Any) -> Any:
         return SimpleNamespace(sample=self.tensors["plain"])
 
     def __call__(self, guidance_scale: float, ca_scale: float) -> None:
@@ -244,11 +244,11 @@ class Replayed(StandInPipeline):
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason=f"the authors' recorded runs are not in {GOLDEN}")
 @pytest.mark.parametrize("case", ["one", "two"])
-def test_a_recorded_run_played_again_is_recorded_as_it_was(
+def test_replaying_a_recorded_run_records_the_same_tensors(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with safe_open(GOLDEN / f"{case}.safetensors", "pt") as opened:
-        theirs = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        expected = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         metadata = opened.metadata()
     monkeypatch.setattr(sys.modules[__name__], "get_mask", lambda masks, ca_scale: masks)
     settings = SimpleNamespace(
@@ -256,17 +256,17 @@ def test_a_recorded_run_played_again_is_recorded_as_it_was(
         mask_weights=json.loads(metadata["mask_weights"]),
         inject_step=int(metadata["inject_step"]),
         layer_idx=list(range(10, 16)),
-        ref_masks=list(theirs["ref_masks"].split(1)),
+        ref_masks=list(expected["ref_masks"].split(1)),
     )
     recorder = Recorder(metadata["case"], int(metadata["seed"]))
-    pipeline = Replayed(theirs, json.loads(metadata["unet_config"]))
+    pipeline = ReplayPipeline(expected, json.loads(metadata["unet_config"]))
     with recorder.watching(pipeline, settings, float(metadata["guidance"])):
         pipeline(float(metadata["guidance"]), float(metadata["ca_scale"]))
     recorder.write(tmp_path / "run.safetensors")
     with safe_open(tmp_path / "run.safetensors", "pt") as opened:
-        ours = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         our_metadata = opened.metadata()
     assert our_metadata == metadata
-    assert ours.keys() == theirs.keys()
-    for name, tensor in theirs.items():
-        assert ours[name].dtype == tensor.dtype and torch.equal(ours[name], tensor), name
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        assert found[name].dtype == tensor.dtype and torch.equal(found[name], tensor), name

@@ -1,4 +1,4 @@
-"""The reference cache, and what makes its keys equal."""
+"""The reference cache, and equality of its keys."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 class Model:
-    """Something that can die."""
+    """An object that weak references can refer to."""
 
 
 def group(kilobytes: int = 1) -> GroupKV:
@@ -35,7 +35,7 @@ def test_a_run_caches_what_fits_beside_what_it_uses() -> None:
 
     second = store.open(3 * KILOBYTE)
     assert store.find("a", second) is not None
-    assert not store.add("e", model, group(), CPU, second, 3 * KILOBYTE)  # the first run's may be needed again
+    assert not store.add("e", model, group(), CPU, second, 3 * KILOBYTE)  # the first run may be repeated
 
     third = store.open(3 * KILOBYTE)
     assert store.add("e", model, group(), CPU, third, 3 * KILOBYTE)  # instead of b, the oldest of the first run
@@ -45,7 +45,7 @@ def test_a_run_caches_what_fits_beside_what_it_uses() -> None:
     assert store.nbytes == 3 * KILOBYTE
 
 
-def test_the_same_key_again_takes_no_more_room() -> None:
+def test_adding_the_same_key_again_takes_no_more_room() -> None:
     store, model = ReferenceCache(), Model()
     run = store.open(KILOBYTE)
     assert all(store.add("a", model, group(), CPU, run, KILOBYTE) for _ in range(3))
@@ -53,8 +53,8 @@ def test_the_same_key_again_takes_no_more_room() -> None:
     assert store.nbytes == KILOBYTE and store.find("a", run) is not None
 
 
-def test_leaving_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One model's goes to main memory, another's stays."""
+def test_entries_of_one_model_leave_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entries of one model move to main memory; those of another model stay."""
     moves: list[torch.device] = []
 
     def move(given: GroupKV, device: torch.device) -> GroupKV:
@@ -72,7 +72,7 @@ def test_leaving_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [cache.size_of(each) for each in found if each] == [2 * KILOBYTE, KILOBYTE]
 
 
-def test_what_has_no_room_is_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entries_without_room_are_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache, "move", lambda *_: pytest.fail("moved"))
     store = ReferenceCache()
     assert not store.add("a", Model(), group(2), CPU, store.open(KILOBYTE), KILOBYTE)
@@ -92,7 +92,7 @@ def test_a_run_with_less_room_drops_the_oldest() -> None:
     assert store.nbytes == 0
 
 
-def test_entries_die_with_their_model_even_while_the_cache_is_locked() -> None:
+def test_entries_are_dropped_with_their_model_even_while_the_cache_is_locked() -> None:
     store, one, other = ReferenceCache(), Model(), Model()
     run = store.open(9 * KILOBYTE)
     store.add("a", one, group(), CPU, run, 9 * KILOBYTE)
@@ -106,7 +106,7 @@ def test_entries_die_with_their_model_even_while_the_cache_is_locked() -> None:
     assert store.nbytes == 0
 
 
-def test_an_identity_key_is_the_very_object_while_it_lives() -> None:
+def test_an_identity_key_equals_the_same_living_object_only() -> None:
     one, other = Model(), Model()
     assert IdentityKey(one) == IdentityKey(one) and hash(IdentityKey(one)) == hash(IdentityKey(one))
     assert IdentityKey(one) != IdentityKey(other)
@@ -117,7 +117,7 @@ def test_an_identity_key_is_the_very_object_while_it_lives() -> None:
     assert IdentityKey((1, 2)) != IdentityKey((1, 2))
 
 
-def test_identity_is_by_value_as_far_as_values_can_be_read() -> None:
+def test_identity_keys_compare_readable_values() -> None:
     model = Model()
     given = {"a": [1, "x", None, torch.float16], "b": (model, 2.0)}
     assert identity(given) == identity({"a": [1, "x", None, torch.float16], "b": (model, 2.0)})
@@ -134,7 +134,7 @@ class Holder:
         self.cond = cond
 
 
-def test_content_is_of_every_bit() -> None:
+def test_content_keys_depend_on_every_bit() -> None:
     base = torch.arange(6.0)
     things = [
         base,
@@ -158,6 +158,6 @@ def test_content_is_of_every_bit() -> None:
 
 
 @pytest.mark.parametrize("thing", [lambda: 0, object(), [object()], {1, 2}])
-def test_content_that_cannot_be_read(thing: object) -> None:
+def test_unreadable_content_is_refused(thing: object) -> None:
     with pytest.raises(TypeError, match="cannot be read"):
         content(thing)

@@ -1,4 +1,4 @@
-"""Regions on other grids, and queries grouped by them."""
+"""Regions on other grids, and queries grouped by region."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from oracle.images import nearest
 from scenes import generator_of
 
 CPU = torch.device("cpu")
-# torch computes locations in single precision, which is not exact from 22 pixels on.
+# torch computes source positions in single precision, which is inexact for 22 pixels or more.
 small = st.tuples(st.integers(1, 21), st.integers(1, 21))
 
 
 @pytest.mark.parametrize("side", [1, 2, 3, 63, 64, 65, 90, 128])
-def test_half_grid_is_what_a_strided_convolution_leaves(side: int) -> None:
+def test_the_half_grid_is_that_of_a_strided_convolution(side: int) -> None:
     picture = torch.zeros(1, 1, side, 4)
     left = torch.nn.functional.conv2d(picture, torch.zeros(1, 1, 3, 3), stride=2, padding=1)
     assert half_grid((side, 4)) == half_grid((1, 4, side, 4)) == tuple(left.shape[-2:])

@@ -1,4 +1,4 @@
-"""The role of a cond, what it sees, and its words."""
+"""The role of a cond, its area, and its prompt tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PROMPT = PromptTokens("a prompt", (None, 1, 2, None, None), (0,))
 
 
 class StandInText:
-    """What a model's conds hold of a text."""
+    """The text entry of a model's conds."""
 
     def __init__(self, cond: Tensor) -> None:
         self.cond = cond
@@ -20,7 +20,7 @@ class StandInText:
 
 @pytest.mark.parametrize(("index", "role"), [(0, "negative"), (1, "positive"), (2, "other")])
 def test_a_role_is_decided_by_the_list_and_not_by_its_position(index: int, role: str) -> None:
-    """Three lists in an order of their own, the last one a copy of the positive list."""
+    """There are three lists in another order, and the last one is a copy of the positive list."""
     cond = {"uuid": "a", "model_conds": {}, "area": (100, 9, 2, 4)}
     positive, negative = [cond], [dict(cond)]
     guider_conds = {"positive": positive, "negative": negative}
@@ -31,7 +31,7 @@ def test_a_role_is_decided_by_the_list_and_not_by_its_position(index: int, role:
     assert row.area == (6, 8, 2, 4)  # cut to the latent
 
 
-def test_a_tag_goes_with_its_text_and_not_with_the_options_around_it() -> None:
+def test_a_tag_belongs_to_its_text_and_not_to_the_options_around_it() -> None:
     prompt, zeros = torch.ones(1, 5, 4), torch.zeros(1, 9, 4)
     texts = Texts({"positive": [{"cross_attn": prompt, TAG: PROMPT}], "negative": [{"cross_attn": zeros}, {}]})
     assert texts.of(prompt) == (PROMPT, False) and texts.of(zeros) == (None, True)
@@ -52,8 +52,8 @@ def test_a_scheduled_cond_is_on_between_its_noise_levels(sigma: float, on: bool)
 
 
 @pytest.mark.parametrize("tagged_first", [True, False])
-def test_a_text_with_its_tag_in_one_list_only_has_it(tagged_first: bool) -> None:
-    """One encoding both tagged for the positive prompt and used as it is for the negative."""
+def test_an_encoding_tagged_in_one_list_has_its_tag_there_only(tagged_first: bool) -> None:
+    """The same encoding is tagged for the positive prompt and used without a tag for the negative prompt."""
     text = torch.ones(1, 5, 4)
     lists = [[{"cross_attn": text, TAG: PROMPT}], [{"cross_attn": text}]]
     first, second = lists if tagged_first else reversed(lists)

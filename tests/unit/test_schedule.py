@@ -21,29 +21,29 @@ BORDERS = StageSigmas(start=10.0, switch=4.0, end=1.0)
         (0.0, Stage.OFF),
     ],
 )
-def test_borders(sigma: float, stage: Stage) -> None:
-    """A border belongs to the stage before it; injection begins strictly below the switch."""
+def test_a_border_belongs_to_the_stage_before_it(sigma: float, stage: Stage) -> None:
+    """The blend stage begins strictly below the switch."""
     assert BORDERS.stage(sigma) is stage
 
 
-def test_whole_runs() -> None:
-    """ComfyUI's percent 0 and 1 are sigmas of 999999999.9 and 0."""
-    most, least = 999999999.9, 0.0
+def test_a_run_from_0_to_1_is_never_off() -> None:
+    """For ComfyUI, percent 0 and 1 are the sigmas 999999999.9 and 0."""
+    highest, lowest = 999999999.9, 0.0
     levels = (14.6, 3.0, 0.03, 0.0)
-    assert {StageSigmas(most, most, least).stage(level) for level in levels} == {Stage.BLEND}
-    assert {StageSigmas(most, least, least).stage(level) for level in levels} == {Stage.LAYOUT}
-    assert {StageSigmas(least, least, least).stage(level) for level in levels[:3]} == {Stage.OFF}
+    assert {StageSigmas(highest, highest, lowest).stage(level) for level in levels} == {Stage.BLEND}
+    assert {StageSigmas(highest, lowest, lowest).stage(level) for level in levels} == {Stage.LAYOUT}
+    assert {StageSigmas(lowest, lowest, lowest).stage(level) for level in levels[:3]} == {Stage.OFF}
 
 
-def test_an_empty_stage_is_passed_over() -> None:
-    no_layout, no_injection = StageSigmas(10.0, 10.0, 1.0), StageSigmas(10.0, 1.0, 1.0)
+def test_an_empty_stage_is_skipped() -> None:
+    no_layout, no_blend = StageSigmas(10.0, 10.0, 1.0), StageSigmas(10.0, 1.0, 1.0)
     assert [no_layout.stage(sigma) for sigma in (11.0, 9.9, 1.0, 0.5)] == [
         Stage.OFF,
         Stage.BLEND,
         Stage.BLEND,
         Stage.OFF,
     ]
-    assert [no_injection.stage(sigma) for sigma in (10.0, 5.0, 1.0, 0.5)] == [
+    assert [no_blend.stage(sigma) for sigma in (10.0, 5.0, 1.0, 0.5)] == [
         Stage.LAYOUT,
         Stage.LAYOUT,
         Stage.LAYOUT,

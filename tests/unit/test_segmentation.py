@@ -1,4 +1,4 @@
-"""Attention maps by word, against dense maps and loops over pixels."""
+"""Attention maps by token, compared with dense maps and loops over pixels."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ grids = st.tuples(st.integers(1, 5), st.integers(1, 5))
 
 
 class WidthWatchingAttend(TorchAttend):
-    """Refuses values of another width than the keys', which breaks hosts' fast kernels."""
+    """Refuses values whose width differs from the keys', since ComfyUI's fast kernels do not support that."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
         assert v.shape == k.shape and v.dtype == q.dtype and bias is None
@@ -43,8 +43,10 @@ class WidthWatchingAttend(TorchAttend):
     length=st.integers(1, 7),
     tiles=st.integers(1, 3),
 )
-def test_cross_attention_map(seed: int, images: int, heads: int, n: int, length: int, tiles: int) -> None:
-    """C, its columns summed modulo T; the tiles differ here, so that the right columns must meet."""
+def test_the_cross_attention_map_equals_the_loops(
+    seed: int, images: int, heads: int, n: int, length: int, tiles: int
+) -> None:
+    """This tests C with columns summed modulo T; the repetitions differ, so that wrong columns would be noticed."""
     g = generator_of(seed)
     q, k = 2 * normal(g, images, n, 4 * heads), 2 * normal(g, images, length * tiles, 4 * heads)
     found = cross_attention_map(q, k, heads, length)
@@ -64,7 +66,7 @@ def test_tiled_prompt_has_the_map_of_the_prompt_itself() -> None:
 
 @given(seed=st.integers(0, 2**32), heads=st.integers(1, 3), n=st.integers(2, 7), columns=st.integers(1, 11))
 def test_self_attention_smooths_as_its_dense_map(seed: int, heads: int, n: int, columns: int) -> None:
-    """S X and (S X + 3 S S X) / 4, whether or not the columns are a multiple of the head size (4)."""
+    """S X and (S X + 3 S S X) / 4, with column counts that are multiples of the head size (4) and that are not."""
     g = generator_of(seed)
     q, k = normal(g, 2, n, 4 * heads), normal(g, 2, n, 4 * heads)
     maps = torch.rand(2, n, columns, generator=g) * 10.0 ** torch.randint(-6, 3, (columns,), generator=g)
@@ -78,7 +80,7 @@ def test_self_attention_smooths_as_its_dense_map(seed: int, heads: int, n: int, 
         assert_close(averaged[image].double(), expected, rtol=1e-5, atol=1e-12)
 
 
-def test_columns_of_nothing_stay_nothing() -> None:
+def test_zero_columns_stay_zero() -> None:
     g = generator_of(2)
     q, k, maps = normal(g, 1, 4, 8), normal(g, 1, 4, 8), torch.rand(1, 4, 3, generator=g)
     maps[..., 1] = 0.0
@@ -88,7 +90,7 @@ def test_columns_of_nothing_stay_nothing() -> None:
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
 def test_faint_columns_survive_half_precision(dtype: torch.dtype, tolerance: float) -> None:
-    """Words that get a millionth of the attention vanish in float16 unless they are lifted for the way through."""
+    """Tokens with a millionth of the attention would vanish in float16 if they were not scaled up before."""
     g = generator_of(3)
     q, k = (normal(g, 1, 16, 8).to(dtype) for _ in range(2))
     strength = torch.tensor([1.0, 1e-3, 1e-6, 1e-9, 1e-20, 30.0])
@@ -99,7 +101,7 @@ def test_faint_columns_survive_half_precision(dtype: torch.dtype, tolerance: flo
     assert_close(found[0].double(), expected, rtol=tolerance, atol=0)
 
 
-def test_cross_attention_map_of_half_precision_is_made_in_full() -> None:
+def test_the_cross_attention_map_of_half_precision_is_single_precision() -> None:
     g = generator_of(4)
     q, k = (6 * normal(g, 1, 5, 8)).half(), (6 * normal(g, 1, 9, 8)).half()
     found = cross_attention_map(q, k, 2, 9)
@@ -107,7 +109,7 @@ def test_cross_attention_map_of_half_precision_is_made_in_full() -> None:
 
 
 @given(seed=st.integers(0, 2**32), size=grids, count=st.integers(1, 3))
-def test_blur_of_maps(seed: int, size: tuple[int, int], count: int) -> None:
+def test_blurring_maps_equals_the_loops(seed: int, size: tuple[int, int], count: int) -> None:
     maps = torch.rand(2, count, *size, generator=generator_of(seed), dtype=torch.float64)
     for image in range(2):
         assert_close(blur(maps)[image], images.blur(maps[image]))
@@ -115,8 +117,8 @@ def test_blur_of_maps(seed: int, size: tuple[int, int], count: int) -> None:
     assert_close(blur(flat), flat)
 
 
-def test_blur_of_one_pixel() -> None:
-    """The kernel itself: e^-1 beside, e^-2 across, over (1 + 2 e^-1)^2."""
+def test_blurring_one_pixel_gives_the_kernel() -> None:
+    """The kernel's weights: e^-1 beside, e^-2 diagonally, divided by (1 + 2 e^-1)^2."""
     maps = torch.zeros(1, 1, 5, 5)
     maps[0, 0, 2, 2] = 1.0
     out = blur(maps)[0, 0]
@@ -127,14 +129,16 @@ def test_blur_of_one_pixel() -> None:
 
 
 @given(seed=st.integers(0, 2**32), grid=grids, size=grids)
-def test_weights_of_the_mean(seed: int, grid: tuple[int, int], size: tuple[int, int]) -> None:
-    """The mean of a map brought to another size and blurred, without doing so."""
+def test_weights_of_the_mean_equal_resizing_and_blurring(
+    seed: int, grid: tuple[int, int], size: tuple[int, int]
+) -> None:
+    """The weights give the mean of a map after resizing and blurring, without either."""
     maps = torch.rand(1, 3, *grid, generator=generator_of(seed))
     assert_close(maps.flatten(2) @ mean_weights(grid, size), upsample_and_blur(maps, size).mean(dim=(2, 3)))
 
 
 def some_block(g: torch.Generator, grid: tuple[int, int], heads: int, length: int, images: int) -> BlockInput:
-    """A block's queries and keys of several images."""
+    """A block's queries and keys for several images."""
     n, c = grid[0] * grid[1], 4 * heads
     q, k, text_q, text_k = (normal(g, images, rows, c) for rows in (n, n, n, length))
     return BlockInput(q, k, text_q, text_k, grid, heads)
@@ -147,7 +151,7 @@ def of_image(block: BlockInput, image: int) -> BlockInput:
 
 
 def fill(maps: AttentionMaps, blocks: list[BlockInput], length: int) -> AttentionMaps:
-    """Maps that have taken in all blocks."""
+    """Add all blocks to the maps."""
     for block in blocks:
         cross = cross_attention_map(block.text_q, block.text_k, block.heads, length)
         maps.add(cross, block.q, block.k, block.grid, TorchAttend(block.heads))
@@ -163,10 +167,10 @@ def fill(maps: AttentionMaps, blocks: list[BlockInput], length: int) -> Attentio
     tiles=st.integers(1, 2),
     second_start=st.booleans(),
 )
-def test_maps_of_several_blocks(
+def test_maps_of_several_blocks_equal_the_loops(
     seed: int, size: tuple[int, int], block_grids: list[tuple[int, int]], length: int, tiles: int, second_start: bool
 ) -> None:
-    """A and F from blocks of different grids and heads, up- and downwards, with one start token or two."""
+    """A and F from blocks with other grids and heads, resized up or down, with one or two start tokens."""
     g = generator_of(seed)
     starts = [0, length - 1] if second_start else [0]
     blocks = [some_block(g, grid, 1 + number % 2, length * tiles, images=2) for number, grid in enumerate(block_grids)]
@@ -182,9 +186,9 @@ def test_maps_of_several_blocks(
         assert_close(two.background[image].double(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_upsampling_sets_the_pixels_of_a_grid_at_their_centres() -> None:
-    """Two tokens that see one word each, on a 1 x 2 grid made four wide: 3/4 and 1/4 shares between them."""
-    sharp = torch.tensor([[[40.0], [-40.0]]])  # each query sees its own key only
+def test_upsampling_aligns_pixel_centres() -> None:
+    """A 1 x 2 grid of two queries, each with one word, is resized to a width of four: shares of 3/4 and 1/4 between."""
+    sharp = torch.tensor([[[40.0], [-40.0]]])  # each query attends to its own key only
     cross = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     maps = AttentionMaps((4, 4), [0], every_token=True)
     maps.add(cross.repeat(1, 2, 1), sharp.repeat(1, 2, 1), sharp.repeat(1, 2, 1), (2, 2), TorchAttend(1))

@@ -1,4 +1,4 @@
-"""From the conds of one evaluation to the regions of the whole picture, and from these to a block's queries."""
+"""From the conds of an evaluation to the regions of the whole picture, and from regions to a block's queries."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TAG_OF_PROMPT = PromptTokens("eleven twelve thirteen", WORDS, (0,))
 
 
 def method_of(*phrases: tuple[int, ...], off: tuple[int, ...] = (), **schedule: Any) -> Method:
-    """Concepts by their tokens; those whose first token is in `off` have no weight."""
+    """A method with concepts of these tokens; those whose first token is in `off` have weight 0."""
     latents, masks = torch.zeros(1, 4, 8, 8), torch.ones(1, 64, 64)
     references = tuple(
         Reference("", phrase, "", [], latents, masks, *((0.0, 0.0) if phrase[0] in off else (2.0, 2.0)))
@@ -45,17 +45,17 @@ def row_of(
     zeroed: bool = False,
     **options: Any,
 ) -> CondRow:
-    """A cond of five tokens."""
+    """A cond with five tokens."""
     return CondRow(role, {"uuid": uuid.uuid4(), **options}, area, mask, len(WORDS), tag, zeroed)
 
 
 def regions_of(segmenter: Segmenter, *rows: CondRow) -> Regions | None:
-    """What was found for an evaluation's conds in their order."""
+    """The regions found for an evaluation's conds."""
     return segmenter.regions({(index, row.cond["uuid"]): row for index, row in enumerate(rows)}, CPU)
 
 
 def feed(segmenter: Segmenter, row: CondRow, seed: int, images: int = 2) -> tuple[Tensor, Tensor]:
-    """Give a cond random attention on the grid that it sees; its A and F by the oracle."""
+    """Give a cond random attention on its grid; returns its A and F as computed by the oracle."""
     g = generator_of(seed)
     height, width = SIZE_LAT if row.area is None else row.area[:2]
     grid = ((height + 1) // 2, (width + 1) // 2)
@@ -74,7 +74,7 @@ def feed(segmenter: Segmenter, row: CondRow, seed: int, images: int = 2) -> tupl
 
 
 def assert_regions(found: Regions | None, tokens: Tensor, background: Tensor, phrases: list[list[int]]) -> None:
-    """Regions of one cond that sees everything, two concepts, both on."""
+    """Assert the regions of one cond without an area, with two active concepts."""
     assert found is not None
     for image in range(len(tokens)):
         foreground = background[image, 0] <= background[image, 1]
@@ -84,7 +84,7 @@ def assert_regions(found: Regions | None, tokens: Tensor, background: Tensor, ph
         assert torch.equal(found.concepts[image], expected[1])
 
 
-def test_foreground_comes_from_the_negative_where_there_is_one() -> None:
+def test_the_foreground_comes_from_the_negative_prompt_if_there_is_one() -> None:
     method, phrases = method_of((12,), (13,)), [[2], [3]]
     positive, negative, second = row_of("positive"), row_of("negative", tag=None), row_of("negative")
     alone, against = Segmenter(method, SIZE_LAT), Segmenter(method, SIZE_LAT)
@@ -99,7 +99,7 @@ def test_foreground_comes_from_the_negative_where_there_is_one() -> None:
     assert_regions(regions_of(against, negative, positive, second), tokens, (uncond + other) / 2, phrases)
 
 
-def test_a_zeroed_negative_does_not_count() -> None:
+def test_a_zeroed_negative_prompt_does_not_count() -> None:
     segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
     zeroed = row_of("negative", zeroed=True)
     tokens, own = feed(segmenter, positive, seed=1)
@@ -107,13 +107,13 @@ def test_a_zeroed_negative_does_not_count() -> None:
     assert_regions(regions_of(segmenter, positive, zeroed), tokens, own, [[2], [3]])
 
 
-def test_a_concept_that_is_off_has_no_words() -> None:
+def test_an_inactive_concept_has_no_tokens() -> None:
     segmenter, row = Segmenter(method_of((12,), (13,), off=(12,), suppression=0.6), SIZE_LAT), row_of("positive")
     tokens, own = feed(segmenter, row, seed=1)
     assert_regions(regions_of(segmenter, row), tokens, own, [[], [3]])
 
 
-def test_conds_without_maps() -> None:
+def test_conds_without_maps_have_no_regions() -> None:
     segmenter = Segmenter(method_of((12,)), SIZE_LAT)
     textless = CondRow("positive", {"uuid": 1}, None, None, 0, TAG_OF_PROMPT)
     silent = [row_of("other"), row_of("positive", tag=None), textless]
@@ -126,7 +126,7 @@ def test_conds_without_maps() -> None:
 
 
 def assert_nothing_at(found: Regions, where: Tensor) -> None:
-    """No token, no concept and no foreground there."""
+    """Assert that there is no token, no concept and no foreground at these pixels."""
     where = where.expand(found.labels.shape)
     assert (found.labels[where] == -1).all() and (found.concepts[where] == -1).all()
     assert not found.foreground[where].any()
@@ -146,7 +146,7 @@ def test_an_area_is_pasted_at_its_location() -> None:
     assert_nothing_at(found, outside)
 
 
-def test_a_negative_of_another_area_does_not_count() -> None:
+def test_a_negative_prompt_of_another_area_does_not_count() -> None:
     segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
     negative = row_of("negative", area=(8, 6, 0, 0))
     tokens, own = feed(segmenter, positive, seed=1)
@@ -155,7 +155,7 @@ def test_a_negative_of_another_area_does_not_count() -> None:
 
 
 def expected_regions(tokens: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Labels and concepts of both images, for the phrases of the tokens 2 and 3."""
+    """Labels and concepts of both images, for phrases of token 2 and of token 3."""
     foreground = background[:, 0] <= background[:, 1]
     both = [oracle.segment(tokens[image], foreground[image], [[2], [3]], 0.6, cut=True) for image in range(2)]
     return torch.stack([found[0] for found in both]), torch.stack([found[1] for found in both])
@@ -175,12 +175,12 @@ def test_nothing_is_found_outside_a_conds_mask() -> None:
     assert_nothing_at(found, torch.arange(GRID[1]) < 3)
 
 
-def test_a_default_cond_counts_where_no_other_does() -> None:
+def test_a_default_cond_counts_where_no_other_cond_applies() -> None:
     default, left = row_of("positive", default=True), row_of("positive", area=(8, 6, 0, 0))
     segmenter = Segmenter(method_of((12,), (13,)), SIZE_LAT)
     feed(segmenter, default, seed=1)
     everywhere = regions_of(segmenter, default)
-    beside = regions_of(segmenter, default, left)  # which has not been called
+    beside = regions_of(segmenter, default, left)  # `left` has not been called
     assert everywhere is not None and beside is not None
     assert torch.equal(beside.labels[..., 3:], everywhere.labels[..., 3:])
     assert_nothing_at(beside, torch.arange(GRID[1]) < 3)
@@ -188,7 +188,7 @@ def test_a_default_cond_counts_where_no_other_does() -> None:
 
 @pytest.mark.parametrize("called_in_order", [True, False])
 def test_two_prompts_are_united_and_the_later_concept_wins(called_in_order: bool) -> None:
-    """Where both claim a pixel for one concept the first has it, whichever was called first."""
+    """If both claim a pixel for the same concept, the first prompt wins, whichever was called first."""
     segmenter, rows = Segmenter(method_of((12,), (13,)), SIZE_LAT), [row_of("positive"), row_of("positive")]
     for seed in (0, 1) if called_in_order else (1, 0):
         feed(segmenter, rows[seed], seed)
@@ -204,7 +204,7 @@ def test_two_prompts_are_united_and_the_later_concept_wins(called_in_order: bool
         assert int(found.labels.flatten()[pixel]) == expected
 
 
-def test_the_rule_of_an_area_is_that_of_what_it_sees() -> None:
+def test_the_rule_of_an_area_is_that_of_its_part_of_the_picture() -> None:
     concepts = torch.tensor([[[0, 0, 1, 1], [0, -1, 1, 1], [2, 2, 2, 2]]])
     index = RegionIndex(Regions(concepts, concepts, concepts >= 0, 3))
 

@@ -1,4 +1,4 @@
-"""Attention snapshots: the probabilities of a plain softmax, heat and correspondence computed from them."""
+"""Attention snapshots: their probabilities equal a plain softmax; heat and correspondence are computed from these."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def some_rba(seed: int) -> InjectionRule:
 
 
 def alternating() -> InjectionRule:
-    """A third rule: even queries see the first concept, odd ones the third and the absent second one."""
+    """A third rule: even queries attend to the first concept, odd ones to the third and the absent second one."""
     labels = (torch.arange(N) % 2).expand(2, N)
     return InjectionRule(labels, group_queries(labels, torch.device("cpu")), ((0,), (1, 2)))
 
 
-def seen_by(rule: InjectionRule, image: int, query: int) -> list[int]:
-    """The concepts that a query may attend to, by the words of the rules above."""
+def visible_to(rule: InjectionRule, image: int, query: int) -> list[int]:
+    """The concepts that a query may attend to by the rules above."""
     if rule.labels is None:
         return [0, 1, 2]
     label = int(rule.labels[image, query])
@@ -58,7 +58,7 @@ def seen_by(rule: InjectionRule, image: int, query: int) -> list[int]:
 
 
 def plain_attention(snapshot: AttentionSnapshot, image: int, query: int) -> dict[int, Tensor]:
-    """One query's attention to each concept's tokens, head by head and key by key."""
+    """One query's attention to each concept's tokens, computed head by head and key by key."""
     d = CHANNELS // HEADS
     found = {i: torch.zeros(c.k.shape[1]) for i, c in enumerate(snapshot.kv) if c is not None}
     for head in range(HEADS):
@@ -66,7 +66,7 @@ def plain_attention(snapshot: AttentionSnapshot, image: int, query: int) -> dict
         q = snapshot.q[image, query, part]
         scores = [float(q @ key[part]) / math.sqrt(d) for key in snapshot.k[image]]
         owners: list[tuple[int, int]] = [(-1, 0)] * N
-        for index in seen_by(snapshot.rule, image, query):
+        for index in visible_to(snapshot.rule, image, query):
             concept = snapshot.kv[index]
             if concept is None:
                 continue
@@ -90,7 +90,7 @@ def flat(maps: list[list[Tensor]]) -> list[Tensor]:
 
 
 def within_masks(concept: ConceptKV, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Values of maps on the views' grids at the concept's tokens, in their order; and those elsewhere."""
+    """Values of maps on the views' grids: those at the concept's tokens, in their order, and all others."""
     inside, outside = [], []
     for mask, view in zip(concept.masks, maps, strict=True):
         inside.append(view.flatten()[mask.indices])
@@ -104,7 +104,7 @@ RULES = pytest.mark.parametrize(
 
 
 @RULES
-def test_attention_is_that_of_the_softmax(rule: InjectionRule) -> None:
+def test_attention_equals_the_softmax(rule: InjectionRule) -> None:
     snapshot = some_snapshot(0, rule)
     seen = []
     for some, found in attention_to_references(snapshot, 1, torch.arange(N)):
@@ -151,7 +151,7 @@ def test_queries_of_another_region_match_nothing() -> None:
     assert all((view == NO_QUERY).all() for view in correspondence(some_snapshot(5, rule), 0, 0, torch.arange(N)))
 
 
-def test_many_queries_go_through_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_queries_are_processed_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     snapshot = some_snapshot(6)
     whole = heat(snapshot, 0, torch.arange(N)), correspondence(snapshot, 0, 0, torch.arange(N))
     monkeypatch.setattr("magicface.attention.snapshot._CHUNK", 5)

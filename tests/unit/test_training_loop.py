@@ -1,4 +1,4 @@
-"""The training loop: learns, stops at a deadline, and goes on as if it had not stopped."""
+"""The training loop learns, stops at a deadline, and continues as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS = 300
 
 
 def phase(steps: int = STEPS) -> loop.Phase:
-    """A line through noisy points."""
+    """A phase that fits a line to noisy points."""
     slope = nn.Parameter(torch.zeros(2))
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -28,10 +28,10 @@ def phase(steps: int = STEPS) -> loop.Phase:
 
 
 class Stopped(Exception):
-    """The machine went away."""
+    """Stands for a crash of the machine."""
 
 
-def test_it_learns_and_averages(tmp_path: Path) -> None:
+def test_the_loop_learns_and_averages_weights(tmp_path: Path) -> None:
     line = phase()
     progress = loop.run(line, tmp_path)
     assert progress.step == STEPS and (tmp_path / "line.pt").is_file()
@@ -41,7 +41,7 @@ def test_it_learns_and_averages(tmp_path: Path) -> None:
     assert list(steps) == sorted(steps) and errors[-1] < errors[0] / 10
 
 
-def test_a_stopped_training_goes_on_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = phase()
     expected = loop.run(whole, tmp_path / "whole")
 
@@ -64,7 +64,7 @@ def test_a_deadline_in_the_past_trains_nothing(tmp_path: Path) -> None:
     assert not line.weights["slope"].any() and not (tmp_path / "line.pt").exists()
 
 
-def test_the_rate_rises_then_falls_to_nothing() -> None:
+def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     line = phase()
     rates = [loop.rate_at(step, line) for step in range(STEPS)]
     highest = rates.index(max(rates))

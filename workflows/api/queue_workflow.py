@@ -27,13 +27,13 @@ Prompt = dict[str, dict[str, Any]]
 
 def main() -> int:
     """Read the command line, queue, wait, save."""
-    parser = argparse.ArgumentParser(description="Queue a MagicFace workflow in API format.")
+    parser = argparse.ArgumentParser(description="Queue a MagicFace workflow in API format on a running ComfyUI.")
     parser.add_argument("workflow", type=Path, help="one of this folder, or one that ComfyUI exported (API)")
-    parser.add_argument("--server", default="http://127.0.0.1:8188", help="where ComfyUI listens; %(default)s")
+    parser.add_argument("--server", default="http://127.0.0.1:8188", help="ComfyUI's address (default: %(default)s)")
     for name, what in (
-        ("picture", "a picture of yours for a concept; it is uploaded"),
-        ("mask", "the concept's mask on that picture, white where it is"),
-        ("caption", "what that picture shows"),
+        ("picture", "your picture of a concept, which is uploaded"),
+        ("mask", "the concept's mask on that picture, white where the concept is"),
+        ("caption", "a text that says what that picture shows"),
     ):
         value = "TEXT" if name == "caption" else "FILE"
         parser.add_argument(f"--{name}", action="append", default=[], type=pair, metavar=f"CONCEPT={value}", help=what)
@@ -62,15 +62,18 @@ def main() -> int:
             set_all(prompt, "MagicFacePrompt", "text", given.prompt)
         if given.seed is not None:
             set_all(prompt, "KSampler", "seed", given.seed)
-        for place, name, value in given.set:
-            set_all(prompt, place, name, value)
+        for target, name, value in given.set:
+            set_all(prompt, target, name, value)
         for picture in run(server, prompt):
             print(save(server, picture, given.output))
     except urllib.error.HTTPError as error:
         print(f"{server} refused it: {faults(error.read().decode(errors='replace'))}", file=sys.stderr)
         return 1
     except urllib.error.URLError as error:
-        print(f"{server} does not answer ({error.reason}); is ComfyUI there? --server names another", file=sys.stderr)
+        print(
+            f"{server} does not answer ({error.reason}); is ComfyUI running? Give another address with --server",
+            file=sys.stderr,
+        )
         return 1
     except (OSError, LookupError, ValueError, RuntimeError) as error:
         print(error, file=sys.stderr)
@@ -79,7 +82,7 @@ def main() -> int:
 
 
 def pair(text: str) -> tuple[str, str]:
-    """NAME=VALUE as two."""
+    """Split NAME=VALUE into both."""
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} has no '='")
@@ -87,11 +90,11 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def setting(text: str) -> tuple[str, str, Any]:
-    """NODE.INPUT=VALUE as three; the value is a number, true or false where it can be read so."""
-    place, value = pair(text)
-    node, dot, name = place.partition(".")
+    """Split NODE.INPUT=VALUE into three; the value is read as a number, true or false if possible."""
+    target, value = pair(text)
+    node, dot, name = target.partition(".")
     if not dot:
-        raise argparse.ArgumentTypeError(f"{place!r} has no '.', as KSampler.steps has")
+        raise argparse.ArgumentTypeError(f"{target!r} has no '.', as KSampler.steps has")
     try:
         return node, name, json.loads(value)
     except ValueError:
@@ -120,16 +123,16 @@ def loader(prompt: Prompt, concept: str, name: str, class_type: str) -> dict[str
     link = reference(prompt, concept)["inputs"].get(name)
     node = prompt[link[0]] if link else None
     if node is None or node["class_type"] != class_type:
-        raise LookupError(f"the {name} of the concept {concept!r} does not come straight from a {class_type}")
+        raise LookupError(f"the {name} of the concept {concept!r} does not come directly from a {class_type}")
     inputs: dict[str, Any] = node["inputs"]
     return inputs
 
 
-def set_all(prompt: Prompt, place: str, name: str, value: Any) -> None:
+def set_all(prompt: Prompt, target: str, name: str, value: Any) -> None:
     """Set an input of every node of a class, or of the node with a number."""
-    nodes = [node for node_id, node in prompt.items() if place in (node_id, node["class_type"])]
+    nodes = [node for node_id, node in prompt.items() if target in (node_id, node["class_type"])]
     if not nodes:
-        raise LookupError(f"the workflow has no {place}")
+        raise LookupError(f"the workflow has no {target}")
     for node in nodes:
         if name not in node["inputs"]:
             raise LookupError(f"{node['class_type']} has no input {name!r}; there are {', '.join(node['inputs'])}")
@@ -137,7 +140,7 @@ def set_all(prompt: Prompt, place: str, name: str, value: Any) -> None:
 
 
 def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
-    """Queue a prompt, wait for its end, and name the pictures that it left."""
+    """Queue a prompt and wait for its end; returns the pictures that it made."""
     answer = post(f"{server}/prompt", json.dumps({"prompt": prompt}).encode(), "application/json")
     if answer.get("node_errors"):
         post(f"{server}/queue", json.dumps({"delete": [answer["prompt_id"]]}).encode(), "application/json")
@@ -147,7 +150,7 @@ def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
         queue = json.loads(get(f"{server}/queue"))
         waiting = [item[1] for part in ("queue_running", "queue_pending") for item in queue[part]]
         if prompt_id not in waiting and not json.loads(get(f"{server}/history/{prompt_id}")):
-            raise RuntimeError("the prompt was taken out of the queue")
+            raise RuntimeError("the prompt was removed from the queue")
         time.sleep(0.5)
     if entry["status"]["status_str"] != "success":
         failures = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
@@ -156,23 +159,23 @@ def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
 
 
 def faults(answer: str) -> str:
-    """What ComfyUI says of a prompt, in lines; its answer as it is where that is no JSON."""
+    """The errors in ComfyUI's answer, one per line; the answer itself if it is not JSON."""
     try:
-        told = json.loads(answer)
+        parsed = json.loads(answer)
         lines = [
             f"{node['class_type']} (node {node_id}), {error['message']}: {error['details']}"
-            for node_id, node in told.get("node_errors", {}).items()
+            for node_id, node in parsed.get("node_errors", {}).items()
             for error in node["errors"]
         ]
         if "ckpt_name" in answer:
             lines.append("Name a checkpoint of that server: --set CheckpointLoaderSimple.ckpt_name=NAME")
-        return "\n  ".join(["", *lines]) if lines else str(told["error"]["message"])
+        return "\n  ".join(["", *lines]) if lines else str(parsed["error"]["message"])
     except (ValueError, LookupError, TypeError, AttributeError):
         return answer
 
 
 def failure(data: dict[str, Any]) -> str:
-    """What a node said, and which one."""
+    """The error message of a failed node, with the node."""
     return f"{str(data['exception_message']).strip()} (node {data['node_id']}, {data['node_type']})"
 
 
@@ -189,7 +192,7 @@ def save(server: str, picture: dict[str, str], folder: Path) -> Path:
 
 
 def upload(server: str, file: Path) -> str:
-    """Put a picture into the server's input folder; returns the name that it has there."""
+    """Put a picture into the server's input folder; returns its name there."""
     boundary = uuid.uuid4().hex
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{file.name}"\r\n'
     body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + file.read_bytes()
@@ -200,7 +203,7 @@ def upload(server: str, file: Path) -> str:
 
 
 def post(url: str, body: bytes, content_type: str) -> Any:
-    """Send, and read the answer."""
+    """Send a request and return the answer's JSON."""
     request = urllib.request.Request(url, data=body, headers={"Content-Type": content_type})
     with opener(url).open(request) as answer:
         content = answer.read()
@@ -208,14 +211,14 @@ def post(url: str, body: bytes, content_type: str) -> Any:
 
 
 def get(url: str) -> bytes:
-    """Fetch."""
+    """Fetch the content at a URL."""
     with opener(url).open(url) as answer:
         content: bytes = answer.read()
         return content
 
 
 def opener(url: str) -> urllib.request.OpenerDirector:
-    """How to reach a server: this machine itself without any proxy."""
+    """The opener for a URL: servers on this machine are reached without a proxy."""
     local = urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
     return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
 
