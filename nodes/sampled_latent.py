@@ -24,7 +24,7 @@ def finite_samples(latent: dict[str, Any]) -> Tensor:
         ValueError: it is not the latent of images, or has values that are not finite.
     """
     samples: Tensor = latent["samples"]
-    if samples.ndim != 4:
+    if samples.ndim != 4 or not len(samples):
         raise ValueError(f"latent: has shape {tuple(samples.shape)}; give the latent of an image sampler")
     if not torch.isfinite(samples).all():
         raise ValueError("latent: has values that are not finite (a black picture); sample in float32 or bfloat16")

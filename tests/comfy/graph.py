@@ -70,6 +70,18 @@ class Graph:
         """Run one of the pack's nodes."""
         return call(self.nodes[node_id], **inputs)
 
+    @property
+    def sampling_error(self) -> type[Exception]:
+        """What refuses a run that has begun."""
+        error: type[Exception] = self.pack.sampling.errors.SamplingError
+        return error
+
+    def note(self, node_id: str, **inputs: Any) -> str:
+        """The notes under the pictures that a node shows; there is a picture for each latent or image."""
+        output = self.run(node_id, **inputs)
+        assert output[0].ndim == 4 and torch.isfinite(output[0]).all() and len(output.ui["images"]) == len(output[0])
+        return "\n".join(output.ui["text"])
+
     def reference(self, concept: str = "hat", seed: int = 1, *, weight: float | None = None, **inputs: Any) -> Any:
         """A reference from a small picture; passed through the mask weight node if a weight is given."""
         given = {"image": picture(seed), "vae": self.vae, "clip": self.clip, "caption": f"a man with a {concept}"}

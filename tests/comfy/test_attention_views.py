@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import comfy.utils
 import pytest
 import torch
@@ -38,8 +40,8 @@ def sample(graph, references=None, record=None, schedule=None, **inputs):
 def test_nothing_is_recorded_unless_requested(graph):
     samples = sample(graph, seed=41)
     assert snapshots_of(graph, samples) is None
-    with pytest.raises(ValueError, match=r"MagicFaceAttentionView: latent: no attention was recorded .* Record"):
-        graph.run("MagicFaceAttentionView", latent={"samples": samples})
+    note = graph.note("MagicFaceAttentionView", latent={"samples": samples})
+    assert re.match(r"latent: no attention was recorded .* Record", note)
 
 
 @pytest.mark.parametrize("sampler_name", ["euler", "heun"])
@@ -103,7 +105,7 @@ def test_queries_of_a_region_attend_to_their_own_reference(graph):
     ],
 )
 def test_bad_choices_are_refused_by_name(graph, record, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, graph.sampling_error), match=message):
         sample(graph, record=graph.record(**record))
 
 
@@ -134,8 +136,7 @@ def test_the_first_prompt_without_an_area_is_recorded(graph):
     torch.testing.assert_close(one.q, other.q, rtol=1e-2, atol=1e-2)
     areas = call(core_nodes.ConditioningSetArea, conditioning=first, width=64, height=128, x=0, y=0, strength=1.0)[0]
     samples = graph.sample(model, areas, seed=55)
-    with pytest.raises(ValueError, match="every prompt has its own area"):
-        graph.run("MagicFaceAttentionView", latent={"samples": samples})
+    assert "every prompt has its own area" in graph.note("MagicFaceAttentionView", latent={"samples": samples})
 
 
 def test_the_attention_view_of_regions(graph):
@@ -146,7 +147,7 @@ def test_the_attention_view_of_regions(graph):
     sheets = graph.run("MagicFaceAttentionView", latent={"samples": samples}, image=picture(3, views=2))
     cell, gap, label = 320, 8, 30
     assert sheets[0].shape == (2, 2 * (cell + label) + 3 * gap, 4 * cell + 5 * gap, 3)
-    assert len(sheets.ui.as_dict()["images"]) == 2
+    assert len(sheets.ui["images"]) == 2
     assert not torch.equal(sheets[0][0], sheets[0][1])
     pixel = graph.run("MagicFaceAttentionView", latent={"samples": samples}, query="pixel", x=100, y=20, step=0)[0]
     assert pixel.shape == (2, cell + label + 2 * gap, 4 * cell + 5 * gap, 3)
@@ -172,14 +173,13 @@ def test_the_correspondence_view(graph):
 )
 def test_bad_inputs_are_refused_by_name(graph, inputs, message):
     samples = sample(graph, record=graph.record(steps="0,2"), seed=49)
-    with pytest.raises(ValueError, match=f"MagicFaceAttentionView: {message}"):
-        graph.run("MagicFaceAttentionView", latent={"samples": samples}, **inputs)
+    assert re.match(message, graph.note("MagicFaceAttentionView", latent={"samples": samples}, **inputs))
 
 
 def test_a_run_that_was_off_at_the_chosen_step_says_so(graph):
     samples = sample(graph, record=graph.record(steps="2"), schedule=graph.schedule(switch=0.1, end=0.2), seed=50)
-    with pytest.raises(ValueError, match="latent: its run recorded no attention: MagicFace was not on"):
-        graph.run("MagicFaceCorrespondence", latent={"samples": samples})
+    note = graph.note("MagicFaceCorrespondence", latent={"samples": samples})
+    assert note.startswith("latent: its run recorded no attention: MagicFace was not on")
 
 
 @pytest.fixture
@@ -234,8 +234,8 @@ def test_live_regions_are_shown_with_a_previewer_that_returns_none(graph, previe
 def test_pictures_of_several_runs_are_shown_one_by_one(graph):
     record = graph.record(blocks="output.3.0")
     runs = [sample(graph, record=record, seed=seed) for seed in (58, 59)]
-    with pytest.raises(ValueError, match="MagicFaceAttentionView: latent: its pictures come from several runs"):
-        graph.run("MagicFaceAttentionView", latent={"samples": torch.cat(runs)})
+    note = graph.note("MagicFaceAttentionView", latent={"samples": torch.cat(runs)})
+    assert note.startswith("latent: its pictures come from several runs")
 
 
 def test_reference_passes_do_not_count_in_the_progress_bar(graph, monkeypatch):

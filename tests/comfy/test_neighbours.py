@@ -82,7 +82,7 @@ def test_neighbour_and_method_work_together_or_are_refused(graph_of, neighbour, 
 def check_refused(graph: Graph, neighbour: Neighbour) -> None:
     """Assert that in any order a run ends with an error that names the block and the neighbour's callable."""
     for order, model in models_with_both(graph, neighbour, *ON):
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(graph.sampling_error) as error:
             sample(graph, neighbour, model)
         for word in ("MagicFace: block ", *neighbour.refused, "HyperTile and token merging", "remove it"):
             assert word in str(error.value), order

@@ -117,7 +117,7 @@ def test_other_patches_are_logged(graph, caplog):
 
     calls = []
     model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", lambda run, *a, **k: calls.append(1) or run(*a, **k))
-    with pytest.raises(ValueError, match=r"MagicFaceApply: strict: .*as attn1_patch.*switch strict off"):
+    with pytest.raises(graph.sampling_error, match=r"MagicFaceApply: strict: .*as attn1_patch.*switch strict off"):
         graph.sample(graph.apply(model, *graph.two_references(), strict=True))
     assert not calls
     expected = graph.sample(graph.apply(graph.model, *graph.two_references()))
@@ -145,7 +145,7 @@ def test_a_prompt_that_is_passed_on_as_a_copy_is_logged(graph, caplog):
 def test_strict_refuses_a_prompts_gligen(graph_of):
     graph = graph_of("sd1")
     positive, negative = gligen(graph, graph.prompt(), graph.text())
-    with pytest.raises(ValueError, match=r"strict: .*GLIGEN"):
+    with pytest.raises(graph.sampling_error, match=r"strict: .*GLIGEN"):
         graph.sample(graph.apply(graph.model, *graph.two_references(), strict=True), positive, negative)
 
 
@@ -185,5 +185,5 @@ def test_a_compiled_model_is_refused_where_torch_cannot_switch_compile_off(graph
     monkeypatch.delattr(torch.compiler, "set_stance")
     expected = graph.sample(graph.apply(graph.model, *graph.two_references()))
     assert not torch.equal(expected, graph.sample(graph.model))
-    with pytest.raises(ValueError, match=r"MagicFaceApply: model: is compiled .* torch 2\.6 or newer"):
+    with pytest.raises(graph.sampling_error, match=r"MagicFaceApply: model: is compiled .* torch 2\.6 or newer"):
         graph.sample(graph.apply(compile_blocks(graph, graph.model), *graph.two_references()))

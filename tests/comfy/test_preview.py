@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+
 import comfy_extras.nodes_custom_sampler as custom
 import pytest
 import torch
+from comfy.patcher_extension import WrappersMP
 from PIL import Image
 from torch.nn.functional import max_pool2d
 
@@ -15,6 +18,7 @@ from .graph import call, picture
 pytestmark = pytest.mark.usefixtures("as_node")
 
 NAMES = ("hat", "scarf")
+PREVIEW = "MagicFaceSegmentationPreview"
 
 
 @pytest.fixture
@@ -25,7 +29,7 @@ def patched_model(graph):
 def preview(graph, samples, **inputs):
     """The preview's picture and masks, and the pictures shown in the editor."""
     out = graph.run("MagicFaceSegmentationPreview", latent={"samples": samples}, **inputs)
-    return out[0], out[1], out.ui.as_dict()["images"]
+    return out[0], out[1], out.ui["images"]
 
 
 def masks_of(graph, samples, **inputs):
@@ -155,15 +159,85 @@ def test_a_batch_from_two_runs_is_recognised(graph, patched_model):
     ids=["scaled", "shifted", "flipped", "cropped", "with another"],
 )
 def test_a_changed_latent_is_unknown(graph, patched_model, change):
-    samples = graph.sample(patched_model)
-    with pytest.raises(ValueError, match=r"MagicFaceSegmentationPreview: latent: no run .* sample it again"):
-        masks_of(graph, change(samples))
+    changed = change(graph.sample(patched_model))
+    note = graph.note(PREVIEW, latent={"samples": changed})
+    assert note.startswith("latent: no run with MagicFace is known") and "sample it again" in note
+    _, masks, _ = preview(graph, changed)
+    assert masks.shape[0] == len(changed) and not masks.any()
 
 
 def test_an_unpatched_samplers_latent_is_unknown(graph):
-    samples = graph.sample(graph.model, seed=77)
-    with pytest.raises(ValueError, match="MagicFaceSegmentationPreview: latent: no run"):
-        masks_of(graph, samples)
+    samples, image = graph.sample(graph.model, seed=77), picture(5)
+    assert "bypassed" in graph.note(PREVIEW, latent={"samples": samples}, image=image)
+    drawn, _, _ = preview(graph, samples, image=image)
+    assert torch.equal(drawn[0, :128], image[0]) and drawn.shape[1] > 128  # the picture itself, the note below it
+
+
+def test_a_latent_that_was_not_sampled_is_named_so(graph, patched_model):
+    empty = {"samples": torch.zeros(1, 4, 16, 16)}
+    inputs = {"steps": 3, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal"}
+    steps = {"start_at_step": 3, "end_at_step": 3, "add_noise": "disable", "return_with_leftover_noise": "disable"}
+    given = {"positive": graph.prompt(), "negative": graph.text(), "latent_image": empty, "noise_seed": 1}
+    latent = call(core_nodes.KSamplerAdvanced, model=patched_model, **given, **{**inputs, **steps})[0]
+    assert "the sampler made no step" in graph.note(PREVIEW, latent=latent)
+
+
+@pytest.mark.parametrize(
+    "latent",
+    [
+        {"samples": torch.zeros(1, 16, 3, 8, 8)},
+        {"samples": torch.full((2, 4, 16, 16), torch.nan)},
+        {"samples": torch.zeros(0, 4, 16, 16)},
+    ],
+    ids=["video", "not finite", "empty batch"],
+)
+@pytest.mark.parametrize("node", ["MagicFaceSegmentationPreview", "MagicFaceAttentionView", "MagicFaceCorrespondence"])
+@pytest.mark.parametrize("image", [None, picture(5)])
+def test_a_node_that_shows_ends_with_a_picture_whatever_comes_in(graph, node, latent, image):
+    assert graph.note(node, latent=latent, **({} if image is None else {"image": image}))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sampling", "finding"),
+    [
+        (
+            {"end": 0.5},
+            {"denoise": 0.3},
+            "it did nothing: none of this run's noise levels is between start (0)",
+        ),
+        ({"switch": 0.0, "end": 0.0}, {}, "it did nothing"),
+        ({}, {"zeroed": True}, "no regions were found (the positive prompt is zeroed out)"),
+    ],
+    ids=["img2img after the end", "nothing in range", "zeroed prompt"],
+)
+def test_a_method_that_does_nothing_says_so(graph, caplog, schedule, sampling, finding):
+    """In the log once, and under the preview."""
+    model = graph.apply(graph.model, *graph.two_references(), schedule=graph.schedule(**schedule))
+    positive = graph.prompt()
+    if sampling.pop("zeroed", False):
+        positive = call(core_nodes.ConditioningZeroOut, conditioning=positive)[0]
+    with caplog.at_level(logging.WARNING):
+        samples = graph.sample(model, positive, **sampling)
+    assert sum(finding in record.getMessage() for record in caplog.records) == 1
+    assert finding in graph.note(PREVIEW, latent={"samples": samples})
+
+
+def test_two_references_with_one_phrase_are_noted(graph):
+    model = graph.apply(graph.model, graph.reference("hat", 1), graph.reference("hat", 2))
+    assert "2 references have the phrase 'hat'" in graph.note(PREVIEW, latent={"samples": graph.sample(model)})
+
+
+def test_a_removed_wrapper_is_noticed_before_sampling(graph, patched_model):
+    """As by a pack that replaces all OUTER_SAMPLE wrappers of a model by its own."""
+    model = patched_model.clone()
+    model.wrappers.update(
+        {WrappersMP.OUTER_SAMPLE: {None: [lambda executor, *args, **kwargs: executor(*args, **kwargs)]}}
+    )
+    with pytest.raises(
+        graph.sampling_error, match=r"MagicFaceApply: model: another node removed .* put MagicFace Apply"
+    ):
+        graph.sample(model)
+    assert torch.isfinite(graph.sample(patched_model)).all()
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0), (3.0, 0.0)])
