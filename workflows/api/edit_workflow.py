@@ -71,10 +71,11 @@ def picture(file: Path) -> bytes:
 
 
 def opaque(data: bytes) -> bool:
-    """Whether a picture certainly has no alpha channel."""
-    return data.startswith(b"\xff\xd8") or (
-        data.startswith(b"\x89PNG") and data[25:26] in (b"\0", b"\2", b"\3") and b"tRNS" not in data.partition(b"IDAT")[0]
-    )
+    """Whether a picture certainly has no transparency: JPEG, and PNG without alpha."""
+    if data.startswith(b"\x89PNG"):
+        colour_type, before_pixels = data[25:26], data.partition(b"IDAT")[0]
+        return colour_type in (b"\0", b"\2", b"\3") and b"tRNS" not in before_pixels
+    return data.startswith(b"\xff\xd8")
 
 
 def read(workflow: Path) -> Prompt:
@@ -92,14 +93,14 @@ def read(workflow: Path) -> Prompt:
         raise InputError(f"{workflow} is not in API format: a {type(prompt).__name__} instead of nodes by their number")
     if isinstance(prompt.get("nodes"), list):
         raise InputError(
-            f"{workflow} is not in API format, but as the editor saves it. Open it in ComfyUI and use Export (API) of the"
-            " Workflow menu; the workflows of the pack have theirs beside this script"
+            f"{workflow} is not in API format, but as the editor saves it. Open it in ComfyUI and choose"
+            " Export (API) in the Workflow menu; the pack's own workflows are in workflows/api"
         )
     for node_id, node in prompt.items():
         if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
             raise InputError(f"{workflow} is not in API format: {node_id!r} is no node with a class_type")
         if not isinstance(node.setdefault("inputs", {}), dict):
-            raise InputError(f"{workflow} is not in API format: the inputs of node {node_id!r} are no names with values")
+            raise InputError(f"{workflow} is not in API format: the inputs of node {node_id!r} have no names")
     if not prompt:
         raise InputError(f"{workflow} has no nodes")
     return prompt
@@ -116,14 +117,14 @@ def change(prompt: Prompt, given: Namespace) -> list[Upload]:
         uploads.append(Upload(prompt[loader]["inputs"], Path(file).name, data))
         mask = source(prompt, node_id, "mask")
         if mask == loader and node_id not in masks and opaque(data):
-            note(f"{named(prompt, node_id)} takes its mask from the alpha channel of {file}, which has none; see --mask")
+            note(f"the mask of {named(prompt, node_id)} is the transparency of {file}, which has none; see --mask")
         elif mask and mask != loader and loader not in upstream(prompt, mask) and node_id not in masks:
-            note(f"{named(prompt, node_id)} has a new picture and still the workflow's mask; see --mask")
+            note(f"{named(prompt, node_id)} has a new picture, but still the workflow's mask; see --mask")
     for node_id, file in masks.items():
         data = picture(Path(file))
         inputs = prompt[loader_of(prompt, node_id, "mask", "LoadImageMask")]["inputs"]
         if inputs.get("channel") == "alpha" and opaque(data):
-            note(f"{file} has no alpha channel; its red one is the mask")
+            note(f"{file} has no transparency; the mask is its red channel, not alpha")
             inputs["channel"] = "red"
         uploads.append(Upload(inputs, Path(file).name, data))
     for node_id, caption in once(prompt, "caption", given.caption).items():
@@ -167,7 +168,7 @@ def reference(prompt: Prompt, name: str) -> str:
         there = f"there are {', '.join(dict.fromkeys(nodes.values()))}" if nodes else "there is no MagicFaceReference"
         raise InputError(f"no concept {name!r}; {there}{near(name, nodes.values())}")
     if len(found) > 1:
-        raise InputError(f"{name!r} is the concept of the nodes {', '.join(found)}; give one's number instead of {name!r}")
+        raise InputError(f"{name!r} is the concept of nodes {', '.join(found)}; give a number, as {found[0]}=...")
     return found[0]
 
 
@@ -205,7 +206,7 @@ def loader_of(prompt: Prompt, node_id: str, name: str, class_type: str) -> str:
     if name == "image" and same and source(prompt, node_id, "mask") == old:
         inputs["mask"] = [new, *inputs["mask"][1:]]
     if old is not None and not same:
-        note(f"the {name} of {named(prompt, node_id)} comes straight from the given file, not from {named(prompt, old)}")
+        note(f"the {name} of {named(prompt, node_id)} is now the given file alone, not {named(prompt, old)}")
     return new
 
 
@@ -256,7 +257,7 @@ def value_of(prompt: Prompt, node_id: str, name: str, text: str) -> Any:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = text
-    if isinstance(value, list) and len(value) == 2 and isinstance(value[0], (str, int)) and type(value[1]) is int:
+    if isinstance(value, list) and [type(part) for part in value] in ([str, int], [int, int]):
         link = str(value[0])
         if link not in prompt:
             raise InputError(f"--set {node_id}.{name}: there is no node {link!r} to connect to")

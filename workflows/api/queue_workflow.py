@@ -5,9 +5,10 @@
         --prompt "a woman wearing a hat and a scarf" --seed 7 --output pictures \\
         --set CheckpointLoaderSimple.ckpt_name=my_sdxl.safetensors --set KSampler.steps=40 --set 40.weight=2
 
-Needs Python 3.10 or later, and edit_workflow.py beside it. Pictures, masks and captions are given by concept, the words that the
-workflow has in its MagicFace Reference, or by that node's number. Whatever the workflow saves or shows is written to
-the output folder; texts that it shows are printed. Nothing is sent before every file and option has been checked.
+Needs Python 3.10 or later, and edit_workflow.py beside it. Pictures, masks and captions are given by concept, the
+words that the workflow has in its MagicFace Reference, or by that node's number. Whatever the workflow saves or shows
+is written to the output folder; texts that it shows are printed. Nothing is sent before every file and option has been
+checked.
 
 Exit status: 0 = done, 1 = the server did not answer, refused the workflow, or the run failed, 2 = wrong input.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import io
 import json
 import sys
 import time
@@ -29,7 +31,8 @@ from typing import Any
 from edit_workflow import InputError, Prompt, Upload, change, read
 
 TIMEOUT_S = 60.0  # for one answer of the server, not for a run
-VIEWED = ("filename", "subfolder", "type")
+VIEWED = ("filename", "subfolder", "type")  # what the address of a saved file is made of
+
 
 class RunError(Exception):
     """The server did not do what was asked."""
@@ -104,8 +107,8 @@ def address(server: str) -> str:
     server = server.strip()
     try:
         url = urllib.parse.urlsplit(server if "://" in server else f"http://{server}")
-        if url.scheme not in ("http", "https") or not url.hostname or url.port == 0:
-            raise ValueError("it begins with http:// or https://, then a host")
+        if url.scheme not in ("http", "https") or not url.hostname or url.port == 0 or " " in server:
+            raise ValueError("http:// or https://, then a host and perhaps a port")
     except ValueError as error:
         raise InputError(f"--server {server!r} is no address as http://127.0.0.1:8188 is: {error}") from None
     return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
@@ -209,7 +212,7 @@ def upload(server: str, file: Upload) -> str:
     boundary = uuid.uuid4().hex
     name = "".join("_" if letter in '"\\\r\n' else letter for letter in file.name)
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
-    body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + file.data
+    body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode(errors="replace") + file.data
     body += f"\r\n--{boundary}--\r\n".encode()
     answer = json.loads(send(server, "/upload/image", body, f"multipart/form-data; boundary={boundary}"))
     return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
@@ -234,4 +237,6 @@ def send(server: str, path: str, body: bytes | None = None, content_type: str = 
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names that the console cannot show
     sys.exit(main())
