@@ -81,9 +81,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture
-def queue(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Queue:
+def queue(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Queue:
     """Runs the script; its exit status and all that it printed."""
     monkeypatch.syspath_prepend(API)
     monkeypatch.chdir(tmp_path)
@@ -112,8 +110,14 @@ def shipped(name: str = "two_concepts") -> dict[str, Any]:
 def png(file: Path, colour_type: int = 2) -> str:
     """Write a picture of one pixel; colour type 2 is RGB, 6 is RGBA."""
     pixel = b"\0" + b"\xff" * (3 if colour_type == 2 else 4)
-    chunks = (b"IHDR", struct.pack(">2I5B", 1, 1, 8, colour_type, 0, 0, 0)), (b"IDAT", zlib.compress(pixel)), (b"IEND", b"")
-    coded = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    chunks = (
+        (b"IHDR", struct.pack(">2I5B", 1, 1, 8, colour_type, 0, 0, 0)),
+        (b"IDAT", zlib.compress(pixel)),
+        (b"IEND", b""),
+    )
+    coded = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
     file.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(coded))
     return file.name
 
@@ -168,7 +172,9 @@ def test_addresses(queue: Queue, server: Server, form: str) -> None:
     assert queue(shipped(), "--server", form.format(server.host))[0] == 0
 
 
-@pytest.mark.parametrize("wrong", ["", "ftp://x", "http://", "http://x:port", "http://x:99999", "http://a b", "http://["])
+@pytest.mark.parametrize(
+    "wrong", ["", "ftp://x", "http://", "http://x:port", "http://x:99999", "http://a b", "http://["]
+)
 def test_wrong_addresses(queue: Queue, wrong: str) -> None:
     status, printed = queue(shipped(), "--server", wrong)
     assert status == 2 and f"--server {wrong!r} is no address" in printed
@@ -202,7 +208,9 @@ def test_a_server_that_does_not_answer(queue: Queue, server: Server) -> None:
         ("/history/a", (500, b"broken"), "refused it (500): broken"),
     ],
 )
-def test_what_a_server_may_answer(queue: Queue, server: Server, path: str, answer: tuple[int, bytes], said: str) -> None:
+def test_what_a_server_may_answer(
+    queue: Queue, server: Server, path: str, answer: tuple[int, bytes], said: str
+) -> None:
     server.answers[path] = answer
     status, printed = queue(shipped())
     assert status == 1 and said in printed and len(printed) < 600
@@ -220,10 +228,10 @@ def test_a_prompt_that_is_refused_in_part_does_not_run(queue: Queue, server: Ser
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        ([["execution_error", {"exception_message": "no\n", "node_id": "60", "node_type": "KSampler"}]], "no (node 60, KSampler)"),
+        ([["execution_error", {"exception_message": "no\n", "node_id": "60", "node_type": "K"}]], "no (node 60, K)"),
         ([["execution_interrupted", {}]], "the run was interrupted"),
     ],
-)  # fmt: skip
+)
 def test_a_run_that_fails_leaves_its_pictures(
     queue: Queue, server: Server, tmp_path: Path, messages: list[Any], said: str
 ) -> None:
@@ -244,7 +252,12 @@ def test_all_that_is_shown_is_saved_or_printed(queue: Queue, server: Server, tmp
 
 @pytest.mark.parametrize(
     ("node", "name"),
-    [("KSamplerAdvanced", "noise_seed"), ("RandomNoise", "noise_seed"), ("SamplerCustom", "noise_seed"), ("Any", "seed")],
+    [
+        ("KSamplerAdvanced", "noise_seed"),
+        ("RandomNoise", "noise_seed"),
+        ("SamplerCustom", "noise_seed"),
+        ("Any", "seed"),
+    ],
 )
 def test_every_seed_is_set(queue: Queue, server: Server, node: str, name: str) -> None:
     prompt = shipped("three_concepts")
@@ -297,9 +310,7 @@ def test_a_mask_or_picture_through_other_nodes(queue: Queue, server: Server, tmp
     prompt["30"]["inputs"] |= {"mask": ["80", 0], "image": ["81", 0]}
     del prompt["31"]["inputs"]["mask"]
     file = png(tmp_path / "x.png")
-    status, printed = queue(
-        prompt, "--mask", f"hat={file}", "--picture", f"hat={file}", "--mask", f"scarf={file}"
-    )  # fmt: skip
+    status, printed = queue(prompt, "--mask", f"hat={file}", "--picture", f"hat={file}", "--mask", f"scarf={file}")
     assert status == 0 and "not GrowMask (node 80)" in printed and "not ImageScale (node 81)" in printed
     inputs = [server.prompt[node_id]["inputs"] for node_id in ("30", "31")]
     kinds = [server.prompt[given[name][0]]["class_type"] for given in inputs for name in ("image", "mask")]

@@ -171,7 +171,7 @@ def faults(answer: str) -> str:
         told = json.loads(answer)
         lines = [
             f"{node['class_type']} (node {node_id}), {error['message']}: {error['details']}"
-            for node_id, node in told.get("node_errors", {}).items()
+            for node_id, node in (told.get("node_errors") or {}).items()
             for error in node["errors"]
         ]
         if "ckpt_name" in answer:
