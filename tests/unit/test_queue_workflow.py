@@ -43,6 +43,9 @@ class Server(ThreadingHTTPServer):
         }
         return 200, b"picture" if path == "/view" else json.dumps(made.get(path, {})).encode()
 
+    def handle_error(self, *arguments: object) -> None:
+        """A client that gave up waiting is no error."""
+
     @property
     def prompt(self) -> dict[str, Any]:
         (body,) = (body for path, body in self.posted if path == "/prompt")
