@@ -5,13 +5,19 @@
         --prompt "a woman wearing a hat and a scarf" --seed 7 --output pictures \\
         --set CheckpointLoaderSimple.ckpt_name=my_sdxl.safetensors --set KSampler.steps=40 --set 40.weight=2
 
-Needs Python 3.10 or later and nothing else. Pictures and captions are given by concept, the word that the workflow has
-in its MagicFace Reference. Whatever the workflow saves or shows is written to the output folder.
+Needs Python 3.10 or later, and edit_workflow.py beside it. Pictures, masks and captions are given by concept, the
+words that the workflow has in its MagicFace Reference, or by that node's number. Whatever the workflow saves or shows
+is written to the output folder; texts that it shows are printed. Nothing is sent before every file and option has been
+checked.
+
+Exit status: 0 = done, 1 = the server did not answer, refused the workflow, or the run failed, 2 = wrong input.
 """
 
 from __future__ import annotations
 
 import argparse
+import http.client
+import io
 import json
 import sys
 import time
@@ -22,23 +28,51 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-Prompt = dict[str, dict[str, Any]]
+from edit_workflow import InputError, Prompt, Upload, change, read
+
+TIMEOUT_S = 60.0  # for one answer of the server, not for a run
+VIEWED = ("filename", "subfolder", "type")  # what the address of a saved file is made of
 
 
-def main() -> int:
-    """Read the command line, queue, wait, save."""
-    parser = argparse.ArgumentParser(description="Queue a MagicFace workflow in API format on a running ComfyUI.")
+class RunError(Exception):
+    """The server did not do what was asked."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Read the command line, check everything, then upload, queue, wait and save."""
+    given = options().parse_args(arguments)
+    try:
+        server = address(given.server)
+        prompt = read(given.workflow)
+        uploads = change(prompt, given)
+        make_folder(given.output)
+        deliver(server, prompt, uploads, given.output)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except (RunError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"No longer waiting; what {given.server} has queued goes on there.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Queue a MagicFace workflow in API format.")
     parser.add_argument("workflow", type=Path, help="one of this folder, or one that ComfyUI exported (API)")
-    parser.add_argument("--server", default="http://127.0.0.1:8188", help="ComfyUI's address (default: %(default)s)")
+    parser.add_argument("--server", default="http://127.0.0.1:8188", help="where ComfyUI listens; %(default)s")
     for name, what in (
-        ("picture", "your picture of a concept, which is uploaded"),
-        ("mask", "the concept's mask on that picture, white where the concept is"),
-        ("caption", "a text that says what that picture shows"),
+        ("picture", "a picture of yours for a concept; it is uploaded"),
+        ("mask", "the concept's mask on that picture, white where it is"),
+        ("caption", "what that picture shows"),
     ):
         value = "TEXT" if name == "caption" else "FILE"
         parser.add_argument(f"--{name}", action="append", default=[], type=pair, metavar=f"CONCEPT={value}", help=what)
     parser.add_argument("--prompt", help="the text of MagicFace Prompt")
-    parser.add_argument("--seed", type=int, help="of every KSampler")
+    parser.add_argument("--seed", type=int, help="of every sampler and noise node")
     parser.add_argument(
         "--set",
         action="append",
@@ -48,180 +82,161 @@ def main() -> int:
         help="any other input, of all nodes of a class (KSampler.steps=40) or of one node by its number (40.weight=2)",
     )
     parser.add_argument("--output", type=Path, default=Path("output"), help="folder for the pictures; %(default)s")
-    given = parser.parse_args()
-    server = given.server.rstrip("/")
-    try:
-        prompt = read(given.workflow)
-        for concept, file in given.picture:
-            loader(prompt, concept, "image", "LoadImage")["image"] = upload(server, Path(file))
-        for concept, file in given.mask:
-            loader(prompt, concept, "mask", "LoadImageMask")["image"] = upload(server, Path(file))
-        for concept, caption in given.caption:
-            reference(prompt, concept)["inputs"]["caption"] = caption
-        if given.prompt is not None:
-            set_all(prompt, "MagicFacePrompt", "text", given.prompt)
-        if given.seed is not None:
-            set_all(prompt, "KSampler", "seed", given.seed)
-        for target, name, value in given.set:
-            set_all(prompt, target, name, value)
-        for picture in run(server, prompt):
-            print(save(server, picture, given.output))
-    except urllib.error.HTTPError as error:
-        print(f"{server} refused it: {faults(error.read().decode(errors='replace'))}", file=sys.stderr)
-        return 1
-    except urllib.error.URLError as error:
-        print(
-            f"{server} does not answer ({error.reason}); is ComfyUI running? Give another address with --server",
-            file=sys.stderr,
-        )
-        return 1
-    except (OSError, LookupError, ValueError, RuntimeError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    return parser
 
 
 def pair(text: str) -> tuple[str, str]:
-    """Split NAME=VALUE into both."""
+    """NAME=VALUE as two."""
     name, equals, value = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r} has no '='")
-    return name, value
+    return name.strip(), value
 
 
-def setting(text: str) -> tuple[str, str, Any]:
-    """Split NODE.INPUT=VALUE into three; the value is read as a number, true or false if possible."""
-    target, value = pair(text)
-    node, dot, name = target.partition(".")
+def setting(text: str) -> tuple[str, str, str]:
+    """NODE.INPUT=VALUE as three."""
+    place, value = pair(text)
+    node, dot, name = place.partition(".")
     if not dot:
-        raise argparse.ArgumentTypeError(f"{target!r} has no '.', as KSampler.steps has")
+        raise argparse.ArgumentTypeError(f"{place!r} has no '.', as KSampler.steps has")
+    return node, name, value
+
+
+def address(server: str) -> str:
+    """A server's address with its scheme and without what a browser's address line adds."""
+    server = server.strip()
     try:
-        return node, name, json.loads(value)
-    except ValueError:
-        return node, name, value
+        url = urllib.parse.urlsplit(server if "://" in server else f"http://{server}")
+        if url.scheme not in ("http", "https") or not url.hostname or url.port == 0 or " " in server:
+            raise ValueError("http:// or https://, then a host and perhaps a port")
+    except ValueError as error:
+        raise InputError(f"--server {server!r} is no address as http://127.0.0.1:8188 is: {error}") from None
+    return f"{url.scheme}://{url.netloc}{url.path.rstrip('/')}"
 
 
-def read(workflow: Path) -> Prompt:
-    """A workflow in API format."""
-    prompt = json.loads(workflow.read_text(encoding="utf-8"))
-    if not all(isinstance(node, dict) and "class_type" in node for node in prompt.values()):
-        raise ValueError(f"{workflow} is not in API format; those of this script's folder are")
-    return dict(prompt)
+def make_folder(folder: Path) -> None:
+    """The output folder, made before anything is queued."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"--output {folder} cannot be a folder: {error.strerror}") from None
 
 
-def reference(prompt: Prompt, concept: str) -> dict[str, Any]:
-    """The MagicFace Reference node of a concept."""
-    nodes = [node for node in prompt.values() if node["class_type"] == "MagicFaceReference"]
-    for node in nodes:
-        if node["inputs"]["concept"] == concept:
-            return node
-    raise LookupError(f"no concept {concept!r}; there are {', '.join(node['inputs']['concept'] for node in nodes)}")
+def deliver(server: str, prompt: Prompt, uploads: list[Upload], folder: Path) -> None:
+    """Upload, run and save; what there is of a run that failed is saved too."""
+    try:
+        for file in uploads:
+            file.inputs["image"] = upload(server, file)
+        entry = run(server, prompt)
+        for node_id, output in entry["outputs"].items():
+            for name, shown in output.items():
+                for item in shown if isinstance(shown, list) else ():
+                    if isinstance(item, dict) and "filename" in item:
+                        print(save(server, item, folder), flush=True)
+                    elif name == "text" and isinstance(item, str):
+                        print(f"{prompt.get(node_id, {}).get('class_type')} (node {node_id}): {item}", file=sys.stderr)
+        failed = failure(entry)
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise RunError(f"{server} answered as ComfyUI does not ({error!r}); --server names another") from error
+    if failed:
+        raise RunError(failed)
 
 
-def loader(prompt: Prompt, concept: str, name: str, class_type: str) -> dict[str, Any]:
-    """The inputs of the node that loads a concept's image or mask."""
-    link = reference(prompt, concept)["inputs"].get(name)
-    node = prompt[link[0]] if link else None
-    if node is None or node["class_type"] != class_type:
-        raise LookupError(f"the {name} of the concept {concept!r} does not come directly from a {class_type}")
-    inputs: dict[str, Any] = node["inputs"]
-    return inputs
-
-
-def set_all(prompt: Prompt, target: str, name: str, value: Any) -> None:
-    """Set an input of every node of a class, or of the node with a number."""
-    nodes = [node for node_id, node in prompt.items() if target in (node_id, node["class_type"])]
-    if not nodes:
-        raise LookupError(f"the workflow has no {target}")
-    for node in nodes:
-        if name not in node["inputs"]:
-            raise LookupError(f"{node['class_type']} has no input {name!r}; there are {', '.join(node['inputs'])}")
-        node["inputs"][name] = value
-
-
-def run(server: str, prompt: Prompt) -> list[dict[str, str]]:
-    """Queue a prompt and wait for its end; returns the pictures that it made."""
-    answer = post(f"{server}/prompt", json.dumps({"prompt": prompt}).encode(), "application/json")
-    if answer.get("node_errors"):
-        post(f"{server}/queue", json.dumps({"delete": [answer["prompt_id"]]}).encode(), "application/json")
-        raise RuntimeError(f"{server} refused it: {faults(json.dumps(answer))}")
+def run(server: str, prompt: Prompt) -> dict[str, Any]:
+    """Queue a prompt, wait for its end, and return its entry in the history."""
+    answer = json.loads(send(server, "/prompt", json.dumps({"prompt": prompt}).encode()))
     prompt_id = answer["prompt_id"]
-    while not (entry := json.loads(get(f"{server}/history/{prompt_id}")).get(prompt_id)):
-        queue = json.loads(get(f"{server}/queue"))
+    if answer.get("node_errors"):  # some of the outputs only; the others would run
+        send(server, "/queue", json.dumps({"delete": [prompt_id]}).encode())
+        send(server, "/interrupt", json.dumps({"prompt_id": prompt_id}).encode())
+        raise RunError(f"{server} refused it: {faults(json.dumps(answer))}")
+    while not (entry := history(server, prompt_id)):
+        queue = json.loads(send(server, "/queue"))
         waiting = [item[1] for part in ("queue_running", "queue_pending") for item in queue[part]]
-        if prompt_id not in waiting and not json.loads(get(f"{server}/history/{prompt_id}")):
-            raise RuntimeError("the prompt was removed from the queue")
+        if prompt_id not in waiting and not history(server, prompt_id):
+            raise RunError(f"the run is gone from {server}: it was taken out of the queue, or the server restarted")
         time.sleep(0.5)
-    if entry["status"]["status_str"] != "success":
-        failures = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
-        raise RuntimeError(failure(failures[0]) if failures else "the prompt was interrupted")
-    return [picture for output in entry["outputs"].values() for picture in output.get("images", [])]
+    return entry
+
+
+def history(server: str, prompt_id: str) -> dict[str, Any]:
+    """The entry of a run that has ended; empty until then."""
+    entry: dict[str, Any] = json.loads(send(server, f"/history/{prompt_id}")).get(prompt_id) or {}
+    return entry
 
 
 def faults(answer: str) -> str:
-    """The errors in ComfyUI's answer, one per line; the answer itself if it is not JSON."""
+    """What ComfyUI says of a prompt, in lines; the beginning of its answer where that is no JSON."""
     try:
-        parsed = json.loads(answer)
+        told = json.loads(answer)
         lines = [
             f"{node['class_type']} (node {node_id}), {error['message']}: {error['details']}"
-            for node_id, node in parsed.get("node_errors", {}).items()
+            for node_id, node in (told.get("node_errors") or {}).items()
             for error in node["errors"]
         ]
         if "ckpt_name" in answer:
             lines.append("Name a checkpoint of that server: --set CheckpointLoaderSimple.ckpt_name=NAME")
-        return "\n  ".join(["", *lines]) if lines else str(parsed["error"]["message"])
+        if lines:
+            return "\n  ".join(["", *lines])
+        error = told["error"]
+        return error if isinstance(error, str) else ": ".join(filter(None, (error["message"], error.get("details"))))
     except (ValueError, LookupError, TypeError, AttributeError):
-        return answer
+        return " ".join(answer.split())[:300]
 
 
-def failure(data: dict[str, Any]) -> str:
-    """The error message of a failed node, with the node."""
-    return f"{str(data['exception_message']).strip()} (node {data['node_id']}, {data['node_type']})"
+def failure(entry: dict[str, Any]) -> str:
+    """What went wrong in a run, and in which node; empty where all went well."""
+    status = entry.get("status") or {}
+    if status.get("status_str", "success") == "success":
+        return ""
+    for kind, data in status.get("messages", ()):
+        if kind == "execution_error":
+            return f"{str(data['exception_message']).strip()} (node {data['node_id']}, {data['node_type']})"
+    return "the run was interrupted"
 
 
 def save(server: str, picture: dict[str, str], folder: Path) -> Path:
-    """Fetch one picture."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / picture["filename"]
-    number = 1
+    """Fetch one file; another of the same name is left as it is."""
+    data = send(server, "/view?" + urllib.parse.urlencode({key: picture.get(key, "") for key in VIEWED}))
+    name = Path(picture["filename"].replace("\\", "/"))
+    file, number = folder / name.name, 1
     while file.exists():
         number += 1
-        file = folder / f"{Path(picture['filename']).stem}_{number}{Path(picture['filename']).suffix}"
-    file.write_bytes(get(f"{server}/view?{urllib.parse.urlencode(picture)}"))
+        file = folder / f"{name.stem}_{number}{name.suffix}"
+    file.write_bytes(data)
     return file
 
 
-def upload(server: str, file: Path) -> str:
-    """Put a picture into the server's input folder; returns its name there."""
+def upload(server: str, file: Upload) -> str:
+    """Put a picture into the server's input folder; returns the name that it has there."""
     boundary = uuid.uuid4().hex
-    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{file.name}"\r\n'
-    body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode() + file.read_bytes()
-    answer = post(
-        f"{server}/upload/image", body + f"\r\n--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
-    )
+    name = "".join("_" if letter in '"\\\r\n' else letter for letter in file.name)
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
+    body = f"{head}Content-Type: application/octet-stream\r\n\r\n".encode(errors="replace") + file.data
+    body += f"\r\n--{boundary}--\r\n".encode()
+    answer = json.loads(send(server, "/upload/image", body, f"multipart/form-data; boundary={boundary}"))
     return "/".join(part for part in (answer["subfolder"], answer["name"]) if part)
 
 
-def post(url: str, body: bytes, content_type: str) -> Any:
-    """Send a request and return the answer's JSON."""
-    request = urllib.request.Request(url, data=body, headers={"Content-Type": content_type})
-    with opener(url).open(request) as answer:
-        content = answer.read()
-    return json.loads(content) if content else None
-
-
-def get(url: str) -> bytes:
-    """Fetch the content at a URL."""
-    with opener(url).open(url) as answer:
-        content: bytes = answer.read()
-        return content
-
-
-def opener(url: str) -> urllib.request.OpenerDirector:
-    """The opener for a URL: servers on this machine are reached without a proxy."""
-    local = urllib.parse.urlsplit(url).hostname in ("localhost", "127.0.0.1", "::1")
-    return urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+def send(server: str, path: str, body: bytes | None = None, content_type: str = "application/json") -> bytes:
+    """Post a body, or fetch without one, and return the answer. This machine itself is reached without a proxy."""
+    try:
+        local = urllib.parse.urlsplit(server).hostname in ("localhost", "127.0.0.1", "0.0.0.0", "::1")
+        opener = urllib.request.build_opener(*([urllib.request.ProxyHandler({})] if local else []))
+        request = urllib.request.Request(server + path, body, {"Content-Type": content_type} if body else {})
+        try:
+            with opener.open(request, timeout=TIMEOUT_S) as answer:
+                content: bytes = answer.read()
+                return content
+        except urllib.error.HTTPError as error:
+            refusal = f"{server} refused it ({error.code}): {faults(error.read().decode(errors='replace'))}"
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", None) or str(error) or type(error).__name__
+        raise RunError(f"{server} does not answer ({reason}); is ComfyUI there? --server names another") from error
+    raise RunError(refusal)
 
 
 if __name__ == "__main__":
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # file names that the console cannot show
     sys.exit(main())

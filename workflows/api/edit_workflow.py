@@ -1,0 +1,288 @@
+"""Read a workflow in API format, and change its pictures, masks, captions, prompt, seed and any other input.
+
+`queue_workflow.py` beside this file does the rest; nothing here talks to a server. Each node of a workflow has a
+`class_type` and `inputs`; an input is a value, or a link: the number of another node, and which of its outputs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import sys
+from argparse import Namespace
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+Prompt = dict[str, dict[str, Any]]
+
+# What files begin with that ComfyUI opens as pictures; those of other endings are left to ComfyUI.
+PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"II+\0", b"MM\0*", b"MM\0+")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+
+
+class InputError(Exception):
+    """Something that the person who calls has to mend."""
+
+
+@dataclass
+class Upload:
+    """A file for the server, and the inputs of the node that is to load it."""
+
+    inputs: dict[str, Any]
+    name: str
+    data: bytes
+
+
+def note(text: str) -> None:
+    """Tell what was decided, beside the pictures' names on the standard output."""
+    print(f"Note: {text}", file=sys.stderr)
+
+
+def near(name: str, names: Iterable[str]) -> str:
+    """A question about the name that was probably meant; empty where none is near."""
+    by_lower = {other.lower(): other for other in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, 1)
+    return f"; is {by_lower[found[0]]!r} meant?" if found else ""
+
+
+def content(file: Path) -> bytes:
+    """The bytes of a file."""
+    if file.is_dir():
+        raise InputError(f"{file} is a folder, not a file")
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    if not data.strip():
+        raise InputError(f"{file} is empty")
+    return data
+
+
+def picture(file: Path) -> bytes:
+    """The bytes of a picture file."""
+    data = content(file)
+    if file.suffix.lower() in ENDINGS and not data.startswith(PICTURES) and data[4:8] != b"ftyp":
+        raise InputError(f"{file} is not a picture")
+    return data
+
+
+def opaque(data: bytes) -> bool:
+    """Whether a picture certainly has no transparency: JPEG, and PNG without alpha."""
+    if data.startswith(b"\x89PNG"):
+        colour_type, before_pixels = data[25:26], data.partition(b"IDAT")[0]
+        return colour_type in (b"\0", b"\2", b"\3") and b"tRNS" not in before_pixels
+    return data.startswith(b"\xff\xd8")
+
+
+def read(workflow: Path) -> Prompt:
+    """A workflow in API format."""
+    data = content(workflow)
+    try:
+        prompt = json.loads(data)  # finds out the encoding, with or without a byte order mark
+    except json.JSONDecodeError as error:
+        raise InputError(f"{workflow}, line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{workflow} is not a JSON file ({error})") from None
+    if isinstance(prompt, dict) and isinstance(prompt.get("prompt"), dict) and "class_type" not in prompt["prompt"]:
+        prompt = prompt["prompt"]  # the whole body of a request
+    if not isinstance(prompt, dict):
+        raise InputError(f"{workflow} is not in API format: a {type(prompt).__name__} instead of nodes by their number")
+    if isinstance(prompt.get("nodes"), list):
+        raise InputError(
+            f"{workflow} is not in API format, but as the editor saves it. Open it in ComfyUI and choose"
+            " Export (API) in the Workflow menu; the pack's own workflows are in workflows/api"
+        )
+    for node_id, node in prompt.items():
+        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
+            raise InputError(f"{workflow} is not in API format: {node_id!r} is no node with a class_type")
+        if not isinstance(node.setdefault("inputs", {}), dict):
+            raise InputError(f"{workflow} is not in API format: the inputs of node {node_id!r} have no names")
+    if not prompt:
+        raise InputError(f"{workflow} has no nodes")
+    return prompt
+
+
+def change(prompt: Prompt, given: Namespace) -> list[Upload]:
+    """Set everything that the options give; returns the files to upload."""
+    uploads = []
+    pictures = once(prompt, "picture", given.picture)
+    masks = once(prompt, "mask", given.mask)
+    for node_id, file in pictures.items():
+        data = picture(Path(file))
+        loader = loader_of(prompt, node_id, "image", "LoadImage")
+        uploads.append(Upload(prompt[loader]["inputs"], Path(file).name, data))
+        mask = source(prompt, node_id, "mask")
+        if mask == loader and node_id not in masks and opaque(data):
+            note(f"the mask of {named(prompt, node_id)} is the transparency of {file}, which has none; see --mask")
+        elif mask and mask != loader and loader not in upstream(prompt, mask) and node_id not in masks:
+            note(f"{named(prompt, node_id)} has a new picture, but still the workflow's mask; see --mask")
+    for node_id, file in masks.items():
+        data = picture(Path(file))
+        inputs = prompt[loader_of(prompt, node_id, "mask", "LoadImageMask")]["inputs"]
+        if inputs.get("channel") == "alpha" and opaque(data):
+            note(f"{file} has no transparency; the mask is its red channel, not alpha")
+            inputs["channel"] = "red"
+        uploads.append(Upload(inputs, Path(file).name, data))
+    for node_id, caption in once(prompt, "caption", given.caption).items():
+        prompt[node_id]["inputs"]["caption"] = caption
+    if given.prompt is not None:
+        for node_id in nodes_at(prompt, "MagicFacePrompt", "text"):
+            prompt[node_id]["inputs"]["text"] = given.prompt
+    if given.seed is not None:
+        set_seed(prompt, given.seed)
+    for place, name, text in given.set:
+        for node_id in nodes_at(prompt, place, name):
+            prompt[node_id]["inputs"][name] = value_of(prompt, node_id, name, text)
+    return uploads
+
+
+def named(prompt: Prompt, node_id: str) -> str:
+    """A node as messages name it."""
+    return f"{prompt[node_id]['class_type']} (node {node_id})"
+
+
+def once(prompt: Prompt, option: str, pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """An option's values by the reference's node."""
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        node_id = reference(prompt, name)
+        if node_id in values:
+            raise InputError(f"--{option} {name} is given twice")
+        values[node_id] = value
+    return values
+
+
+def reference(prompt: Prompt, name: str) -> str:
+    """The MagicFace Reference node with a concept, or with a number."""
+    nodes = {
+        node_id: str(node["inputs"].get("concept")).strip()
+        for node_id, node in prompt.items()
+        if node["class_type"] == "MagicFaceReference"
+    }
+    found = [node_id for node_id, concept in nodes.items() if concept == name] or [key for key in nodes if key == name]
+    if not found:
+        there = f"there are {', '.join(dict.fromkeys(nodes.values()))}" if nodes else "there is no MagicFaceReference"
+        raise InputError(f"no concept {name!r}; {there}{near(name, nodes.values())}")
+    if len(found) > 1:
+        raise InputError(f"{name!r} is the concept of nodes {', '.join(found)}; give a number, as {found[0]}=...")
+    return found[0]
+
+
+def source(prompt: Prompt, node_id: str, name: str) -> str | None:
+    """The node that an input is connected to."""
+    value = prompt[node_id]["inputs"].get(name)
+    linked = isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and value[0] in prompt
+    return value[0] if linked else None
+
+
+def upstream(prompt: Prompt, node_id: str) -> set[str]:
+    """All nodes that a node depends on."""
+    found: set[str] = set()
+    todo = [node_id]
+    while todo:
+        current = todo.pop()
+        links = {source(prompt, current, name) for name in prompt[current]["inputs"]}
+        new = {link for link in links if link is not None} - found
+        found |= new
+        todo.extend(new)
+    return found
+
+
+def loader_of(prompt: Prompt, node_id: str, name: str, class_type: str) -> str:
+    """The node that loads a reference's picture or mask; a new one where it is shared or of another class."""
+    old = source(prompt, node_id, name)
+    same = old is not None and prompt[old]["class_type"] == class_type
+    others = [key for key, node in prompt.items() if node["class_type"] == "MagicFaceReference" and key != node_id]
+    if old is not None and same and not any(old in upstream(prompt, other) for other in others):
+        return old
+    new = next(key for key in map(str, count(1000)) if key not in prompt)
+    prompt[new] = {"class_type": class_type, "inputs": {"channel": "red"} if name == "mask" else {}}
+    inputs = prompt[node_id]["inputs"]
+    inputs[name] = [new, 0]
+    if name == "image" and same and source(prompt, node_id, "mask") == old:
+        inputs["mask"] = [new, *inputs["mask"][1:]]
+    if old is not None and not same:
+        note(f"the {name} of {named(prompt, node_id)} is now the given file alone, not {named(prompt, old)}")
+    return new
+
+
+def nodes_at(prompt: Prompt, place: str, name: str) -> list[str]:
+    """The nodes of a class, or the one with a number, which all must have an input."""
+    found = [node_id for node_id, node in prompt.items() if place in (node_id, node["class_type"])]
+    if not found:
+        raise InputError(f"the workflow has no {place}{near(place, [node['class_type'] for node in prompt.values()])}")
+    for node_id in found:
+        inputs = prompt[node_id]["inputs"]
+        if name not in inputs:
+            there = f"there are {', '.join(inputs)}" if inputs else "there are none"
+            raise InputError(f"{prompt[node_id]['class_type']} has no input {name!r}; {there}{near(name, inputs)}")
+    return found
+
+
+def set_seed(prompt: Prompt, seed: int) -> None:
+    """Set the seed of every sampler and noise node. The noise of the references has a seed of its own, which stays."""
+    done, linked = set(), []
+    for node_id, node in prompt.items():
+        for name in {"seed", "noise_seed"} & node["inputs"].keys() if node["class_type"] != "MagicFaceSchedule" else ():
+            link = source(prompt, node_id, name)
+            if link is not None:
+                linked.append((node_id, name, link))
+            elif is_number(node["inputs"][name]):
+                node["inputs"][name] = seed
+                done.add(node_id)
+    left = [
+        f"the {name} of {named(prompt, node_id)} comes from {named(prompt, link)}; --set {link}.INPUT={seed} sets that"
+        for node_id, name, link in linked
+        if link not in done
+    ]
+    if not done:
+        raise InputError("\n".join(["--seed: no node has a seed or noise_seed that is a number", *left]))
+    for line in left:
+        note(line)
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number, and not true or false."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def value_of(prompt: Prompt, node_id: str, name: str, text: str) -> Any:
+    """What a text stands for as an input's value: the kind of value that the input has, or a link."""
+    old = prompt[node_id]["inputs"][name]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    if isinstance(value, list) and [type(part) for part in value] in ([str, int], [int, int]):
+        link = str(value[0])
+        if link not in prompt:
+            raise InputError(f"--set {node_id}.{name}: there is no node {link!r} to connect to")
+        return [link, value[1]]
+    if isinstance(old, bool):
+        value = {"true": True, "false": False}.get(text.strip().lower(), value)
+        wrong = value not in (True, False) and "true or false"
+    elif is_number(old):
+        value = number(text)
+        wrong = value is None and "a number"
+    else:
+        return text if isinstance(old, str) and not isinstance(value, str) else value
+    if wrong:
+        raise InputError(f"{name} of {named(prompt, node_id)} is {wrong} (now {json.dumps(old)}), not {text!r}")
+    return value
+
+
+def number(text: str) -> int | float | None:
+    """A whole or another number; None for any other text."""
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
