@@ -159,7 +159,7 @@ def test_tagging_leaves_what_is_given_as_it_is() -> None:
     cond, options = torch.zeros(1, 77, 4), {"pooled_output": 1}
     tag = laid_out([1])
     conditioning = [(cond, options), (cond, {})]
-    out = tagged(conditioning, tag)
+    out = tagged(conditioning, [tag, tag])
     assert [entry[1] for entry in out] == [{"pooled_output": 1, TAG: tag}, {TAG: tag}]
     assert all(entry[0] is cond for entry in out)
     assert conditioning[0][1] is options and options == {"pooled_output": 1}
