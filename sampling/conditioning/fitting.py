@@ -49,7 +49,7 @@ class FittedText:
         self._encoded: dict[tuple[str, ...], tuple[PromptTokens, Tensor]] = {}
 
     def tokens_in(self, given: Tensor) -> PromptTokens:
-        """The text's tokens as they are in a conditioning (1, T, width); those at which it has other words are doubtful.
+        """The text's tokens as they are in a conditioning (1, T, width), doubtful where it has other words.
 
         Raises:
             ValueError: a conditioning of another length, whatever way it was read.

@@ -193,6 +193,4 @@ def start_positions(tag: PromptTokens | None, length: int) -> list[int]:
 
 def tagged(conditioning: Iterable[Sequence[Any]], tags: Iterable[PromptTokens]) -> list[list[Any]]:
     """A copy of a CONDITIONING whose entries carry their tags."""
-    return [
-        [cond, {**options, TAG: tag}] for (cond, options), tag in zip(conditioning, tags, strict=True)
-    ]
+    return [[cond, {**options, TAG: tag}] for (cond, options), tag in zip(conditioning, tags, strict=True)]

@@ -40,7 +40,9 @@ def concept_without_words(method: Method, concept: Reference, prompts: Sequence[
         )
     words = [word for prompt in prompts for word in prompt.words]
     near = near_words(name, words)
-    hint = f"; {' and '.join(map(repr, near))} {'is' if len(near) == 1 else 'are'} in it, {name!r} is not" if near else ""
+    hint = (
+        f"; {' and '.join(map(repr, near))} {'is' if len(near) == 1 else 'are'} in it, {name!r} is not" if near else ""
+    )
     part = ""
     if any(prompt.unknown for prompt in prompts):
         part = (
