@@ -37,8 +37,8 @@ class MagicFacePrompt(io.ComfyNode):
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
-                    tooltip="A conditioning that another node (such as CLIPTextEncodeSDXL) encoded from the same text."
-                    " It is used instead of encoding the text here.",
+                    tooltip="A conditioning that another node (such as CLIPTextEncodeSDXL) encoded from the same text,"
+                    " with BREAK where it was cut into parts. It is used instead of encoding the text here.",
                 ),
             ],
             outputs=[

@@ -207,8 +207,21 @@ def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
         )
     positions = [method.positions(prompt) for prompt in prompts]
     for index, concept in enumerate(method.concepts):
-        if method.is_active(concept) and not any(found[index] for found in positions):
+        if not method.is_active(concept):
+            continue
+        if not any(found[index] for found in positions):
             raise concept_without_words(method, concept, prompts)
+        if any(prompt.is_doubtful(concept.concept_tokens) for prompt in prompts):
+            log.warning(
+                "MagicFace: one of the positive prompts has other words where its text in MagicFace Prompt has %r, which"
+                " has no region there.",
+                concept.concept,
+            )
+    if any(prompt.unknown for prompt in prompts):
+        log.info(
+            "MagicFace: a part was joined to the positive prompt, as by Conditioning (Concat), whose words are not"
+            " known. Encode it with MagicFace Prompt if it names a concept."
+        )
     for cond in positive:
         tag, text = cond.get(TAG), cond.get("cross_attn")
         if tag is not None and text is not None and text.shape[1] < len(tag.tokens):

@@ -113,7 +113,8 @@ def comparison(pack: Any, layout: Any, found: Agreement) -> Any:
             self.blocks = method.segmentation_blocks
             self._all = segmenter(method, shape)
             self._some = {
-                spec: segmenter(replace(method, segmentation_blocks=blocks), shape) for spec, blocks in chosen.items()
+                spec: segmenter(replace(method, segmentation_blocks=blocks), shape)
+                for spec, blocks in chosen.items()
             }
             self._calls: Counter[Any] = Counter()
 

@@ -182,6 +182,18 @@ def test_each_of_several_conditionings_has_its_own_words(graph):
     assert [tag.is_doubtful(hat) for tag in tags] == [True, False]
 
 
+def test_what_is_not_known_but_not_needed_is_logged(graph, caplog):
+    """A word that only one of several conditionings has, and a part of another encoder."""
+    caplog.set_level("INFO")
+    both = [*graph.text("a dog in a red house and one scarf"), *graph.text(PROMPT)]
+    model = graph.apply(graph.model, graph.reference("hat"))
+    graph.sample(model, graph.prompt(conditioning=both), steps=1)
+    assert "one of the positive prompts has other words where its text in MagicFace Prompt has 'hat'" in caplog.text
+    caplog.clear()
+    graph.sample(model, concat(graph.prompt(), graph.text("gloomy mountains")), steps=1)
+    assert "a part was joined" in caplog.text and "other words" not in caplog.text
+
+
 def test_words_that_are_in_twice_are_named(graph):
     given = [[text.repeat_interleave(2, dim=1), options] for text, options in graph.text(PROMPT)]
     with pytest.raises(ValueError) as error:
