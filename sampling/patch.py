@@ -9,9 +9,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_blocks
-from .conditioning.parts import prompt_of
-from .conditioning.prompt import TAG, PromptTokens
-from .conditioning.words import concept_without_words
+from .conditioning.checks import check_prompt, check_text_widths
 from .errors import InputError, error_prefix
 from .families.unet import context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
@@ -164,72 +162,12 @@ def _begin(method: Method, guider: Any, total_steps: int, seed: int | None) -> R
     """The run's state; None if every weight is 0, which is exactly the model without the method."""
     if not any(reference.active for reference in method.references):
         return None
-    check_text_widths(unet_of(guider.model_patcher), guider.conds)
+    check_text_widths(context_width(unet_of(guider.model_patcher)), guider.conds)
     check_prompt(method, guider.conds.get("positive") or [])
     report_other_patches(method, guider.model_options, guider.conds)
     run = Run(method, guider, total_steps)
     run.install(guider.model_options, seed)
     return run
-
-
-def check_text_widths(unet: Any, conds: dict[str, Any]) -> None:
-    """Make sure that the prompts were encoded for this kind of model.
-
-    Raises:
-        InputError: one was not.
-    """
-    width = context_width(unet)
-    for name, listed in conds.items():
-        for cond in listed or ():
-            given = width if cond.get("cross_attn") is None else cond["cross_attn"].shape[-1]
-            if given != width:
-                tagged = isinstance(cond.get(TAG), PromptTokens)
-                raise InputError(
-                    "Prompt" if tagged else "Apply",
-                    f"{'clip: ' if tagged else ''}the sampler's {name} prompt was encoded {given} wide and this model"
-                    f" reads {width}: connect the CLIP of the same checkpoint to the node that encodes it",
-                )
-
-
-def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
-    """Make sure that each concept is in the prompt, before the UNet is called.
-
-    Raises:
-        InputError: names the input, what was given and what to do.
-    """
-    prompts = [prompt for prompt in map(prompt_of, positive) if prompt is not None]
-    if not prompts:
-        raise InputError(
-            "Apply",
-            "the sampler's positive prompt does not come from MagicFace Prompt, so the concepts' words cannot be found"
-            " in it; encode it with MagicFace Prompt (or pass it through the conditioning input of that node; in"
-            " Conditioning (Concat) and (Average), what goes to conditioning_to)",
-        )
-    positions = [method.positions(prompt) for prompt in prompts]
-    for index, concept in enumerate(method.concepts):
-        if not method.is_active(concept):
-            continue
-        if not any(found[index] for found in positions):
-            raise concept_without_words(method, concept, prompts)
-        if any(prompt.is_doubtful(concept.concept_tokens) for prompt in prompts):
-            log.warning(
-                "MagicFace: one of the positive prompts has other words where its text in MagicFace Prompt has %r, which"
-                " has no region there.",
-                concept.concept,
-            )
-    if any(prompt.unknown for prompt in prompts):
-        log.info(
-            "MagicFace: a part was joined to the positive prompt, as by Conditioning (Concat), whose words are not"
-            " known. Encode it with MagicFace Prompt if it names a concept."
-        )
-    for cond in positive:
-        tag, text = cond.get(TAG), cond.get("cross_attn")
-        if tag is not None and text is not None and text.shape[1] < len(tag.tokens):
-            raise InputError(
-                "Prompt",
-                f"the positive conditioning has {text.shape[1]} tokens where its text has {len(tag.tokens)}: a node"
-                " after MagicFace Prompt shortened it; remove that node",
-            )
 
 
 def report_other_patches(method: Method, model_options: dict[str, Any], conds: dict[str, Any]) -> None:

@@ -109,6 +109,17 @@ def test_a_text_cut_where_no_chunk_is_full(graph):
     ]
 
 
+def test_parts_of_another_encoder_give_the_regions_of_our_own(graph):
+    parts = ["a boy wearing", "a hat and", "a scarf"]
+    model = graph.apply(graph.model, *graph.two())
+    own = graph.sample(model, concat(*map(graph.prompt, parts)))
+    given = concat(*map(graph.text, parts))
+    for text in (" ".join(parts), " BREAK ".join(parts)):
+        latent = graph.sample(model, graph.prompt(text, conditioning=given))
+        assert torch.equal(latent, own)
+        assert {0, 1} <= set(torch.stack(graph.recorded(latent)[0]).flatten().tolist())
+
+
 # Conditionings of other encoders
 
 
