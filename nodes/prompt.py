@@ -5,7 +5,9 @@ from typing import Any
 from comfy.sd import CLIP
 from comfy_api.latest import io
 
-from ..sampling.conditioning.prompt import read_tokens, tagged
+from ..sampling.conditioning.fitting import FittedText
+from ..sampling.conditioning.parts import ENCODED_PARTS
+from ..sampling.conditioning.prompt import tagged
 from ..sampling.errors import error_prefix
 from .sockets import CATEGORY
 
@@ -35,8 +37,8 @@ class MagicFacePrompt(io.ComfyNode):
                 io.Conditioning.Input(
                     "conditioning",
                     optional=True,
-                    tooltip="A conditioning that another node (such as CLIPTextEncodeSDXL) encoded from the same text."
-                    " It is used instead of encoding the text here.",
+                    tooltip="A conditioning that another node (such as CLIPTextEncodeSDXL) encoded from the same text,"
+                    " with BREAK where it was cut into parts. It is used instead of encoding the text here.",
                 ),
             ],
             outputs=[
@@ -53,17 +55,19 @@ class MagicFacePrompt(io.ComfyNode):
             if clip is None:
                 raise ValueError("clip: is empty; the checkpoint holds no text encoder, load one with Load CLIP")
             with error_prefix("clip"):
-                tag = read_tokens(clip, text)
+                fitted = FittedText(clip, text)
             if conditioning is None:
                 conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text))
-            for entry in conditioning:
-                given = entry[0].shape[1]
-                if given != len(tag.tokens):
-                    raise ValueError(
-                        f"conditioning: has {given} tokens and the text {len(tag.tokens)}; give the text that the"
-                        " conditioning was encoded from (for CLIPTextEncodeSDXL its longer one)"
-                    )
-        return io.NodeOutput(tagged(conditioning, tag))
+                for entry in conditioning:
+                    if entry[0].shape[1] != len(fitted.plain.tokens):
+                        raise ValueError(fitted.changed(entry[0]))
+                tags = [fitted.plain] * len(conditioning)
+            else:
+                with error_prefix("conditioning"):
+                    tags = [fitted.tokens_in(entry[0]) for entry in conditioning]
+        for entry, tag in zip(conditioning, tags, strict=True):
+            ENCODED_PARTS.add(entry[0], tag)
+        return io.NodeOutput(tagged(conditioning, tags))
 
 
 NODES = [MagicFacePrompt]

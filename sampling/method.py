@@ -8,7 +8,7 @@ from torch import Tensor
 from ..attention.blocks import Block
 from ..attention.masks import MaskResize
 from ..attention.schedule import Stage
-from .conditioning.prompt import Token
+from .conditioning.prompt import PromptTokens, Token
 from .references.cache import CacheLocation
 from .references.noise import NoiseSource
 from .regions.source import RegionSource
@@ -154,6 +154,10 @@ class Method:
     def is_active(self, concept: Reference) -> bool:
         """Whether any reference of the concept is on."""
         return any(r.active for r in self.references if r.concept_tokens == concept.concept_tokens)
+
+    def positions(self, prompt: PromptTokens) -> list[list[int]]:
+        """The positions of each concept's words in a prompt; none for a concept that is off."""
+        return prompt.positions_of([c.concept_tokens if self.is_active(c) else () for c in self.concepts])
 
     @property
     def suppression(self) -> float:

@@ -10,7 +10,7 @@ from comfy.patcher_extension import CallbacksMP, WrappersMP
 from torch import Tensor
 
 from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_blocks
-from .conditioning.prompt import TAG, PromptTokens
+from .conditioning.checks import check_prompt, check_text_widths
 from .errors import SamplingError, error_prefix
 from .families.unet import context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
@@ -185,9 +185,10 @@ def _begin(method: Method, guider: Any, total_steps: int, seed: int | None) -> R
     """The run's state; None if every weight is 0, which is exactly the model without the method."""
     if not any(reference.active for reference in method.references):
         return None
-    check_prompt(method, guider.conds.get("positive") or [])
-    report_other_patches(method, guider.model_options, guider.conds)
+    check_text_widths(context_width(unet_of(guider.model_patcher)), guider.conds)
     run = Run(method, guider, total_steps)
+    check_prompt(method, guider.conds.get("positive") or [], run.findings)
+    report_other_patches(method, guider.model_options, guider.conds)
     for concept in method.concepts:
         count = sum(r.concept_tokens == concept.concept_tokens for r in method.references)
         if count > 1:
@@ -195,37 +196,6 @@ def _begin(method: Method, guider: Any, total_steps: int, seed: int | None) -> R
             run.findings.add(text, logging.INFO)
     run.install(guider.model_options, seed)
     return run
-
-
-def check_prompt(method: Method, positive: list[dict[str, Any]]) -> None:
-    """Make sure that each concept is in the prompt, before the UNet is called.
-
-    Raises:
-        SamplingError: names the input, what was given and what to do.
-    """
-    tags = [cond[TAG] for cond in positive if isinstance(cond.get(TAG), PromptTokens)]
-    if not tags:
-        raise SamplingError(
-            "the sampler's positive prompt does not come from MagicFace Prompt, so the concepts' words cannot be found"
-            " in it; encode it with MagicFace Prompt (or pass it through the conditioning input of that node)",
-            "Apply",
-        )
-    for concept in method.concepts:
-        if method.is_active(concept) and not any(tag.positions(concept.concept_tokens) for tag in tags):
-            words = "; ".join(", ".join(tag.words) for tag in tags)
-            raise SamplingError(
-                f"concept: {concept.concept!r} is not in the positive prompt, whose words are {words}. Write the phrase"
-                " into MagicFace Prompt, or name the concept as the prompt does",
-                "Reference",
-            )
-    for cond in positive:
-        tag, text = cond.get(TAG), cond.get("cross_attn")
-        if tag is not None and text is not None and text.shape[1] < len(tag.tokens):
-            raise SamplingError(
-                f"the positive conditioning has {text.shape[1]} tokens where its text has {len(tag.tokens)}: a node"
-                " after MagicFace Prompt shortened it; remove that node",
-                "Prompt",
-            )
 
 
 def report_other_patches(method: Method, model_options: dict[str, Any], conds: dict[str, Any]) -> None:

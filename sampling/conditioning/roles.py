@@ -11,7 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .prompt import TAG, PromptTokens, start_positions
+from .parts import prompt_of
+from .prompt import PromptTokens, start_positions
 
 Role = Literal["positive", "negative", "other"]
 Area = tuple[int, int, int, int]
@@ -78,7 +79,7 @@ class Texts:
                 if text is not None:
                     # One text may be in a list with its tag and in another without. The text is referenced too, so
                     # that its id is not reused.
-                    tag = cond.get(TAG) or self.of(text)[0]
+                    tag = prompt_of(cond) or self.of(text)[0]
                     self._known[id(text)] = text, tag, not bool(torch.any(text))
 
     def of(self, text: Tensor) -> tuple[PromptTokens | None, bool]:

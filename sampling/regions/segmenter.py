@@ -56,10 +56,7 @@ class Segmenter:
     def _segment(self, row: CondRow, maps: AttentionMaps, device: torch.device) -> Regions:
         """The regions of one cond, on its own grid."""
         assert row.tag is not None
-        phrases = [
-            row.tag.positions(concept.concept_tokens) if self._method.is_active(concept) else []
-            for concept in self._method.concepts
-        ]
+        phrases = self._method.positions(row.tag)
         backgrounds = [
             other.background.to(device)
             for negative, other in self.maps.values()

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from magicface.sampling.conditioning.parts import EncodedParts, prompt_of
 from magicface.sampling.conditioning.prompt import TAG, PromptTokens, Token, read_tokens, start_positions, tagged
+from magicface.sampling.conditioning.words import near_words
 from magicface.sampling.families.clip import CHUNK_TOK
+from torch import Tensor
 
 
 def tokens_of(*chunks: list[Token]) -> PromptTokens:
@@ -68,6 +72,95 @@ def test_positions_equal_those_found_by_marking_tokens(chunks: list[list[Token]]
         if [token for _, token in words[first : first + len(phrase)]] == phrase:
             expected |= {position for position, _ in words[first : first + len(phrase)]}
     assert tag.positions(phrase) == sorted(expected)
+
+
+def test_the_longer_phrase_has_a_shared_position() -> None:
+    tag = laid_out([1, 2, 9, 2])
+    assert tag.positions_of([[2], [1, 2]]) == [[4], [1, 2]]
+    assert tag.positions_of([[1, 2], [2]]) == [[1, 2], [4]]
+    assert laid_out([1, 2]).positions_of([[2], [1, 2], []]) == [[], [1, 2], []]
+    assert laid_out([1, 2, 3, 4]).positions_of([[1, 2, 3], [3, 4]]) == [[1, 2, 3], [4]]
+    assert laid_out([1, 2, 3]).positions_of([[1, 2], [2, 3]]) == [[1, 2], [2, 3]]  # of equal length: both
+
+
+@given(
+    words=st.lists(st.integers(0, 3), max_size=12),
+    phrases=st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=3), min_size=1, max_size=4),
+    data=st.data(),
+)
+def test_positions_do_not_depend_on_the_order_of_phrases(
+    words: list[int], phrases: list[list[Token]], data: st.DataObject
+) -> None:
+    tag = laid_out(list(words))
+    order = data.draw(st.permutations(range(len(phrases))))
+    found = tag.positions_of(phrases)
+    assert tag.positions_of([phrases[index] for index in order]) == [found[index] for index in order]
+    for phrase, positions in zip(phrases, found, strict=True):
+        longer = [other for other in phrases if len(other) > len(phrase)]
+        taken = {at for other in longer for at in tag.positions(other)}
+        assert positions == [at for at in tag.positions(phrase) if at not in taken]
+
+
+def test_no_phrase_crosses_the_seam_of_two_parts() -> None:
+    tag = replace(laid_out([1, 2], [3]), parts=(CHUNK_TOK,))
+    assert tag.positions([2, 3]) == [] and tag.positions([1, 2]) == [1, 2] and tag.positions([3]) == [78]
+
+
+def test_a_phrase_is_where_the_conditioning_has_all_of_it() -> None:
+    tag = replace(laid_out([1, 2, 9, 1, 2]), doubtful=frozenset({2}))
+    assert tag.positions([1, 2]) == [4, 5] and tag.positions([1]) == [1, 4]
+    assert tag.is_doubtful([1, 2]) and not tag.is_doubtful([1]) and not tag.is_doubtful([7])
+
+
+def test_signs_within_a_phrase_are_its_positions() -> None:
+    tag = replace(laid_out([1, 7, 2, 8]), plain=((1, 1), (2, 3), (8, 4)))
+    assert tag.positions([1, 2]) == [1, 2, 3] and tag.content == (1, 2, 8)
+
+
+# Parts
+
+
+def encoded(seed: int, chunks: int = 1) -> Tensor:
+    return torch.randn(1, 77 * chunks, 4, generator=torch.Generator().manual_seed(seed))
+
+
+def test_appended_chunks_are_known_by_their_numbers() -> None:
+    known, first, second, third = EncodedParts(), laid_out([1]), laid_out([2], [3]), laid_out([4])
+    texts = encoded(1), encoded(2, 2), encoded(3)
+    for text, tag in zip(texts, (first, second, third), strict=True):
+        known.add(text, tag)
+    prompt = prompt_of({TAG: first, "cross_attn": torch.cat(texts, dim=1)}, known)
+    assert prompt is not None and not prompt.unknown
+    assert prompt.content == (1, 2, 3, 4) and prompt.starts == (0, 77, 154, 231)
+    assert prompt.parts == (77, 231) and prompt.positions([2, 3]) == [78, 155] and prompt.positions([1, 2]) == []
+    strange = prompt_of({TAG: first, "cross_attn": torch.cat([texts[0], encoded(9), texts[2]], dim=1)}, known)
+    assert strange is not None and strange.unknown
+    assert strange.content == (1, 4) and strange.positions([4]) == [155] and len(strange.tokens) == 231
+    assert prompt_of({"cross_attn": texts[0]}, known) is None
+    assert prompt_of({TAG: first}, known) is first
+
+
+def test_the_oldest_parts_are_forgotten() -> None:
+    known = EncodedParts(limit=2)
+    for seed in (1, 2):
+        known.add(encoded(seed), laid_out([seed]))
+    assert known.find(encoded(1)) is not None
+    known.add(encoded(3), laid_out([3]))
+    assert known.find(encoded(2)) is None and known.find(encoded(1)) is not None is not known.find(encoded(3))
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "near"),
+    [
+        ("hat", ["Hats", "a", "that"], ["Hats"]),
+        ("hats", ["a", "hat"], ["hat"]),
+        ("red hat", ["red", "hats"], ["hats"]),
+        ("hat", ["a", "boy"], []),
+        ("sombrerro", ["sombrero"], ["sombrero"]),
+    ],
+)
+def test_near_words(name: str, words: list[str], near: list[str]) -> None:
+    assert near_words(name, words)[: len(near) or 3] == near
 
 
 def test_start_tokens_of_a_tagged_prompt() -> None:
@@ -159,7 +252,7 @@ def test_tagging_does_not_change_its_input() -> None:
     cond, options = torch.zeros(1, 77, 4), {"pooled_output": 1}
     tag = tokens_of([1])
     conditioning = [(cond, options), (cond, {})]
-    out = tagged(conditioning, tag)
+    out = tagged(conditioning, [tag, tag])
     assert [entry[1] for entry in out] == [{"pooled_output": 1, TAG: tag}, {TAG: tag}]
     assert all(entry[0] is cond for entry in out)
     assert conditioning[0][1] is options and options == {"pooled_output": 1}
