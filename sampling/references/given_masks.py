@@ -80,8 +80,8 @@ def _alpha_masks(image: Tensor) -> Tensor:
 
 def _fitting_masks(mask: Tensor, image: Tensor) -> Tensor:
     """The masks, checked and resized to the pictures."""
-    mask = _one_by_one(mask).float().cpu()
     views, height, width = image.shape[:3]
+    mask = _one_by_one(mask, views).float().cpu()
     if len(mask) != views:
         raise ValueError(f"mask: {len(mask)} for {views} pictures; {_advice(len(mask), views)}")
     if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
@@ -101,10 +101,10 @@ def _fitting_masks(mask: Tensor, image: Tensor) -> Tensor:
     return mask.clamp(0.0, 1.0)
 
 
-def _one_by_one(mask: Tensor) -> Tensor:
+def _one_by_one(mask: Tensor, views: int) -> Tensor:
     """(n, H, W) of a mask in any of the shapes that nodes give it."""
     shape = tuple(mask.shape)
-    if mask.ndim == 4 and shape[-1] == 1 and shape[1] != 1:
+    if mask.ndim in (3, 4) and shape[-1] == 1 and shape[1] != 1 and (mask.ndim == 4 or shape[0] != views):
         mask = mask[..., 0]
     elif mask.ndim == 4 and shape[-1] in (3, 4) and shape[1] > 4:
         raise ValueError(f"mask: has shape {shape}, that of a picture; make a mask of it with Convert Image to Mask")
