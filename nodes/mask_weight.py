@@ -69,7 +69,11 @@ class MagicFaceMaskWeight(io.ComfyNode):
                 ),
                 _px_input("feather_px", 0, "Softens the mask's edge over this many pixels of the reference picture."),
                 io.Boolean.Input(
-                    "invert", default=False, advanced=True, tooltip="Use what is outside the mask. Done before grow_px."
+                    "invert",
+                    default=False,
+                    advanced=True,
+                    tooltip="Use what is outside the mask, e.g. for the mask that Load Image gives for a cut-out, which"
+                    " marks the background. Done before grow_px.",
                 ),
             ],
             outputs=[

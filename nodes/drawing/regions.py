@@ -18,6 +18,7 @@ _HEX = "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 882255 999999 44AA99"
 COLOURS = [tuple(bytes.fromhex(code)) for code in _HEX.split()]
 _OPACITY = 0.55
 _STRIP_PX, _IN_A_ROW = 320, 5
+_MARGIN_PX = 4
 
 
 def resize_regions(at: StepRegions | None, index: int, size_px: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -116,4 +117,4 @@ def _label(name: str, share: str, width_px: int, font: Font) -> str:
     """Name and share; a name that is too long for the line is shortened."""
     if font.getlength(name + share) <= width_px:
         return name + share
-    return shorten(name, width_px - font.getlength(share), font) + share
+    return shorten(name, width_px - font.getlength(share) - _MARGIN_PX, font) + share

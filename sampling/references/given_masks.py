@@ -1,4 +1,4 @@
-"""Masks as they are given: of several shapes and kinds, with a black that is not quite black, or as a picture's alpha."""
+"""Masks as they are given: of several shapes and kinds, with a black that is not quite black, or as alpha."""
 
 import logging
 import math
