@@ -1,4 +1,4 @@
-"""Weighted masks: how strongly each token of a reference counts."""
+"""Weighted masks: how strongly each token of a reference counts. How masks are trimmed is in trimming.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate, max_pool2d
+from torch.nn.functional import interpolate
 
 from .device import to_device
 
@@ -70,31 +70,3 @@ def reference_bias(masks: Sequence[TokenMask], weights: Sequence[float], target_
     biases = [mask.log_mask + weight for mask, weight in zip(masks, weights, strict=True)]
     reference_tok = sum(mask.grid[0] * mask.grid[1] for mask in masks)
     return (biases[0] if len(biases) == 1 else torch.cat(biases)) - math.log(reference_tok / target_tok)
-
-
-def grow(mask: Tensor, radius_px: int) -> Tensor:
-    """Grow (radius > 0) or shrink (radius < 0) a mask by a square of 2 |radius| + 1 pixels; (V, H, W) in 0..1.
-
-    Outside the picture the mask counts as empty for growing and as full for shrinking, so a mask that covers the
-    whole picture keeps covering it.
-    """
-    if radius_px == 0:
-        return mask
-    sign = 1.0 if radius_px > 0 else -1.0
-    size = 2 * abs(radius_px) + 1
-    rows = max_pool2d(sign * mask[:, None], (size, 1), stride=1, padding=(abs(radius_px), 0))
-    return sign * max_pool2d(rows, (1, size), stride=1, padding=(0, abs(radius_px)))[:, 0]
-
-
-def feather(mask: Tensor, radius_px: int) -> Tensor:
-    """Soften a mask's edge over about `radius_px` pixels (two box blurs); (V, H, W) in 0..1.
-
-    Only pixels of the picture are averaged, so a mask that covers all of it stays 1 up to the border.
-    """
-    if radius_px == 0:
-        return mask
-    size, soft = 2 * radius_px + 1, mask[:, None]
-    for _ in range(2):
-        soft = avg_pool2d(soft, (size, 1), stride=1, padding=(radius_px, 0), count_include_pad=False)
-        soft = avg_pool2d(soft, (1, size), stride=1, padding=(0, radius_px), count_include_pad=False)
-    return soft[:, 0].clamp(0.0, 1.0)

@@ -3,12 +3,16 @@
 from dataclasses import replace
 from typing import Any, get_args
 
+import comfy.model_management
+import comfy.utils
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..attention.masks import MaskResize, feather, grow
+from ..attention.masks import MaskResize
+from ..attention.trimming import FEATHER_PASSES, GROW_PASSES, Progress, feather, grow
 from ..sampling.errors import error_prefix
 from ..sampling.method import DEFAULT_RESIZE, DEFAULT_WEIGHT, Reference
+from ..sampling.references.given_masks import warn_if_slight, without_floor
 from .sockets import CATEGORY, ReferenceSocket, check_choice, check_range
 
 MAX_WEIGHT = 10.0
@@ -65,7 +69,11 @@ class MagicFaceMaskWeight(io.ComfyNode):
                 ),
                 _px_input("feather_px", 0, "Softens the mask's edge over this many pixels of the reference picture."),
                 io.Boolean.Input(
-                    "invert", default=False, advanced=True, tooltip="Use what is outside the mask. Done before grow_px."
+                    "invert",
+                    default=False,
+                    advanced=True,
+                    tooltip="Use what is outside the mask, e.g. for the mask that Load Image gives for a cut-out, which"
+                    " marks the background. Done before grow_px.",
                 ),
             ],
             outputs=[
@@ -92,16 +100,31 @@ class MagicFaceMaskWeight(io.ComfyNode):
             check_range("grow_px", grow_px, -MAX_PX, MAX_PX)
             check_range("feather_px", feather_px, 0, MAX_PX)
             check_choice("resize", resize, get_args(MaskResize))
-            masks = 1.0 - reference.masks if invert else reference.masks
+            masks = without_floor(1.0 - reference.masks) if invert else reference.masks
             _check_not_empty(
                 masks, "invert: leaves nothing of the mask of picture {}, which covers all of it; do not invert"
             )
-            masks = grow(masks, grow_px)
+            progress = _progress(masks, grow_px, feather_px)
+            masks = grow(masks, grow_px, progress)
             _check_not_empty(masks, f"grow_px: {grow_px} leaves nothing of the mask of picture {{}}; shrink it less")
-            masks = feather(masks, feather_px)
+            masks = feather(masks, feather_px, progress)
+        if masks is not reference.masks:
+            warn_if_slight(masks, (reference.latents.shape[-2], reference.latents.shape[-1]))
         blend_weight = weight if injection_weight == SAME_AS_WEIGHT else injection_weight
         weighted = replace(reference, masks=masks, weight=weight, blend_weight=blend_weight, resize=resize)
         return io.NodeOutput(weighted, masks)
+
+
+def _progress(masks: Tensor, grow_px: int, feather_px: int) -> Progress:
+    """Shows how far a large picture's mask is, and lets the user interrupt."""
+    passes = (GROW_PASSES if grow_px else 0) + (FEATHER_PASSES if feather_px else 0)
+    bar = comfy.utils.ProgressBar(max(1, passes * masks.numel()))
+
+    def progress(pixels: int) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        bar.update(pixels)
+
+    return progress
 
 
 def _px_input(name: str, lowest: int, tooltip: str) -> Any:

@@ -11,6 +11,7 @@ from ..attention.blocks import Block
 from ..attention.regions import resize_nearest
 from ..attention.snapshot import AttentionSnapshot
 from ..sampling.snapshots import ATTENTION_STORE, AttentionRecord
+from .drawing.fonts import drawable_names
 from .sampled_latent import finite_samples, pictures_of, step_input
 
 
@@ -87,8 +88,9 @@ def _recorded_image(record: AttentionRecord, index: int, picture: Tensor, step: 
     labels = snapshot.rule.labels
     if labels is None or snapshot.rule.concepts is not None:
         labels = resize_nearest(record.regions[number], snapshot.grid).flatten(1)
+    names = tuple(drawable_names(record.concept_names))
     location = f"step {number}, {known}"
-    return RecordedImage(picture, snapshot, index, record.concept_names, references, labels[index].long(), location)
+    return RecordedImage(picture, snapshot, index, names, references, labels[index].long(), location)
 
 
 def _chosen(record: AttentionRecord, step: int, block: str) -> tuple[int, Block]:

@@ -50,7 +50,8 @@ class MagicFaceReference(io.ComfyNode):
                 io.Mask.Input(
                     "mask",
                     optional=True,
-                    tooltip="Where the concept is (white), a mask for each picture. Not connected = the whole picture.",
+                    tooltip="Where the concept is (white), a mask for each picture. Values up to 0.08 (20 of 255)"
+                    " count as black. Not connected = the picture's alpha, or the whole picture where it has none.",
                 ),
             ],
             outputs=[

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from .fonts import font_for, shorten
 from .pillow import BACKGROUND, TEXT, from_pillow, to_pillow
 
 # From dark violet over red to pale yellow, brighter all the way.
@@ -62,7 +63,6 @@ def dim_outside(picture: Tensor, shown: Tensor) -> Tensor:
 
 def sheet(rows: Sequence[Sequence[Cell]]) -> Tensor:
     """Pictures in rows, each with its label; (H, W, 3) float32 in 0..1. Its size depends on their shapes only."""
-    font = ImageFont.load_default(_FONT_PX)
     sized = [[(_in_cell(cell.picture), cell.label) for cell in row] for row in rows]
     heights = [max(image.height for image, _ in row) + 2 * _FONT_PX for row in sized]
     width = max(sum(image.width + _GAP_PX for image, _ in row) for row in sized) + _GAP_PX
@@ -73,19 +73,11 @@ def sheet(rows: Sequence[Sequence[Cell]]) -> Tensor:
         left = _GAP_PX
         for image, label in row:
             page.paste(image, (left, top))
-            draw.text((left, top + image.height + _FONT_PX // 3), _fitting(label, image.width, font), TEXT, font)
+            font = font_for(label, _FONT_PX)
+            draw.text((left, top + image.height + _FONT_PX // 3), shorten(label, image.width, font), TEXT, font)
             left += image.width + _GAP_PX
         top += height + _GAP_PX
     return from_pillow(page)
-
-
-def _fitting(label: str, width_px: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """As much of a label as fits under a picture."""
-    if font.getlength(label) <= width_px:
-        return label
-    while label and font.getlength(label + "…") > width_px:
-        label = label[:-1]
-    return label + "…"
 
 
 def _in_cell(picture: Tensor) -> Image.Image:

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate, max_pool2d
 
 from ...attention.regions import resize_nearest
 from ...sampling.regions.history import StepRegions
+from .fonts import Font, drawable_names, font_for, shorten
 from .pillow import BACKGROUND, TEXT, from_pillow
 
 # Okabe and Ito's colours, which colour-blind people can tell apart too, and three more for up to ten concepts.
@@ -17,6 +18,7 @@ _HEX = "E69F00 56B4E9 009E73 F0E442 0072B2 D55E00 CC79A7 882255 999999 44AA99"
 COLOURS = [tuple(bytes.fromhex(code)) for code in _HEX.split()]
 _OPACITY = 0.55
 _STRIP_PX, _IN_A_ROW = 320, 5
+_MARGIN_PX = 4
 
 
 def resize_regions(at: StepRegions | None, index: int, size_px: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -91,11 +93,11 @@ def _outline(foreground: Tensor) -> Tensor:
 def _legend(width_px: int, names: Sequence[str], shares: Sequence[float]) -> Tensor:
     """(h, width_px, 3): a swatch, the name and the share of each concept, in as many lines as it takes."""
     size = _font_size(width_px)
-    font = ImageFont.load_default(size)
+    texts = [(name, font_for(name, size)) for name in drawable_names(names)]
     corners, x, y = [], size // 2, size // 2
-    for name in names:
+    for text, font in texts:
         # The layout must not depend on the shares.
-        width = int(size * 1.5 + font.getlength(f"{name} 100%") + size)
+        width = int(size * 1.5 + font.getlength(f"{text} 100%") + size)
         if x > size // 2 and x + width > width_px:
             x, y = size // 2, y + size * 3 // 2
         corners.append((x, y))
@@ -103,7 +105,16 @@ def _legend(width_px: int, names: Sequence[str], shares: Sequence[float]) -> Ten
     image = Image.new("RGB", (width_px, y + size * 3 // 2), BACKGROUND)
     draw = ImageDraw.Draw(image)
     for index, (left, top) in enumerate(corners):
-        label = f"{names[index]} {shares[index]:.0%}"
+        text, font = texts[index]
         draw.rectangle((left, top, left + size, top + size), fill=COLOURS[index % len(COLOURS)])
-        draw.text((left + size * 3 // 2, top + size // 2), label, fill=TEXT, font=font, anchor="lm")
+        left += size * 3 // 2
+        label = _label(text, f" {shares[index]:.0%}", width_px - left, font)
+        draw.text((left, top + size // 2), label, fill=TEXT, font=font, anchor="lm")
     return from_pillow(image)
+
+
+def _label(name: str, share: str, width_px: int, font: Font) -> str:
+    """Name and share; a name that is too long for the line is shortened."""
+    if font.getlength(name + share) <= width_px:
+        return name + share
+    return shorten(name, width_px - font.getlength(share) - _MARGIN_PX, font) + share

@@ -64,8 +64,8 @@ def check_prompt(method: Method, positive: list[dict[str, Any]], findings: Findi
             )
     if any(prompt.unknown for prompt in prompts):
         findings.add(
-            "a part was joined to the positive prompt, as by Conditioning (Concat), whose words are not known. Encode it"
-            " with MagicFace Prompt if it names a concept.",
+            "a part was joined to the positive prompt, as by Conditioning (Concat), whose words are not known. Encode"
+            " it with MagicFace Prompt if it names a concept.",
             logging.INFO,
         )
     for cond in positive:

@@ -27,16 +27,16 @@ def concept_without_words(method: Method, concept: Reference, prompts: Sequence[
             and any(set(prompt.positions(other.concept_tokens)) & set(prompt.positions(phrase)) for prompt in prompts)
         ]
         return SamplingError(
-            "Reference",
             f"concept: {name!r} is in the positive prompt only as a part of {' and '.join(longer)}, which takes its"
             " words. Give each concept words of its own, or name both alike if they are one thing",
+            "Reference",
         )
     if any(prompt.is_doubtful(phrase) for prompt in prompts):
         return SamplingError(
-            "Prompt",
             f"conditioning: has other words where the text has {name!r}. It was encoded from another text (a prompt"
             " language may have changed it, such as [a:b:0.5]), or with another CLIP or clip skip. Give the text as it"
             " was encoded, with BREAK between its parts, and the same CLIP; or encode it in MagicFace Prompt",
+            "Prompt",
         )
     words = [word for prompt in prompts for word in prompt.words]
     near = near_words(name, words)
@@ -51,9 +51,9 @@ def concept_without_words(method: Method, concept: Reference, prompts: Sequence[
         )
     listed = "; ".join(dict.fromkeys(", ".join(prompt.words) for prompt in prompts))
     return SamplingError(
-        "Reference",
         f"concept: {name!r} is not in the positive prompt, whose words are {listed}{hint}{part}. Write the phrase into"
         " MagicFace Prompt, or name the concept as the prompt does",
+        "Reference",
     )
 
 

@@ -11,10 +11,11 @@ from torch import Tensor
 from ..conditioning.prompt import read_tokens
 from ..errors import error_prefix
 from ..families.clip import default_side_px
+from ..families.unet import LATENT_PX
 from ..method import Reference
+from .given_masks import masks_of, warn_if_slight
 
 _MULTIPLE_PX = 64
-_ASPECT_TOLERANCE = 0.02
 _MAX_SHOWN_PX = 512
 
 
@@ -25,7 +26,7 @@ def encode_reference(
 
     Args:
         image: (V, H, W, 3 or 4) in 0..1.
-        mask: (V, H', W') in 0..1 of the same aspect, or None for the whole picture.
+        mask: (V, H', W') in 0..1 of the same aspect, or None for the alpha, or the whole picture where there is none.
         vae, clip: ComfyUI's VAE and CLIP.
         caption: what the pictures show.
         concept: phrase that names the concept in the target prompt.
@@ -44,11 +45,13 @@ def encode_reference(
     if not concept.strip() or not concept_tokens:
         raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
     _check_image(image)
-    masks = torch.ones(image.shape[:3]) if mask is None else _fitting_mask(mask, image)
+    masks = masks_of(image, mask)
+    image = _readable(image)
 
     tokens = clip.tokenize(caption)
     height, width = encoded_size(image.shape[1], image.shape[2], size_px or default_side_px(tokens))
     pixels = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), width, height, "lanczos", "disabled")
+    warn_if_slight(masks, (height // LATENT_PX, width // LATENT_PX))
     return Reference(
         concept=concept.strip(),
         concept_tokens=concept_tokens,
@@ -87,39 +90,15 @@ def encoded_size(height_px: int, width_px: int, side_px: int) -> tuple[int, int]
     return height, width
 
 
+def _readable(image: Tensor) -> Tensor:
+    """The pictures, in a precision that pillow can read. bfloat16 holds no more than 8 bits, so these are rounded."""
+    return (image.float() * 255).round() / 255 if image.dtype is torch.bfloat16 else image
+
+
 def _check_image(image: Tensor) -> None:
     if image.ndim != 4 or image.shape[0] == 0 or image.shape[-1] not in (3, 4):
         raise ValueError(f"image: expected pictures of shape (views, height, width, 3), got {tuple(image.shape)}")
+    if not image.is_floating_point():
+        raise ValueError(f"image: has values of {image.dtype}; give pictures of numbers from 0 to 1")
     if not torch.isfinite(image).all():
         raise ValueError("image: has values that are not finite (NaN or infinite); check the node it comes from")
-
-
-def _fitting_mask(mask: Tensor, image: Tensor) -> Tensor:
-    """The masks, checked and resized to the pictures; (V, H_px, W_px) float32 in 0..1, in main memory."""
-    mask = mask.reshape(-1, *mask.shape[-2:]).float().cpu()
-    views, height, width = image.shape[:3]
-    if len(mask) != views:
-        raise ValueError(f"mask: {len(mask)} for {views} pictures; give each picture its own mask, in the same order")
-    if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
-        raise ValueError("mask: has values outside 0..1 or not finite; check the node it comes from")
-    for view, single in enumerate(mask):
-        if not (single > 0).any():
-            hint = ""
-            if single.shape == (64, 64):
-                hint = (
-                    " (64x64 and all zero is what LoadImage gives for a picture without transparency: draw a mask"
-                    " with the mask editor, or load one with Load Image (as Mask), channel red)"
-                )
-            raise ValueError(
-                f"mask: is empty for picture {view + 1} of {views}{hint}; mark the concept, or leave the input"
-                " unconnected to use the whole picture"
-            )
-    ratio = (mask.shape[2] / mask.shape[1]) / (width / height)
-    if abs(math.log(ratio)) > _ASPECT_TOLERANCE:
-        raise ValueError(
-            f"mask: is {mask.shape[2]}x{mask.shape[1]} and the picture {width}x{height}, which are different shapes;"
-            " use the mask that was drawn on this picture"
-        )
-    if mask.shape[1:] != (height, width):
-        mask = torch.nn.functional.interpolate(mask[:, None], size=(height, width), mode="nearest-exact")[:, 0]
-    return mask.clamp(0.0, 1.0)

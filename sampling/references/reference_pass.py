@@ -14,6 +14,7 @@ from torch import Tensor
 from ...attention.blocks import Block
 from ...attention.device import to_device
 from ...attention.kv import BlockKV, ConceptKV, ViewKV, pool
+from ..errors import SamplingError
 from ..families.unet import Patch, token_grid, with_attention
 from ..findings import Findings
 from ..method import Method, Reference
@@ -66,10 +67,25 @@ class ReferencePass:
                 name: value.process_cond(batch_size=1, area=None) for name, value in cond["model_conds"].items()
             }
         name = f"{reference.concept}|{reference.caption}|{occurrence}"
-        return [
+        views = [
             ReferenceView(reference, number, f"{name}|{number}", latents[number : number + 1], conds, self._findings)
             for number in range(len(latents))
         ]
+        self._check_tokens(reference, views)
+        return views
+
+    def _check_tokens(self, reference: Reference, views: list[ReferenceView]) -> None:
+        """Refuse a reference that has no token in any injection block, before the UNet runs."""
+        height, width = reference.latents.shape[-2:]
+        ratios = sorted({block.ratio for block in self._method.injection_blocks})
+        grids = [(-(-height // ratio), -(-width // ratio)) for ratio in ratios]
+        if not any(len(view.mask_on(grid).indices) for view in views for grid in grids):
+            raise SamplingError(
+                f"mask: that of {reference.concept!r} has no pixel on the token grids of the injection blocks"
+                f" ({', '.join(f'{ww}x{hh}' for hh, ww in grids)}), so the reference would have no effect; set resize"
+                " to area in MagicFace Mask Weight, or mark more of the picture",
+                "Reference",
+            )
 
     def run(self, evaluation: Evaluation, hooks: Any) -> dict[Block, BlockKV]:
         """Keys and values, at each injection block, of all references that are on at the evaluation's stage.

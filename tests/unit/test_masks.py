@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from magicface.attention.attend import TorchAttend
-from magicface.attention.masks import TokenMask, feather, grow, reference_bias, token_mask
+from magicface.attention.masks import TokenMask, reference_bias, token_mask
+from magicface.attention.trimming import feather, grow
 from oracle import attention as oracle
 from oracle import images
 from scenes import generator_of, normal, some_mask, some_view

@@ -75,12 +75,12 @@ def test_positions_equal_those_found_by_marking_tokens(chunks: list[list[Token]]
 
 
 def test_the_longer_phrase_has_a_shared_position() -> None:
-    tag = laid_out([1, 2, 9, 2])
+    tag = tokens_of([1, 2, 9, 2])
     assert tag.positions_of([[2], [1, 2]]) == [[4], [1, 2]]
     assert tag.positions_of([[1, 2], [2]]) == [[1, 2], [4]]
-    assert laid_out([1, 2]).positions_of([[2], [1, 2], []]) == [[], [1, 2], []]
-    assert laid_out([1, 2, 3, 4]).positions_of([[1, 2, 3], [3, 4]]) == [[1, 2, 3], [4]]
-    assert laid_out([1, 2, 3]).positions_of([[1, 2], [2, 3]]) == [[1, 2], [2, 3]]  # of equal length: both
+    assert tokens_of([1, 2]).positions_of([[2], [1, 2], []]) == [[], [1, 2], []]
+    assert tokens_of([1, 2, 3, 4]).positions_of([[1, 2, 3], [3, 4]]) == [[1, 2, 3], [4]]
+    assert tokens_of([1, 2, 3]).positions_of([[1, 2], [2, 3]]) == [[1, 2], [2, 3]]  # of equal length: both
 
 
 @given(
@@ -91,7 +91,7 @@ def test_the_longer_phrase_has_a_shared_position() -> None:
 def test_positions_do_not_depend_on_the_order_of_phrases(
     words: list[int], phrases: list[list[Token]], data: st.DataObject
 ) -> None:
-    tag = laid_out(list(words))
+    tag = tokens_of(list(words))
     order = data.draw(st.permutations(range(len(phrases))))
     found = tag.positions_of(phrases)
     assert tag.positions_of([phrases[index] for index in order]) == [found[index] for index in order]
@@ -102,18 +102,18 @@ def test_positions_do_not_depend_on_the_order_of_phrases(
 
 
 def test_no_phrase_crosses_the_seam_of_two_parts() -> None:
-    tag = replace(laid_out([1, 2], [3]), parts=(CHUNK_TOK,))
+    tag = replace(tokens_of([1, 2], [3]), parts=(CHUNK_TOK,))
     assert tag.positions([2, 3]) == [] and tag.positions([1, 2]) == [1, 2] and tag.positions([3]) == [78]
 
 
 def test_a_phrase_is_where_the_conditioning_has_all_of_it() -> None:
-    tag = replace(laid_out([1, 2, 9, 1, 2]), doubtful=frozenset({2}))
+    tag = replace(tokens_of([1, 2, 9, 1, 2]), doubtful=frozenset({2}))
     assert tag.positions([1, 2]) == [4, 5] and tag.positions([1]) == [1, 4]
     assert tag.is_doubtful([1, 2]) and not tag.is_doubtful([1]) and not tag.is_doubtful([7])
 
 
 def test_signs_within_a_phrase_are_its_positions() -> None:
-    tag = replace(laid_out([1, 7, 2, 8]), plain=((1, 1), (2, 3), (8, 4)))
+    tag = replace(tokens_of([1, 7, 2, 8]), plain=((1, 1), (2, 3), (8, 4)))
     assert tag.positions([1, 2]) == [1, 2, 3] and tag.content == (1, 2, 8)
 
 
@@ -125,7 +125,7 @@ def encoded(seed: int, chunks: int = 1) -> Tensor:
 
 
 def test_appended_chunks_are_known_by_their_numbers() -> None:
-    known, first, second, third = EncodedParts(), laid_out([1]), laid_out([2], [3]), laid_out([4])
+    known, first, second, third = EncodedParts(), tokens_of([1]), tokens_of([2], [3]), tokens_of([4])
     texts = encoded(1), encoded(2, 2), encoded(3)
     for text, tag in zip(texts, (first, second, third), strict=True):
         known.add(text, tag)
@@ -143,9 +143,9 @@ def test_appended_chunks_are_known_by_their_numbers() -> None:
 def test_the_oldest_parts_are_forgotten() -> None:
     known = EncodedParts(limit=2)
     for seed in (1, 2):
-        known.add(encoded(seed), laid_out([seed]))
+        known.add(encoded(seed), tokens_of([seed]))
     assert known.find(encoded(1)) is not None
-    known.add(encoded(3), laid_out([3]))
+    known.add(encoded(3), tokens_of([3]))
     assert known.find(encoded(2)) is None and known.find(encoded(1)) is not None is not known.find(encoded(3))
 
 
