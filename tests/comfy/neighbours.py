@@ -183,6 +183,13 @@ def merge_prompts(node: str, **inputs: Any) -> Callable[[Graph, Any, Any], Texts
     return texts
 
 
+def from_parts(graph: Graph, positive: Any, negative: Any) -> Texts:
+    """The usual prompt as an encoder that knows BREAK makes it, passed through MagicFace Prompt."""
+    whole = graph.text("a boy wearing a hat")
+    whole = call(core_nodes.ConditioningConcat, conditioning_to=whole, conditioning_from=graph.text("and a scarf"))[0]
+    return graph.prompt("a boy wearing a hat BREAK and a scarf", conditioning=whole), negative
+
+
 def left_half_mask(graph: Graph, positive: Any, negative: Any) -> Texts:
     """The prompt masked to the left half of the picture, combined with a plain text for the whole picture."""
     mask = torch.zeros(1, 128, 128)
@@ -399,6 +406,7 @@ NEIGHBOURS = (
     Neighbour("Conditioning (Set Mask)", texts=left_half_mask),
     Neighbour("Conditioning (Combine)", texts=merge_prompts("ConditioningCombine")),
     Neighbour("Conditioning (Concat)", texts=merge_prompts("ConditioningConcat")),
+    Neighbour("a prompt encoded in parts (BREAK)", texts=from_parts, note="through MagicFace Prompt's conditioning"),
     Neighbour("Conditioning (Average)", texts=merge_prompts("ConditioningAverage", conditioning_to_strength=0.7)),
     Neighbour("ConditioningSetTimestepRange", texts=on_positive("ConditioningSetTimestepRange", start=0.0, end=0.7)),
     Neighbour("unCLIP", texts=unclip, family="unclip"),

@@ -140,7 +140,8 @@ def test_a_reference_without_a_token_is_refused_before_sampling(graph):
     calls = []
     handle = graph.model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(None))
     try:
-        with pytest.raises(ValueError, match=r"^MagicFaceReference: mask: .*'hat'.*8x8.*resize to area") as error:
+        says = r"^MagicFaceReference: mask: .*'hat'.*8x8.*resize to area"
+        with pytest.raises(graph.sampling_error, match=says) as error:
             graph.sample(graph.apply(graph.model, reference))
         assert calls == [] and "4x4" in str(error.value)
     finally:

@@ -35,7 +35,7 @@ def refused(graph, positive, *references, model=None):
     model = model or graph.model
     handle = model.model.diffusion_model.register_forward_pre_hook(lambda *_: calls.append(None))
     try:
-        with pytest.raises(ValueError) as error:
+        with pytest.raises(graph.sampling_error) as error:
             graph.sample(graph.apply(model, *references), positive, steps=1)
     finally:
         handle.remove()
@@ -60,15 +60,15 @@ def test_joined_prompts_of_several_chunks(graph):
 
 def test_a_concept_in_the_second_part_only_samples(graph):
     joined = concat(graph.prompt("a boy wearing a hat"), graph.prompt("a scarf"))
-    latent = graph.sample(graph.apply(graph.model, *graph.two()), joined)
+    latent = graph.sample(graph.apply(graph.model, *graph.two_references()), joined)
     plain = graph.sample(graph.model, joined)
     assert (latent - plain).abs().max() > 0.1
-    assert 1 in torch.stack(graph.recorded(latent)[0])
+    assert 1 in torch.stack(graph.regions_by_step(latent)[0])
 
 
 def test_a_part_of_another_encoder_is_named(graph):
     joined = concat(graph.prompt("a boy wearing a hat"), graph.text("zebras wearing scarf"))
-    message = refused(graph, joined, *graph.two())
+    message = refused(graph, joined, *graph.two_references())
     for words in ("MagicFaceReference: concept: 'scarf'", "Concat", "encode every part with MagicFace Prompt"):
         assert words in message
 
@@ -111,13 +111,13 @@ def test_a_text_cut_where_no_chunk_is_full(graph):
 
 def test_parts_of_another_encoder_give_the_regions_of_our_own(graph):
     parts = ["a boy wearing", "a hat and", "a scarf"]
-    model = graph.apply(graph.model, *graph.two())
+    model = graph.apply(graph.model, *graph.two_references())
     own = graph.sample(model, concat(*map(graph.prompt, parts)))
     given = concat(*map(graph.text, parts))
     for text in (" ".join(parts), " BREAK ".join(parts)):
         latent = graph.sample(model, graph.prompt(text, conditioning=given))
         assert torch.equal(latent, own)
-        assert {0, 1} <= set(torch.stack(graph.recorded(latent)[0]).flatten().tolist())
+        assert {0, 1} <= set(torch.stack(graph.regions_by_step(latent)[0]).flatten().tolist())
 
 
 # Conditionings of other encoders
@@ -137,7 +137,7 @@ def test_parts_of_another_encoder_give_the_regions_of_our_own(graph):
 def test_another_text_of_the_same_length_is_refused(graph_of, family, encoded):
     graph = graph_of(family)
     given = graph.text(encoded)
-    message = refused(graph, graph.prompt(PROMPT, conditioning=given), *graph.two())
+    message = refused(graph, graph.prompt(PROMPT, conditioning=given), *graph.two_references())
     for words in ("MagicFacePrompt: conditioning", "other words", "'hat'", "BREAK"):
         assert words in message
 
@@ -227,12 +227,13 @@ def test_a_clip_that_encodes_words_twice_is_named(graph):
 
 def test_the_clip_of_another_family_is_named_before_sampling(graph_of):
     sdxl, sd1 = graph_of("sdxl"), graph_of("sd1")
-    message = refused(sdxl, sd1.prompt(), *sdxl.two())
+    message = refused(sdxl, sd1.prompt(), *sdxl.two_references())
     width, given = sdxl.text()[0][0].shape[-1], sd1.text()[0][0].shape[-1]
     for words in ("MagicFacePrompt: clip", "positive", f"{given} wide", f"reads {width}", "same checkpoint"):
         assert words in message
-    with pytest.raises(ValueError, match=f"MagicFaceApply: the sampler's negative prompt was encoded {given} wide"):
-        sdxl.sample(sdxl.apply(sdxl.model, *sdxl.two()), sdxl.prompt(), sd1.text())
+    says = f"MagicFaceApply: the sampler's negative prompt was encoded {given} wide"
+    with pytest.raises(sdxl.sampling_error, match=says):
+        sdxl.sample(sdxl.apply(sdxl.model, *sdxl.two_references()), sdxl.prompt(), sd1.text())
 
 
 # Overlapping phrases
