@@ -82,13 +82,14 @@ def test_groups_of_references_are_halved_when_memory_runs_out(graph: Graph, pack
 
 
 def test_a_mask_that_becomes_empty_is_logged(graph: Graph, caplog) -> None:
+    """By nearest, this pixel is one of those that the 8x8 grid takes, and none of the 4x4 grid's."""
     mask = torch.zeros(1, 128, 128)
-    mask[0, 3, 3] = 1.0
+    mask[0, 16, 16] = 1.0
     thin = graph.reference("hat", mask=mask)
     with caplog.at_level(logging.WARNING, logger="magicface"):
         seen = graph.sample(graph.apply(graph.model, graph.mask_weight(thin, resize="area")))
         assert not [r for r in caplog.records if "has no pixel" in r.message]
         unseen = graph.sample(graph.apply(graph.model, graph.mask_weight(thin, resize="nearest")))
     logged = [record.message for record in caplog.records if "has no pixel" in record.message]
-    assert logged and all("'hat'" in message and "resize to area" in message for message in logged)
+    assert logged and all("'hat'" in message and "4x4" in message and "resize to area" in message for message in logged)
     assert not torch.equal(seen, unseen)
