@@ -27,7 +27,7 @@ class HostAttention:
 
     def __init__(self, extra_options: dict[str, Any]) -> None:
         self.heads: int = extra_options["n_heads"]
-        self._precision = extra_options["attn_precision"]
+        self._precision = extra_options.get("attn_precision")  # older copies of a block's forward leave it out
         self._options = extra_options
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:

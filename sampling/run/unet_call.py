@@ -73,9 +73,11 @@ class UNetCall:
     def _self_attention(
         self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
     ) -> Tensor:
+        attend = HostAttention(extra)
+        if self._is_of_some_rows(q, extra):
+            return inner(q, k, v, extra) if inner else attend(q, k, v)
         grid = self._grid(block, q, extra)
         self._check_keys(block, k, q.shape[1])
-        attend = HostAttention(extra)
         if block in self._map_blocks:
             self._self_queries[block] = q, k[:, : q.shape[1]]  # own keys: other nodes' additions are behind them
         injected = [(rows, row) for rows, row in self._rows if row is not None and self._is_injected(row)]
@@ -129,6 +131,8 @@ class UNetCall:
         self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
     ) -> Tensor:
         attend = HostAttention(extra)
+        if self._is_of_some_rows(q, extra):
+            return inner(q, k, v, extra) if inner else attend(q, k, v)
         self_q, self_k = self._self_queries.pop(block)
         grid = self._grid(block, q, extra)
         self._check_keys(block, k, self._context_tok)
@@ -140,6 +144,11 @@ class UNetCall:
                 maps.add(cross, self_q[rows], self_k[rows], grid, attend)
         return inner(q, k, v, extra) if inner else attend(q, k, v)
 
+    def _is_of_some_rows(self, q: Tensor, extra: dict[str, Any]) -> bool:
+        """Whether another node calls the attention again, for the tokens of some rows only: that is its own."""
+        hh, ww = token_grid(extra)
+        return q.shape[0] < self._total_rows and q.shape[1] == hh * ww
+
     def _grid(self, block: Block, q: Tensor, extra: dict[str, Any]) -> tuple[int, int]:
         """The block's token grid (hh, ww).
 
@@ -147,6 +156,13 @@ class UNetCall:
             SamplingError: the number of tokens is not the grid's.
         """
         hh, ww = token_grid(extra)
+        if q.shape[0] > self._total_rows and q.shape[1] == hh * ww:
+            found = "; ".join(other_patches(self._options, [block])) or "nothing that MagicFace knows of"
+            raise SamplingError(
+                f"MagicFace: block {block} was given {q.shape[0]} rows instead of {self._total_rows}. Patched in there:"
+                f" {found}. Regional prompting by attention, which repeats rows, cannot be used with MagicFace: use"
+                " Conditioning (Set Mask) and Conditioning (Combine) instead"
+            )
         if q.shape[:2] != (self._total_rows, hh * ww):
             raise self._changed_tokens(block, "tokens", q, f"{self._total_rows} x {hh * ww} ({ww}x{hh} grid)")
         return hh, ww

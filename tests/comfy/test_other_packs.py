@@ -9,6 +9,7 @@ from itertools import pairwise
 import comfy.samplers
 import pytest
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
@@ -187,3 +188,44 @@ def test_a_compiled_model_is_refused_where_torch_cannot_switch_compile_off(graph
     assert not torch.equal(expected, graph.sample(graph.model))
     with pytest.raises(graph.sampling_error, match=r"MagicFaceApply: model: is compiled .* torch 2\.6 or newer"):
         graph.sample(graph.apply(compile_blocks(graph, graph.model), *graph.two_references()))
+
+
+def test_attention_that_is_called_again_for_some_rows_is_left_alone(graph):
+    """As by a pack with a forward of its own for blocks: some rows again, and without newer options."""
+    name, again, patches = ("output", 3, 0), [], []
+
+    def attention(q, k, v, extra):
+        out = optimized_attention(q, k, v, extra["n_heads"])
+        if len(q) > 1:
+            older = {option: value for option, value in extra.items() if option != "attn_precision"}
+            part = patches[-1](q[1:], k[1:], v[1:], older)
+            again.append(torch.allclose(part, out[1:], rtol=1e-4, atol=1e-5))
+        return out
+
+    model = graph.model.clone()
+    model.set_model_attn1_replace(attention, *name)
+    patched_model = graph.apply(model, *graph.two_references())
+    block = next(
+        layer.transformer_blocks[0]
+        for layer in model.model.diffusion_model.output_blocks[3]
+        if hasattr(layer, "transformer_blocks")
+    )
+    handle = block.register_forward_pre_hook(
+        lambda _, args, kwargs: patches.append(kwargs["transformer_options"]["patches_replace"]["attn1"][name]),
+        with_kwargs=True,
+    )
+    try:
+        latent = graph.sample(patched_model)
+    finally:
+        handle.remove()
+    assert torch.isfinite(latent).all() and len(again) == STEPS and all(again)
+
+
+def test_rows_that_are_repeated_are_named(graph):
+    """As by regional prompting by attention: the rows of the prompt are repeated for each of its texts."""
+    model = graph.apply(graph.model, *graph.two_references())
+    model.set_model_attn2_patch(lambda q, k, v, extra: (q.repeat(2, 1, 1), k.repeat(2, 1, 1), v.repeat(2, 1, 1)))
+    model.set_model_attn2_output_patch(lambda out, extra: out[: len(out) // 2])
+    says = r"rows instead of 2\..*Conditioning \(Set Mask\) and Conditioning \(Combine\)"
+    with pytest.raises(graph.sampling_error, match=says):
+        graph.sample(model)
