@@ -129,7 +129,7 @@ class ReferencePass:
             kv = self.through_unet(group, evaluation, options)
         except Exception as error:
             if len(group) == 1 or not _is_out_of_memory(error):
-                log.error("MagicFace: the UNet call for the references failed%s: %s", _replaced(self._model), error)
+                _log_failure(self._model, error)
                 raise
         else:
             self._cache.add(key, kv)
@@ -192,11 +192,17 @@ def _split(group: list[ReferenceView], size: int) -> list[list[ReferenceView]]:
     return [group[first : first + size] for first in range(0, len(group), size)]
 
 
-def _replaced(model: Any) -> str:
-    """Names the functions that other nodes have put in the place of UNet modules' own, for a message."""
+def _log_failure(model: Any, error: Exception) -> None:
+    """Say that an error is of the reference pass, and which modules other nodes have changed; not of a cancelled run.
+
+    As text: a log record that held the error would hold the tensors of its frames.
+    """
+    if isinstance(error, comfy.model_management.InterruptProcessingException):
+        return
     forwards = [vars(module)["forward"] for module in model.diffusion_model.modules() if "forward" in vars(module)]
     names = ", ".join(dict.fromkeys(map(name_of, forwards)))
-    return f" (other nodes replaced the forward of modules by {names})" if names else ""
+    changed = f" (other nodes replaced the forward of modules by {names})" if names else ""
+    log.error("%s", f"MagicFace: the UNet call for the references failed{changed}: {error}")
 
 
 def _is_out_of_memory(error: Exception) -> bool:
