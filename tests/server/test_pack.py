@@ -110,7 +110,7 @@ def test_a_prompt_queued_twice_is_cached_and_equal(client: Client, prompt: dict[
 
 def test_a_bad_input_ends_with_the_nodes_message(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
     prompt[only(prompt, "MagicFacePrompt")]["inputs"]["text"] = "a landscape with nothing in it"
-    with pytest.raises(PromptError, match=r"failed: ValueError: .*MagicFace"):
+    with pytest.raises(PromptError, match=r"failed: SamplingError: .*MagicFace"):
         client.run(prompt)
 
 

@@ -36,7 +36,7 @@ def test_another_server_on_the_port_is_recognised_as_foreign(server: Server, ins
 
 
 def test_a_given_port_that_is_taken_is_an_error(server: Server, install: Install, tmp_path: Path) -> None:
-    with pytest.raises(ServerError, match=rf"port {server.port} is taken.*--port"):
+    with pytest.raises(ServerError, match=rf"port {server.port} is in use.*--port"):
         Server(install, tmp_path, server.port).start()
 
 
@@ -89,7 +89,7 @@ def test_a_folder_without_comfyui_is_an_error(dev: Dev, tmp_path: Path) -> None:
     process = dev("serve", COMFYUI_PATH=str(tmp_path / "nowhere"))
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert f"COMFYUI_PATH is {tmp_path / 'nowhere'}, but there is no main.py" in output
+    assert f"COMFYUI_PATH is {tmp_path / 'nowhere'}, but that folder has no main.py" in output
 
 
 def listing(folder: Path) -> list[tuple[str, int]]:
