@@ -66,6 +66,8 @@ class UNetCall:
         inner = present_patch(self._options, kind, block)
 
         def patch(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any]) -> Tensor:
+            if self._is_of_some_rows(q, extra_options):
+                return inner(q, k, v, extra_options) if inner else HostAttention(extra_options)(q, k, v)
             return attention(block, inner, q, k, v, extra_options)
 
         return patch
@@ -74,8 +76,6 @@ class UNetCall:
         self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
     ) -> Tensor:
         attend = HostAttention(extra)
-        if self._is_of_some_rows(q, extra):
-            return inner(q, k, v, extra) if inner else attend(q, k, v)
         grid = self._grid(block, q, extra)
         self._check_keys(block, k, q.shape[1])
         if block in self._map_blocks:
@@ -131,8 +131,6 @@ class UNetCall:
         self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
     ) -> Tensor:
         attend = HostAttention(extra)
-        if self._is_of_some_rows(q, extra):
-            return inner(q, k, v, extra) if inner else attend(q, k, v)
         self_q, self_k = self._self_queries.pop(block)
         grid = self._grid(block, q, extra)
         self._check_keys(block, k, self._context_tok)
