@@ -6,8 +6,8 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..sampling.families.unet import LATENT_PX
 from ..sampling.regions.history import REGION_STORE, RegionHistory
+from .showing import plain_pictures
 
 _LAST, _MAX_STEP = -1, 10000
 
@@ -59,7 +59,7 @@ def _unknown_because(samples: Tensor) -> str:
 def pictures_of(image: Tensor | None, samples: Tensor) -> Tensor:
     """(b, H_px, W_px, 3) in 0..1: the pictures to draw over; grey ones of the latent's size if none are given."""
     if image is None:
-        return torch.full((len(samples), samples.shape[-2] * LATENT_PX, samples.shape[-1] * LATENT_PX, 3), 0.25)
+        return plain_pictures({"samples": samples}, None)
     if len(image) not in (1, len(samples)):
         raise ValueError(f"image: {len(image)} pictures for {len(samples)} latents; give one, or one for each")
     return image[..., :3].float().cpu().expand(len(samples), -1, -1, -1)

@@ -155,11 +155,10 @@ class UNetCall:
         """
         hh, ww = token_grid(extra)
         if q.shape[0] > self._total_rows and q.shape[1] == hh * ww:
-            found = "; ".join(other_patches(self._options, [block])) or "nothing that MagicFace knows of"
             raise SamplingError(
                 f"MagicFace: block {block} was given {q.shape[0]} rows instead of {self._total_rows}. Patched in there:"
-                f" {found}. Regional prompting by attention, which repeats rows, cannot be used with MagicFace: use"
-                " Conditioning (Set Mask) and Conditioning (Combine) instead"
+                f" {self._patched_in(block)}. Regional prompting by attention, which repeats rows, cannot be used with"
+                " MagicFace: use Conditioning (Set Mask) and Conditioning (Combine) instead"
             )
         if q.shape[:2] != (self._total_rows, hh * ww):
             raise self._changed_tokens(block, "tokens", q, f"{self._total_rows} x {hh * ww} ({ww}x{hh} grid)")
@@ -174,12 +173,14 @@ class UNetCall:
         if k.shape[0] != self._total_rows or k.shape[1] < expected:
             raise self._changed_tokens(block, "keys", k, f"{self._total_rows} x {expected} or more")
 
+    def _patched_in(self, block: Block) -> str:
+        return "; ".join(other_patches(self._options, [block])) or "nothing that MagicFace knows of"
+
     def _changed_tokens(self, block: Block, what: str, given: Tensor, expected: str) -> SamplingError:
-        found = "; ".join(other_patches(self._options, [block])) or "nothing that MagicFace knows of"
         return SamplingError(
             f"MagicFace: block {block} was given {given.shape[0]} x {given.shape[1]} {what} instead of {expected}."
-            f" Patched in there: {found}. Patches that change the tokens, as HyperTile and token merging do, cannot be"
-            " used with MagicFace: remove it, or choose other blocks in MagicFace Schedule"
+            f" Patched in there: {self._patched_in(block)}. Patches that change the tokens, as HyperTile and token"
+            " merging do, cannot be used with MagicFace: remove it, or choose other blocks in MagicFace Schedule"
         )
 
     def _check_whole(self) -> None:
