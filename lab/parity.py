@@ -97,9 +97,9 @@ class _Finder:
         self.blocks = own.blocks
         self._maps: dict[str, Any] = {}
 
-    def maps_of(self, row: Any, size_lat: Sequence[int]) -> Any:
+    def new_maps(self, row: Any, size_lat: Sequence[int], images: Sequence[int]) -> Any:
         """The own finder's maps; there is one cond of each role."""
-        self._maps[row.role] = self._own.maps_of(row, size_lat)
+        self._maps[row.role] = self._own.new_maps(row, size_lat, images)
         return self._maps[row.role]
 
     def regions(self, conds: Any, device: torch.device) -> Any:

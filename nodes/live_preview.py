@@ -31,7 +31,8 @@ class LivePreview:
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(total)
         picture = self._picture(x0)
-        drawn = draw_regions(picture, run.history.steps[-1], 0, run.history.concept_names, self._previewer is not None)
+        history = run.regions.read()
+        drawn = draw_regions(picture, history.steps[-1], 0, history.concept_names, self._previewer is not None)
         self._bar.update_absolute(step + 1, total, ("JPEG", to_pillow(drawn), _MAX_PX))
 
     def _picture(self, x0: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from .families.unet import context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
 from .references.cache import REFERENCE_CACHE
 from .references.noise import NoiseSource, SeededNoise
-from .regions.history import REGION_STORE, RegionHistory
+from .regions.history import REGION_STORE, RegionHistory, regions_under
 from .regions.segmenter import Segmenter
 from .regions.source import RegionSource
 from .run.other_patches import other_patches
@@ -146,7 +146,7 @@ def patch_model(
         """One sampling run, whose state is made and dropped in here."""
         guider = executor.class_obj
         with errors():
-            run = _begin(method, guider, len(sigmas) - 1, seed)
+            run = _begin(method, guider, (noise, latent_image, sigmas), seed)
             watch = make_watcher(guider.model_patcher) if make_watcher and run else None
             denoised: list[Tensor] = []
 
@@ -161,7 +161,7 @@ def patch_model(
                 samples: Tensor = executor(
                     noise, latent_image, sampler, sigmas, denoise_mask, each_step, disable_pbar, seed, **kwargs
                 )
-        _end(method, run, guider.model_patcher.model, samples, denoised)
+        _end(method, run, guider.model_patcher.model, samples, denoised, float(sigmas[-1]))
         return samples
 
     clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, outer_sample)
@@ -169,24 +169,29 @@ def patch_model(
     return clone
 
 
-def _end(method: Method, run: Run | None, model: Any, samples: Tensor, denoised: list[Tensor]) -> None:
+def _end(method: Method, run: Run | None, model: Any, samples: Tensor, denoised: list[Tensor], level: float) -> None:
     """Store what the run recorded under its latent and, as some samplers give it out too, its last denoised latent."""
     latents = [samples, *(model.process_latent_out(x0.float().cpu()) for x0 in denoised)]
     if run is None:
         REGION_STORE.add(RegionHistory(method.concept_names, findings=[_ALL_OFF]), latents)
         return
-    run.end()
-    REGION_STORE.add(run.history, latents)
+    REGION_STORE.add(run.end(level), latents)
     if run.recorder is not None:
         ATTENTION_STORE.add(run.recorder.record, latents)
 
 
-def _begin(method: Method, guider: Any, total_steps: int, seed: int | None) -> Run | None:
-    """The run's state; None if every weight is 0, which is exactly the model without the method."""
+def _begin(method: Method, guider: Any, start: tuple[Tensor, Tensor, Tensor], seed: int | None) -> Run | None:
+    """The run's state; None if every weight is 0, which is exactly the model without the method.
+
+    It starts with (noise, latent, sigmas). Without noise it may go on where an earlier run ended.
+    """
     if not any(reference.active for reference in method.references):
         return None
     check_text_widths(context_width(unet_of(guider.model_patcher)), guider.conds)
-    run = Run(method, guider, total_steps)
+    noise, latent, sigmas = start
+    device = guider.model_patcher.load_device
+    known = None if noise.any() else regions_under(latent, float(sigmas[0]), method.concept_names, device)
+    run = Run(method, guider, len(sigmas) - 1, known)
     check_prompt(method, guider.conds.get("positive") or [], run.findings)
     report_other_patches(method, guider.model_options, guider.conds)
     for concept in method.concepts:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -115,18 +114,15 @@ def comparison(pack: Any, layout: Any, found: Agreement) -> Any:
             self._some = {
                 spec: segmenter(replace(method, segmentation_blocks=blocks), shape) for spec, blocks in chosen.items()
             }
-            self._calls: Counter[Any] = Counter()
 
-        def maps_of(self, row: Any, size_lat: Sequence[int]) -> AllMaps | None:
-            """The maps of all segmenters that read the next block; a cond's blocks come in their order."""
-            maps = self._all.maps_of(row, size_lat)
+        def new_maps(self, row: Any, size_lat: Sequence[int], images: Sequence[int]) -> AllMaps | None:
+            """The maps of all segmenters."""
+            maps = self._all.new_maps(row, size_lat, images)
             if maps is None:
                 return None
-            key = row.role, row.cond["uuid"]
-            block = self.blocks[self._calls[key] % len(self.blocks)]
-            self._calls[key] += 1
-            reading = [some for some in self._some.values() if block in some.blocks]
-            return AllMaps([maps, *(some.maps_of(row, size_lat) for some in reading)])
+            each = [(self.blocks, maps)]
+            each += [(some.blocks, some.new_maps(row, size_lat, images)) for some in self._some.values()]
+            return AllMaps(each, iter(self.blocks))
 
         def regions(self, conds: Any, device: torch.device) -> Any:
             """The regions of all blocks."""
@@ -142,14 +138,22 @@ def comparison(pack: Any, layout: Any, found: Agreement) -> Any:
 
 @dataclass
 class AllMaps:
-    """Attention maps that are filled together."""
+    """Attention maps of one pass of the UNet that are filled together.
 
-    maps: list[Any]
+    Attributes:
+        each: maps, and the blocks that they read.
+        coming: the blocks in the order in which they come.
+    """
 
-    def add(self, *block: Any) -> None:
-        """Add a block to each of them."""
-        for its in self.maps:
-            its.add(*block)
+    each: list[tuple[Sequence[Any], Any]]
+    coming: Iterator[Any]
+
+    def add(self, *given: Any) -> None:
+        """Add the next block to those that read it."""
+        block = next(self.coming)
+        for blocks, maps in self.each:
+            if block in blocks:
+                maps.add(*given)
 
 
 def _agreement(one: Tensor, other: Tensor) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """The role of each cond in a UNet call: whether its rows are the positive prompt's or the negative one's.
 
 ComfyUI calls the UNet for any lists of conds, alone or together and in any order, and so do other packs. So a role is
-not a position in a call: it is decided by the list that the cond is in, the guider's positive or its negative one.
+not a position in a call: it is decided by the list that the cond is in, the guider's positive or its negative one, or a
+copy of it.
 """
 
 from collections.abc import Sequence
@@ -92,33 +93,77 @@ KnownConds = dict[tuple[int, Any], CondRow]
 """The conds of one call, under what ComfyUI passes to a UNet call: (index of the list, uuid)."""
 
 
-def known_conds(conds: Sequence[Any], guider_conds: dict[str, Any], texts: Texts, shape: Sequence[int]) -> KnownConds:
+@dataclass(frozen=True, eq=False)
+class CondList:
+    """A requested list of conds.
+
+    Attributes:
+        role: of all its conds.
+        conds: for each of them the guider's own; its own ones if it has no role.
+    """
+
+    role: Role
+    conds: Sequence[dict[str, Any]]
+
+
+def match_list(conds: Sequence[dict[str, Any]] | None, guider_conds: dict[str, Any]) -> CondList:
+    """Match a requested list with the guider's positive or negative one.
+
+    It is that very list, or a copy in which each cond still has the uuid and the text of one of the guider's. Other
+    nodes copy lists, as windows over a batch do, which keep some images of masks and texts. The uuid alone is not
+    enough: see `Texts`.
+    """
+    roles: tuple[Role, Role] = ("positive", "negative")
+    for role in roles:
+        if conds is not None and conds is guider_conds.get(role):
+            return CondList(role, conds)
+    for role in roles:
+        originals = [_original(cond, guider_conds.get(role) or ()) for cond in conds or ()]
+        found = [cond for cond in originals if cond is not None]
+        if found and len(found) == len(originals):
+            return CondList(role, found)
+    return CondList("other", conds or ())
+
+
+def _original(cond: dict[str, Any], listed: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """The cond of a guider's list that a cond is a copy of."""
+    for original in listed:
+        if cond.get("uuid") == original["uuid"] and _is_same_text(_text_of(cond), _text_of(original)):
+            return original
+    return None
+
+
+def _text_of(cond: dict[str, Any]) -> Tensor | None:
+    text = cond["model_conds"].get("c_crossattn")
+    return None if text is None else text.cond
+
+
+def _is_same_text(text: Tensor | None, original: Tensor | None) -> bool:
+    """Whether every row of a text (b', T, width) is one of the original's (b, T, width)."""
+    if text is None or original is None or text is original:
+        return text is original
+    if text.shape[1:] != original.shape[1:]:
+        return False
+    same = (text.to(original)[:, None] == original[None]).flatten(2).all(dim=-1)
+    return bool(same.any(dim=1).all())
+
+
+def known_conds(lists: Sequence[CondList], texts: Texts, shape: Sequence[int]) -> KnownConds:
     """The conds of a call with their roles.
 
     Args:
-        conds: the requested lists of conds, None where one is left out.
-        guider_conds: the guider's own lists by name.
+        lists: the requested lists.
         texts: the run's texts.
         shape: (..., H, W) of the latent.
     """
     known: KnownConds = {}
-    for index, listed in enumerate(conds):
-        role = role_of(listed, guider_conds)
-        for cond in listed or ():
-            text = cond["model_conds"].get("c_crossattn")
-            length, (tag, zeroed) = (0, (None, False)) if text is None else (text.cond.shape[1], texts.of(text.cond))
+    for index, listed in enumerate(lists):
+        for cond in listed.conds:
+            text = _text_of(cond)
+            length, (tag, zeroed) = (0, (None, False)) if text is None else (text.shape[1], texts.of(text))
             area = _area_of(cond, shape)
-            known[index, cond["uuid"]] = CondRow(role, cond, area, cond.get("mask"), length, tag, zeroed)
+            known[index, cond["uuid"]] = CondRow(listed.role, cond, area, cond.get("mask"), length, tag, zeroed)
     return known
-
-
-def role_of(conds: Any, guider_conds: dict[str, Any]) -> Role:
-    """The role of a list of conds: whether it is the very list that the guider has."""
-    if conds is not None and conds is guider_conds.get("positive"):
-        return "positive"
-    if conds is not None and conds is guider_conds.get("negative"):
-        return "negative"
-    return "other"
 
 
 def _area_of(cond: dict[str, Any], shape: Sequence[int]) -> Area | None:

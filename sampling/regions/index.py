@@ -1,5 +1,7 @@
 """The regions of an evaluation, as the blocks of the next one ask for them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,7 +16,7 @@ class RegionIndex:
     def __init__(self, on_device: Regions) -> None:
         self.on_device = on_device
         self._in_main_memory: tuple[Tensor, Tensor] | None = None
-        self._rules: dict[tuple[Area | None, tuple[int, int], torch.device], InjectionRule] = {}
+        self._rules: dict[tuple[Area | None, tuple[int, int], torch.device, Sequence[int]], InjectionRule] = {}
 
     def read_with(self, number: Tensor) -> float:
         """Read a number (1,) from the device, and the regions with it, so that the host waits once."""
@@ -42,14 +44,18 @@ class RegionIndex:
         assert self._in_main_memory is not None
         return self._in_main_memory
 
-    def rule(self, area: Area | None, grid: tuple[int, int], device: torch.device) -> InjectionRule:
-        """How the queries of a block attend, for a cond that sees an area of the latent (None: all of it).
+    def rule(
+        self, area: Area | None, grid: tuple[int, int], device: torch.device, images: Sequence[int]
+    ) -> InjectionRule:
+        """How the queries of a block attend in some of the images, given as a tuple.
+
+        The cond sees an area of the latent (None: all of it).
 
         Source: docs/method.md#regions.
         """
-        key = area, grid, device
+        key = area, grid, device, images
         if key not in self._rules:
             rows, columns = half_grid_span(area)
-            labels = resize_nearest(self.concepts[:, rows, columns], grid).flatten(1)
+            labels = resize_nearest(self.concepts[list(images), rows, columns], grid).flatten(1)
             self._rules[key] = rba(labels, device)
         return self._rules[key]

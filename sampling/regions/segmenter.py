@@ -14,6 +14,45 @@ from ..conditioning.roles import CondRow, KnownConds, half_grid_span
 from ..method import Method
 
 
+class MapsOfCond:
+    """The attention maps of one cond, which may come in parts of the batch; where parts overlap, the later one counts.
+
+    Attributes:
+        row: the cond.
+    """
+
+    def __init__(self, row: CondRow) -> None:
+        self.row = row
+        self._parts: list[tuple[Sequence[int], AttentionMaps]] = []
+
+    def add(self, images: Sequence[int], maps: AttentionMaps) -> None:
+        """Add the maps of some images, still empty; earlier ones of no other images are dropped."""
+        self._parts = [part for part in self._parts if not set(part[0]) <= set(images)]
+        self._parts.append((images, maps))
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has any maps."""
+        return any(maps.blocks for _, maps in self._parts)
+
+    def tokens(self, device: torch.device) -> Tensor:
+        """See `AttentionMaps`, for the whole batch."""
+        return self._joined([(images, maps.tokens) for images, maps in self._parts if maps.blocks], device)
+
+    def background(self, device: torch.device) -> Tensor:
+        """See `AttentionMaps`, for the whole batch."""
+        return self._joined([(images, maps.background) for images, maps in self._parts if maps.blocks], device)
+
+    def _joined(self, parts: Sequence[tuple[Sequence[int], Tensor]], device: torch.device) -> Tensor:
+        _, first = parts[0]
+        if len(parts) == 1:
+            return first.to(device)
+        whole = first.new_zeros(1 + max(image for images, _ in parts for image in images), *first.shape[1:])
+        for images, maps in parts:
+            whole[list(images)] = maps.to(whole)
+        return whole.to(device)
+
+
 class Segmenter:
     """Finds regions by the attention of the method's segmentation blocks. A `RegionFinder`, and its class a source.
 
@@ -21,50 +60,44 @@ class Segmenter:
         method: the method.
         shape: (..., H, W) of the whole latent.
 
-    Attributes:
-        maps: the collected maps by (role, uuid) of the cond.
-
     Source: docs/method.md#segmentation.
     """
 
     def __init__(self, method: Method, shape: Sequence[int]) -> None:
         self._method, self._shape = method, shape
         self.blocks: Sequence[Block] = method.segmentation_blocks
-        self.maps: dict[tuple[str, Any], tuple[CondRow, AttentionMaps]] = {}
+        self._maps: dict[tuple[str, Any], MapsOfCond] = {}
 
-    def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> AttentionMaps | None:
+    def new_maps(self, row: CondRow, size_lat: Sequence[int], images: Sequence[int]) -> AttentionMaps | None:
         """See `RegionFinder`."""
         untagged = row.role == "positive" and row.tag is None
         if row.role == "other" or untagged or row.zeroed or row.length == 0:
             return None
-        key = row.role, row.cond["uuid"]
-        if key not in self.maps:
-            self.maps[key] = row, AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
-        return self.maps[key][1]
+        maps = AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
+        self._maps.setdefault((row.role, row.cond["uuid"]), MapsOfCond(row)).add(images, maps)
+        return maps
 
     def regions(self, conds: KnownConds, device: torch.device) -> Regions | None:
         """The regions of all positive conds together; see `RegionFinder`."""
         positive = [row for row in conds.values() if row.role == "positive"]
-        mapped = [(row, self.maps.get(("positive", row.cond["uuid"]))) for row in positive]
+        mapped = [(row, self._maps.get(("positive", row.cond["uuid"]))) for row in positive]
         found = [
-            _on_canvas(self._segment(row, entry[1], device), row, self._zone(row, positive, device))
-            for row, entry in mapped
-            if entry is not None and entry[1].blocks
+            _on_canvas(self._segment(row, maps, device), row, self._zone(row, positive, device))
+            for row, maps in mapped
+            if maps is not None and maps.complete
         ]
         return fold(_unite, found) if found else None
 
-    def _segment(self, row: CondRow, maps: AttentionMaps, device: torch.device) -> Regions:
+    def _segment(self, row: CondRow, maps: MapsOfCond, device: torch.device) -> Regions:
         """The regions of one cond, on its own grid."""
         assert row.tag is not None
         phrases = self._method.positions(row.tag)
-        backgrounds = [
-            other.background.to(device)
-            for negative, other in self.maps.values()
-            if negative.role == "negative" and negative.area == row.area and other.blocks
+        negative = [
+            m for m in self._maps.values() if m.row.role == "negative" and m.row.area == row.area and m.complete
         ]
-        background = torch.stack(backgrounds).mean(dim=0) if backgrounds else maps.background.to(device)
+        background = torch.stack([m.background(device) for m in negative or [maps]]).mean(dim=0)
         foreground = background[:, 0] <= background[:, 1]
-        tokens = maps.tokens.to(device)
+        tokens = maps.tokens(device)
         return segment(tokens, foreground, phrases, self._method.suppression, self._method.cut_to_foreground)
 
     def _zone(self, row: CondRow, positive: Sequence[CondRow], device: torch.device) -> Tensor | None:

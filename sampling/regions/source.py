@@ -28,8 +28,11 @@ class RegionFinder(Protocol):
 
     blocks: Sequence[Block]
 
-    def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> AttentionMaps | None:
-        """What the maps of a cond that sees (H, W) of the latent are added to; None if they are not read."""
+    def new_maps(self, row: CondRow, size_lat: Sequence[int], images: Sequence[int]) -> AttentionMaps | None:
+        """What the maps of a cond that sees (H, W) of the latent are added to in one pass of the UNet.
+
+        They take the place of earlier ones of the same images. None if they are not read.
+        """
         ...
 
     def regions(self, conds: KnownConds, device: torch.device) -> Regions | None:
@@ -54,7 +57,7 @@ class NoRegions:
     def __init__(self, method: Method, shape: Sequence[int]) -> None:
         pass
 
-    def maps_of(self, row: CondRow, size_lat: Sequence[int]) -> None:
+    def new_maps(self, row: CondRow, size_lat: Sequence[int], images: Sequence[int]) -> None:
         return None
 
     def regions(self, conds: KnownConds, device: torch.device) -> None:

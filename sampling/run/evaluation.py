@@ -13,6 +13,7 @@ from ..conditioning.roles import KnownConds
 from ..regions.index import RegionIndex
 from ..regions.source import RegionFinder
 from ..snapshots import AttentionRecorder
+from .windows import Images
 
 
 @dataclass(eq=False)
@@ -23,20 +24,24 @@ class Evaluation:
         stage: the method's stage at its noise level.
         sigma: (b,) the noise level as the sampler gave it.
         level: its first value.
+        shape: (b, ch, H, W) of its latent.
         model_options: of the evaluation; references inherit very few of them.
-        finder: collects attention maps until the primary batch, which holds the positive list, is done; then None.
+        finder: collects attention maps until the positive list is done for all images; then None.
         steering: the regions that steer the blend stage in all its calls: those of the evaluation before.
         kv: keys and values of the references by hook group.
+        mapped: the images for which the positive list is done.
         rate_pending: whether the guidance rate is still to be applied.
     """
 
     stage: Stage
     sigma: Tensor
     level: float
+    shape: Sequence[int]
     model_options: dict[str, Any]
     finder: RegionFinder | None
     steering: RegionIndex | None
     kv: dict[Any, dict[Block, BlockKV]] = field(default_factory=dict)
+    mapped: set[int] = field(default_factory=set)
     rate_pending: bool = False
 
 
@@ -49,11 +54,13 @@ class CondBatch:
         conds: the requested conds.
         finder: collects their attention maps, or None.
         recorder: records attention snapshots of them, or None.
-        size_lat: (H, W) of the latent.
+        shape: (b', ch, H, W) of its latent.
+        images: those of the evaluation that it is for; None if that is not known, as for a part of the picture.
     """
 
     evaluation: Evaluation
     conds: KnownConds
     finder: RegionFinder | None
     recorder: AttentionRecorder | None
-    size_lat: Sequence[int]
+    shape: Sequence[int]
+    images: Images | None

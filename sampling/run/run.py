@@ -12,19 +12,23 @@ import torch
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
-from ...attention.blocks import Block
 from ...attention.guidance import guidance_rate
-from ...attention.kv import BlockKV
 from ...attention.schedule import Stage, StageSigmas
-from ..conditioning.roles import KnownConds, Texts, known_conds, role_of
+from ..conditioning.roles import KnownConds, Texts, known_conds, match_list
 from ..findings import Findings
 from ..method import KEY, Method
 from ..references.reference_pass import ReferencePass
-from ..regions.history import RegionHistory, StepRegions
+from ..regions.history import RegionHistory, RegionRecorder
 from ..regions.index import RegionIndex
 from ..snapshots import AttentionRecorder
 from .evaluation import CondBatch, Evaluation
+from .outcome import Outcome
 from .unet_call import UNetCall
+from .windows import Images, images_of
+
+log = logging.getLogger(__name__)
+# Options of a model that act on predictions; an evaluation that only finds regions needs none of them.
+_GUIDANCE = ("sampler_pre_cfg_function", "sampler_cfg_function", "sampler_post_cfg_function")
 
 
 class Run:
@@ -32,10 +36,13 @@ class Run:
 
     Attributes:
         latest_regions: those of the latest evaluation that found some.
+        regions: records those of each step.
         recorder: records attention snapshots, or None.
     """
 
-    def __init__(self, method: Method, guider: Any, total_steps: int) -> None:
+    def __init__(
+        self, method: Method, guider: Any, total_steps: int, initial_regions: RegionIndex | None = None
+    ) -> None:
         self._method, self._guider = method, guider
         sampling = guider.model_patcher.get_model_object("model_sampling")
         schedule = method.schedule
@@ -47,13 +54,11 @@ class Run:
         self._batch: CondBatch | None = None
         self._texts = Texts(guider.conds)
         self._acting = False  # in the present evaluation
-        self._acted = self._injected = False  # in any
-        self._guided = self._unguided = 0  # evaluations
+        self._outcome = Outcome(segmented=initial_regions is not None)
         self._seed = 0
-        self.latest_regions: RegionIndex | None = None
+        self.latest_regions = initial_regions
         self.findings = Findings()
-        self._history = RegionHistory(method.concept_names, findings=self.findings.messages)
-        self._pending: list[tuple[int, RegionIndex]] = []
+        self.regions = RegionRecorder(method.concept_names, self.findings.messages)
         self.recorder = AttentionRecorder(method, total_steps) if method.record else None
 
     def install(self, model_options: dict[str, Any], seed: int | None) -> None:
@@ -74,57 +79,19 @@ class Run:
         """Store the regions of a sampler step for the preview. Returns whether it has any."""
         found = self.latest_regions if self._acting else None
         if found is not None:
-            self._pending.append((step, found))
+            self.regions.add(step, found)
         if self.recorder is not None:
             self.recorder.end_step(step, None if found is None else found.concepts.to(torch.int8))
         return found is not None
 
-    @property
-    def history(self) -> RegionHistory:
-        """The regions of the steps so far."""
-        self._store_pending()
-        return self._history
-
-    def _store_pending(self) -> None:
-        for step, found in self._pending:
-            self._history.steps.append(StepRegions(step, found.concepts, found.foreground).compact())
-        self._pending.clear()
-
-    def end(self) -> None:
-        """Log what the cache did, and what the method did less than it was asked for."""
+    def end(self, level: float) -> RegionHistory:
+        """End the run at a noise level: log what the cache did, add the findings, and return the regions."""
         if self._references is not None:
             self._references.end()
-        add = self.findings.add
-        if not self._acted:
-            schedule = self._method.schedule
-            add(
-                f"it did nothing: none of this run's noise levels is between start ({schedule.start:g}) and end"
-                f" ({schedule.end:g}) of MagicFace Schedule."
-            )
-        elif not self._injected:
-            add(
-                "nothing attended to the references, because no evaluation requested the guider's positive prompt as it"
-                " is: another node of this model passes on a copy of it, or another prompt in its place."
-            )
-        elif self.latest_regions is None:
-            reason = " (the positive prompt is zeroed out)" if self._texts.positive_is_zeroed else ""
-            add(
-                f"no regions were found{reason}, so the whole picture attended to all references until the end, and"
-                " there was no semantic guidance."
-            )
-        elif self.history.steps:
-            found = self.history.steps[-1].concepts.unique().tolist()
-            concepts = enumerate(self._method.concepts)
-            missing = [repr(c.concept) for i, c in concepts if self._method.is_active(c) and i not in found]
-            if missing:
-                add(f"no region was found for {', '.join(missing)} in the last step.")
-        if self._unguided:
-            count = self._unguided + self._guided
-            add(
-                f"semantic guidance was off in {self._unguided} of {count} evaluations: it needs exactly one positive"
-                " and one negative prompt.",
-                logging.INFO,
-            )
+        history = self.regions.end(self.latest_regions, level)
+        last = history.steps[-1] if history.steps else None
+        self._outcome.report(self._method, self.findings, last, self._texts.positive_is_zeroed)
+        return history
 
     def prepare_sampling(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
@@ -140,25 +107,37 @@ class Run:
     def predict_noise(
         self, executor: Any, x: Tensor, timestep: Tensor, model_options: dict[str, Any], *args: Any, **kwargs: Any
     ) -> Any:
-        """Open an evaluation."""
+        """Open an evaluation.
+
+        A run that begins in the blend stage has no regions yet, unless it goes on with those of an earlier run. So it
+        evaluates its first latent in the layout stage before, to find them (docs/method.md#pieces).
+        """
         level = self._read_level(timestep)
         stage = self._sigmas.stage(level)
+
+        def evaluate(stage: Stage, options: dict[str, Any]) -> Any:
+            finder = self._method.region_source(self._method, x.shape) if stage is not Stage.OFF else None
+            evaluation = Evaluation(stage, timestep, level, x.shape, options, finder, self.latest_regions)
+            outer, self._evaluation = self._evaluation, evaluation
+            try:
+                return executor(x, timestep, options, *args, **kwargs)
+            finally:
+                self._evaluation = outer
+
+        begins = stage is not Stage.OFF and not self._outcome.acted
         self._acting = stage is not Stage.OFF
-        self._acted = self._acted or self._acting
-        finder = self._method.region_source(self._method, x.shape) if self._acting else None
-        evaluation = Evaluation(stage, timestep, level, model_options, finder, self.latest_regions)
-        outer, self._evaluation = self._evaluation, evaluation
-        try:
-            return executor(x, timestep, model_options, *args, **kwargs)
-        finally:
-            self._evaluation = outer
+        self._outcome.acted |= self._acting
+        if begins and stage is Stage.BLEND and self.latest_regions is None:
+            log.info("MagicFace: sampling begins in the blend stage, so one more evaluation finds the regions.")
+            evaluate(Stage.LAYOUT, {name: given for name, given in model_options.items() if name not in _GUIDANCE})
+        return evaluate(stage, model_options)
 
     def _read_level(self, timestep: Tensor) -> float:
         """The noise level, for which the host waits; the last evaluation's regions are read with it."""
         if self.latest_regions is None:
             return float(timestep[0].float())
         level = self.latest_regions.read_with(timestep[:1])
-        self._store_pending()
+        self.regions.read()
         return level
 
     def calc_cond_batch(
@@ -176,33 +155,52 @@ class Run:
             with self._in_batch(None):
                 return executor(model, conds, x, timestep, model_options)
 
-        known = known_conds(conds, guider.conds, self._texts, x.shape)
-        roles = [role_of(listed, guider.conds) for listed in conds]
-        finder = evaluation.finder
-        primary = finder is not None and "positive" in roles
-        if primary:
-            self._injected = True
-            evaluation.kv |= self._run_references(evaluation, known, model, x.device)
-        recorder = self.recorder if primary else None
-        with self._in_batch(CondBatch(evaluation, known, finder, recorder, x.shape[-2:])):
+        lists = [match_list(listed, guider.conds) for listed in conds]
+        known = known_conds(lists, self._texts, x.shape)
+        images = self._images(evaluation, x, model_options)
+        has_positive = any(listed.role == "positive" for listed in lists)
+        primary = has_positive and images is not None and evaluation.finder is not None
+        if has_positive:
+            self._outcome.injected = True
+            self._run_references(evaluation, known, model, x.device)
+        finder, recorder = (evaluation.finder, self.recorder) if primary else (None, None)
+        with self._in_batch(CondBatch(evaluation, known, finder, recorder, x.shape, images)):
             out = executor(model, conds, x, timestep, model_options)
-        if primary and finder is not None:
-            found = finder.regions(known, x.device)
-            evaluation.finder = None
-            if found is not None:
-                self.latest_regions = RegionIndex(found)
-            requested = [role for role, listed in zip(roles, conds, strict=True) if listed is not None]
-            evaluation.rate_pending = sorted(requested) == ["negative", "positive"]
+        if primary and images is not None:
+            evaluation.mapped |= set(images)
+            if len(evaluation.mapped) == evaluation.shape[0]:
+                requested = [of.role for of, listed in zip(lists, conds, strict=True) if listed is not None]
+                evaluation.rate_pending = sorted(requested) == ["negative", "positive"]
+                self._find_regions(evaluation, known, x.device)
         return out
 
-    def _run_references(
-        self, evaluation: Evaluation, known: KnownConds, model: Any, device: torch.device
-    ) -> dict[Any, dict[Block, BlockKV]]:
+    def _images(self, evaluation: Evaluation, x: Tensor, model_options: dict[str, Any]) -> Images | None:
+        """The images of the evaluation that a latent is of; None if it is a part whose place is not known."""
+        images = None
+        if x.shape[-2:] == evaluation.shape[-2:]:
+            images = images_of(x.shape[0], evaluation.shape[0], model_options.get("transformer_options", {}))
+        if images is None:
+            self.findings.add(
+                "another node calls the model for parts of the picture or of the batch. Their place is not known, so"
+                " in these calls every query attends to all references, and no regions are found."
+            )
+        return images
+
+    def _find_regions(self, evaluation: Evaluation, known: KnownConds, device: torch.device) -> None:
+        assert evaluation.finder is not None
+        found = evaluation.finder.regions(known, device)
+        evaluation.finder = None
+        if found is not None:
+            self._outcome.segmented = True
+            self.latest_regions = RegionIndex(found)
+
+    def _run_references(self, evaluation: Evaluation, known: KnownConds, model: Any, device: torch.device) -> None:
         """The reference pass, once for each hook group that positive conds have at this noise level."""
         if self._references is None:
             self._references = ReferencePass(self._method, model, device, self._seed, self.findings)
         groups = {row.hooks for row in known.values() if row.role == "positive" and row.is_on(evaluation.level)}
-        return {hooks: self._references.run(evaluation, hooks) for hooks in groups}
+        for hooks in groups - evaluation.kv.keys():
+            evaluation.kv[hooks] = self._references.run(evaluation, hooks)
 
     def diffusion_model(
         self,
@@ -231,10 +229,10 @@ class Run:
         if args["uncond"] is None or math.isclose(cfg, 1.0):
             return denoised
         if not evaluation.rate_pending:
-            self._unguided += 1
+            self._outcome.unguided += 1
             return denoised
         evaluation.rate_pending = False
-        self._guided += 1
+        self._outcome.guided += 1
         delta = args["cond_denoised"] - args["uncond_denoised"]
         rate = guidance_rate(delta, self.latest_regions.on_device, cfg)
         return denoised + cfg * (rate - 1.0) * delta

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...attention.blocks import Block
 from ...attention.injection import RSA, InjectionRule
 from ...attention.schedule import Stage
-from ...attention.segmentation import cross_attention_map
+from ...attention.segmentation import AttentionMaps, cross_attention_map
 from ...attention.snapshot import AttentionSnapshot
 from ..conditioning.roles import CondRow
 from ..errors import SamplingError
@@ -17,6 +17,7 @@ from ..families.unet import Patch, present_patch, token_grid, with_attention
 from .evaluation import CondBatch
 from .host_attention import HostAttention
 from .other_patches import other_patches
+from .windows import images_of
 
 QKV = tuple[Tensor, Tensor, Tensor]
 Attention = Callable[[Block, Patch | None, Tensor, Tensor, Tensor, dict[str, Any]], Tensor]
@@ -45,6 +46,9 @@ class UNetCall:
         self._rows: list[tuple[slice, CondRow | None]] = [
             (slice(i * images, (i + 1) * images), batch.conds.get(key)) for i, key in enumerate(cond_keys)
         ]
+        self._images = None if batch.images is None else images_of(images, batch.evaluation.shape[0], options)
+        self._maps: dict[int, AttentionMaps | None] = {}
+        self._mapped_blocks: set[Block] = set()
         self._total_rows = x.shape[0]
         self._size_lat = x.shape[-2:]
         self._context_tok = 0 if context is None else context.shape[1]
@@ -105,7 +109,8 @@ class UNetCall:
         batch, (q, k, _) = self._batch, qkv
         kv = tuple(concept and concept.to(q.device) for concept in batch.evaluation.kv[row.hooks][block])
         rule = self._rule(row, grid, q)
-        if batch.recorder is not None and row is self._recorded_row() and batch.recorder.wants(block):
+        whole = q.shape[0] == batch.evaluation.shape[0]
+        if batch.recorder is not None and whole and row is self._recorded_row() and batch.recorder.wants(block):
             snapshot = AttentionSnapshot(q, k[:, : q.shape[1]], kv, rule, grid, attend.heads)
             batch.recorder.add(block, batch.evaluation.stage, snapshot)
         return rule(attend, *qkv, kv, own)
@@ -116,15 +121,10 @@ class UNetCall:
         return next(whole, None)
 
     def _rule(self, row: CondRow, grid: tuple[int, int], q: Tensor) -> InjectionRule:
-        """RSA; RBA in the blend stage once there are regions of the same images.
-
-        Another pack's nested call may be for other images.
-        """
+        """RSA; RBA in the blend stage, where there are regions and it is known which images these rows are."""
         evaluation = self._batch.evaluation
-        if evaluation.stage is Stage.BLEND and evaluation.steering is not None:
-            rule = evaluation.steering.rule(row.area, grid, q.device)
-            if len(rule.groups) == q.shape[0]:
-                return rule
+        if evaluation.stage is Stage.BLEND and evaluation.steering is not None and self._images is not None:
+            return evaluation.steering.rule(row.area, grid, q.device, self._images)
         return RSA
 
     def _cross_attention(
@@ -134,13 +134,26 @@ class UNetCall:
         self_q, self_k = self._self_queries.pop(block)
         grid = self._grid(block, q, extra)
         self._check_keys(block, k, self._context_tok)
-        for rows, row in self._rows:
-            maps = self._batch.finder and row and self._batch.finder.maps_of(row, self._size_lat)
-            if maps and row:
+        if block in self._mapped_blocks:  # another node sends something of its own through the UNet first
+            self._maps.clear()
+            self._mapped_blocks.clear()
+        self._mapped_blocks.add(block)
+        for index, (rows, row) in enumerate(self._rows):
+            maps = self._maps_of(index, row)
+            if maps is not None and row is not None:
                 text = k[rows, : self._context_tok]
                 cross = cross_attention_map(q[rows], text, attend.heads, row.length)
                 maps.add(cross, self_q[rows], self_k[rows], grid, attend)
         return inner(q, k, v, extra) if inner else attend(q, k, v)
+
+    def _maps_of(self, index: int, row: CondRow | None) -> AttentionMaps | None:
+        """What the maps of these rows are added to in this pass of the UNet."""
+        finder = self._batch.finder
+        if finder is None or row is None or self._images is None:
+            return None
+        if index not in self._maps:
+            self._maps[index] = finder.new_maps(row, self._size_lat, self._images)
+        return self._maps[index]
 
     def _is_of_some_rows(self, q: Tensor, extra: dict[str, Any]) -> bool:
         """Whether another node calls the attention again, for the tokens of some rows only: that is its own."""
@@ -190,7 +203,7 @@ class UNetCall:
             SamplingError: it is given a part.
         """
         for _, row in self._rows:
-            seen = self._batch.size_lat if row is None or row.area is None else row.area[:2]
+            seen = self._batch.shape[-2:] if row is None or row.area is None else row.area[:2]
             if tuple(self._size_lat) != tuple(seen):
                 raise SamplingError(
                     f"MagicFace: the UNet was called with a latent of {self._size_lat[-1]}x{self._size_lat[-2]}, but"

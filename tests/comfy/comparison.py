@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
@@ -192,9 +192,15 @@ class PlainGuider:
 
     def __call__(self, x: Tensor, timestep: Tensor, model_options: dict[str, Any], seed: int | None = None) -> Tensor:
         """One evaluation; cfg++ samplers read its predictions through a post-CFG function that they add."""
-        number = len(self.found)
+        number, sigma = len(self.found), float(timestep[0])
+        led = self.leader[number]
         before = regions_of(self.leader[number - 1]) if number else None
-        denoised, found = self.program.evaluate(x, float(timestep[0]), before, regions_of(self.leader[number]))
+        if led.initial is not None:
+            _, own = self.program.evaluate(x, sigma, None, layout=True)
+            initial = replace(led, regions=led.initial)
+            assert_found(initial, own)
+            before = regions_of(initial)
+        denoised, found = self.program.evaluate(x, sigma, before, regions_of(led))
         self.found.append(found)
         for look in model_options.get("sampler_post_cfg_function", []):
             denoised = look({"denoised": denoised, "uncond_denoised": self.program.uncond})

@@ -36,6 +36,7 @@ class Evaluation:
         regions: the regions that it found, as the product's `Regions`; None where the method was off.
         margin: (b, H2, W2) the smaller of two relative differences per pixel: between its two strongest tokens, and
             between the start tokens and the rest.
+        initial: the regions found before it, because a run began in the blend stage.
     """
 
     x: Tensor
@@ -43,6 +44,7 @@ class Evaluation:
     denoised: Tensor
     regions: Any = None
     margin: Tensor | None = None
+    initial: Any = None
 
     def of_images(self, images: Sequence[int]) -> Evaluation:
         """The evaluation of these images of the batch only."""
@@ -136,11 +138,12 @@ def _run(
             assert abs(sigma - led.sigma) <= 1e-4 * led.sigma and x.shape == led.x.shape
             x = led.x.to(x)
         given = x.clone()
-        with _substitute_regions(pack, None if led is None else led.regions) as found:
+        with _substitute_regions(pack, [] if led is None else [led.initial, led.regions]) as found:
             denoised = executor(x, timestep, *args, **kwargs)
-        assert len(found) <= 1
-        regions, margin = found[0] if found else (None, None)
-        made.append(Evaluation(given, sigma, denoised.clone(), regions, margin))
+        assert len(found) <= 2
+        regions, margin = found[-1] if found else (None, None)
+        initial = found[0][0] if len(found) == 2 else None
+        made.append(Evaluation(given, sigma, denoised.clone(), regions, margin, initial))
         return denoised if led is None else led.denoised.to(denoised)
 
     model = model.clone()
@@ -149,25 +152,26 @@ def _run(
 
 
 @contextmanager
-def _substitute_regions(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any, Tensor]]]:
+def _substitute_regions(pack: ModuleType, given: Sequence[Any]) -> Iterator[list[tuple[Any, Tensor]]]:
     """Replace the regions that an evaluation finds; the only function here that depends on the product's internals.
 
     Args:
         pack: the pack.
-        given: the regions that the product uses instead; None for its own.
+        given: the regions that the product uses instead, in order, without None; its own after these.
 
     Yields:
         A list to which the evaluation's own regions and their margins are added.
     """
     module = pack.sampling.regions.segmenter
-    maps, segmenter = module.AttentionMaps, module.Segmenter
-    background, segment, regions = maps.background.fget, module.segment, segmenter.regions
+    maps, segmenter = module.MapsOfCond, module.Segmenter
+    background, segment, regions = maps.background, module.segment, segmenter.regions
+    instead = [each for each in given if each is not None]
     found: list[tuple[Any, Tensor]] = []
     pairs: list[Tensor] = []
     margins: list[Tensor] = []
 
-    def record_background(self: Any) -> Tensor:
-        pairs.append(background(self))
+    def record_background(self: Any, device: torch.device) -> Tensor:
+        pairs.append(background(self, device))
         return pairs[-1]
 
     def record_segment(tokens: Tensor, foreground: Tensor, concepts: Any, suppression: float, cut: bool) -> Any:
@@ -182,14 +186,15 @@ def _substitute_regions(pack: ModuleType, given: Any) -> Iterator[list[tuple[Any
     def substitute(self: Any, *args: Any) -> Any:
         own = regions(self, *args)
         if own is None:
-            return given
+            return instead.pop(0) if instead else None
         # Prompts with areas have grids of their own; their regions are compared in other tests.
         fits = all(margin.shape == own.labels.shape for margin in margins)
         found.append((own, torch.stack(margins).amin(dim=0) if fits else torch.zeros(own.labels.shape)))
-        return own if given is None else given
+        margins.clear()
+        return instead.pop(0) if instead else own
 
     with (
-        patch.object(maps, "background", property(record_background)),
+        patch.object(maps, "background", record_background),
         patch.object(module, "segment", record_segment),
         patch.object(segmenter, "regions", substitute),
     ):

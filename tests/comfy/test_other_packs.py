@@ -11,6 +11,7 @@ import pytest
 import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.patcher_extension import WrappersMP
+from comfy_extras.nodes_context_windows import ContextWindowsManualNode
 from comfy_extras.nodes_easycache import EasyCacheNode
 from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
@@ -126,21 +127,152 @@ def test_other_patches_are_logged(graph, caplog):
     assert not torch.equal(latent, expected)
 
 
-def test_a_prompt_that_is_passed_on_as_a_copy_is_logged(graph, caplog):
-    """A row's role is that of the list that it is in; rows of a copied list have none, so the method does not act."""
+def in_cond_batches(graph, function):
+    """The model with both: a wrapper of CALC_COND_BATCH before MagicFace, and one after it."""
+    for first in (True, False):
+        model = graph.model if first else graph.apply(graph.model, *graph.two_references())
+        model = model.clone()
+        model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", function)
+        yield graph.apply(model, *graph.two_references()) if first else model
+
+
+def test_a_prompt_that_is_passed_on_as_a_copy_keeps_its_role(graph):
+    """The lists and the conds in them are copies."""
 
     def copied(run, model, conds, *args):
-        return run(model, [listed and list(listed) for listed in conds], *args)
+        return run(model, [listed and [dict(cond) for cond in listed] for listed in conds], *args)
 
-    plain = graph.sample(graph.model)
-    model = graph.model.clone()
-    model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", copied)
+    expected = graph.sample(graph.apply(graph.model, *graph.two_references()))
+    for model in in_cond_batches(graph, copied):
+        assert torch.equal(graph.sample(model), expected)
+
+
+def test_another_prompt_in_place_of_the_positive_one_is_logged(graph, caplog):
+    def replaced(run, model, conds, *args):
+        return run(model, [conds[1], conds[1]], *args)
+
+    plain = graph.model.clone()
+    plain.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, "test", replaced)
     with caplog.at_level(logging.WARNING):
-        assert torch.equal(graph.sample(graph.apply(model, *graph.two_references())), plain)
-        assert [r.getMessage() for r in caplog.records if "nothing attended to the references" in r.getMessage()]
+        assert torch.equal(graph.sample(graph.apply(plain, *graph.two_references())), graph.sample(plain))
+    assert [r.getMessage() for r in caplog.records if "nothing attended to the references" in r.getMessage()]
+
+
+def windows(overlap, batch):
+    """A wrapper that calls on with two images at a time, in the way of motion packs, and averages the overlaps."""
+    starts = range(0, batch - 1, 2 - overlap)
+
+    def wrapper(run, model, conds, x, timestep, options):
+        sums, counts = [torch.zeros_like(x) for _ in conds], torch.zeros(batch, 1, 1, 1)
+        for start in starts:
+            images = [start, start + 1]
+            inner = {**options, "transformer_options": {**options["transformer_options"]}}
+            inner["transformer_options"]["ad_params"] = {"sub_idxs": images, "full_length": batch}
+            copies = [listed and [dict(cond) for cond in listed] for listed in conds]
+            counts[images] += 1
+            for total, out in zip(sums, run(model, copies, x[images], timestep[images], inner), strict=True):
+                total[images] += out
+        return [total / counts for total in sums]
+
+    return wrapper
+
+
+@pytest.mark.rounding
+def test_windows_without_overlap_equal_the_whole_batch(graph):
+    """Each image has its own regions, whichever images are in its window."""
+    batch = 4
+
+    def sample(model):
+        return graph.sample(model, batch=batch)
+
+    _, expected = lead(graph.pack, graph.apply(graph.model, *graph.two_references()), sample)
+    for model in in_cond_batches(graph, windows(0, batch)):
+        assert_same(follow(graph.pack, model, sample, expected)[1], expected)
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_windows_that_overlap(graph, caplog, shown):
+    """Each image has regions in both orders; where nothing says which images a window has, a finding says so."""
+    wrapper = windows(1, 3)
+
+    def hidden(run, model, conds, x, timestep, options):
+        def call_on(model, conds, x, timestep, options):
+            del options["transformer_options"]["ad_params"]
+            return run(model, conds, x, timestep, options)
+
+        return wrapper(call_on, model, conds, x, timestep, options)
+
+    for model in in_cond_batches(graph, wrapper if shown else hidden):
         caplog.clear()
-        graph.sample(graph.apply(graph.model, *graph.two_references()))
-        assert not caplog.records
+        latent = graph.sample(model, batch=3)
+        logged = any("Their place is not known" in record.getMessage() for record in caplog.records)
+        assert torch.isfinite(latent).all() and logged is not shown
+        for steps in graph.regions_by_step(latent):
+            assert len(steps) == (STEPS if shown else 0)
+            assert not shown or {0, 1} & set(torch.stack(steps).flatten().tolist())
+
+
+@pytest.mark.rounding
+@pytest.mark.parametrize("patched_first", [True, False])
+def test_comfyuis_context_windows_over_a_batch(graph, patched_first):
+    """Without overlap each image is sampled as in the whole batch."""
+    batch = 4
+    inputs = {"context_length": 2, "context_overlap": 0, "dim": 0, "fuse_method": "flat"}
+
+    def sample(model):
+        return graph.sample(model, batch=batch)
+
+    given = graph.two_references()
+    _, expected = lead(graph.pack, graph.apply(graph.model, *given), sample)
+    if patched_first:
+        model = call(ContextWindowsManualNode, model=graph.apply(graph.model, *given), **inputs)[0]
+    else:
+        model = graph.apply(call(ContextWindowsManualNode, model=graph.model, **inputs)[0], *given)
+    assert_same(follow(graph.pack, model, sample, expected)[1], expected)
+
+
+@pytest.mark.parametrize("patched_first", [True, False])
+def test_nested_calls_for_tiles_use_no_regions(graph, patched_first, caplog):
+    """Where a tile lies is not known: its queries attend to all references, and the picture's regions stay."""
+    tiles = []
+
+    def ask_for_tiles(args):
+        for tile in args["input"].split(8, dim=-1):
+            found = comfy.samplers.calc_cond_batch(
+                args["model"], [args["cond"], args["uncond"]], tile, args["sigma"], args["model_options"]
+            )
+            tiles.append(found[0].clone())
+        return args["denoised"]
+
+    given = graph.two_references()
+    expected = graph.sample(graph.apply(graph.model, *given))
+    model = graph.apply(graph.model, *given) if patched_first else graph.model.clone()
+    model.set_model_sampler_post_cfg_function(ask_for_tiles)
+    latent = graph.sample(model if patched_first else graph.apply(model, *given))
+    assert torch.equal(latent, expected)
+    last = list(tiles)
+    tiles.clear()
+    layout = graph.apply(graph.model, *given, schedule=graph.schedule(switch=1.0))
+    layout.set_model_sampler_post_cfg_function(ask_for_tiles)
+    graph.sample(layout)
+    assert torch.equal(last[0], tiles[0]) and torch.equal(last[1], tiles[1])
+    messages = [r.getMessage() for r in caplog.records if "Their place is not known" in r.getMessage()]
+    assert len(messages) == 2  # once for each run
+
+
+def test_a_latent_that_another_node_sends_first_does_not_count(graph):
+    """As reference-only packs do: a latent of their own goes through the UNet with the same conds first."""
+
+    def twice(run, x, *args, **kwargs):
+        run(torch.ones_like(x), *args, **kwargs)
+        return run(x, *args, **kwargs)
+
+    given = graph.two_references()
+    expected = graph.sample(graph.apply(graph.model, *given))
+    for before in (True, False):
+        model = graph.model.clone() if before else graph.apply(graph.model, *given)
+        model.add_wrapper_with_key(WrappersMP.DIFFUSION_MODEL, "test", twice)
+        assert torch.equal(graph.sample(graph.apply(model, *given) if before else model), expected)
 
 
 def test_strict_refuses_a_prompts_gligen(graph_of):

@@ -35,7 +35,7 @@ class FixedRegions:
     def __call__(self, method: Any, shape: Any) -> FixedRegions:
         return self
 
-    def maps_of(self, row: Any, size_lat: Any) -> None:
+    def new_maps(self, row: Any, size_lat: Any, images: Any) -> None:
         return None
 
     def regions(self, conds: Any, device: torch.device) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 
 import comfy.sample
 import comfy.samplers
@@ -95,40 +96,118 @@ def test_sampling_with_a_noise_mask(graph):
     assert ((ours - latent) * mask).abs().max() > 1.0
 
 
-@pytest.mark.parametrize(("switch", "same"), [(1.0, True), (0.43, False)])
-def test_a_run_in_two_parts(graph, switch, same):
-    """The second part starts without regions: equal in the layout stage; else its first step uses all references."""
-    model = graph.apply(graph.model, *graph.two_references(), schedule=graph.schedule(switch=switch))
-    positive, negative = graph.prompt(), graph.text()
+PIECES = 4
 
-    def sample_steps(model, latent, **inputs):
-        return call(
-            core_nodes.KSamplerAdvanced,
-            **{"model": model, "positive": positive, "negative": negative, "latent_image": latent, "cfg": 5.0},
-            **{"noise_seed": 1, "steps": 4, "sampler_name": "euler", "scheduler": "normal", **inputs},
-        )[0]
 
-    def sample(latent, start, end):
-        noise, leftover = ("disable" if off else "enable" for off in (start, end == 4))
-        inputs = {
-            "add_noise": noise,
-            "start_at_step": start,
-            "end_at_step": end,
-            "return_with_leftover_noise": leftover,
-        }
-        return lambda model: sample_steps(model, latent, **inputs)
+def sample_steps(graph, start, end, latent=None, **inputs):
+    """Samples some of four steps with a KSampler Advanced, from pure noise or from a latent as it is."""
+    given = {
+        "latent_image": latent or {"samples": torch.zeros(1, 4, *SIZE)},
+        "add_noise": "disable" if latent else "enable",
+        "start_at_step": start,
+        "end_at_step": end,
+        "return_with_leftover_noise": "enable" if end < PIECES else "disable",
+        **{"positive": graph.prompt(), "negative": graph.text(), "cfg": 5.0, "noise_seed": 1, "steps": PIECES},
+        **{"sampler_name": "euler", "scheduler": "normal", **inputs},
+    }
+    return lambda model: call(core_nodes.KSamplerAdvanced, model=model, **given)[0]
 
-    empty = {"samples": torch.zeros(1, 4, *SIZE)}
-    latent, whole = lead(graph.pack, model, sample(empty, 0, 4))
-    half, first = lead(graph.pack, model, sample(empty, 0, 2))
-    regions = [graph.regions_by_step(each["samples"])[0] for each in (latent, half)]
-    rest, second = follow(graph.pack, model, sample(half, 2, 4), whole[2:])
-    regions.append(graph.regions_by_step(rest["samples"])[0])
-    assert [len(steps) for steps in regions] == [4, 2, 2]
-    assert all(torch.equal(one.denoised, other.denoised) for one, other in zip(whole, first, strict=False))
-    assert torch.equal(torch.stack(regions[0][:2]), torch.stack(regions[1]))
-    assert torch.allclose(second[0].denoised, whole[2].denoised, rtol=1e-4, atol=1e-3) == same
-    assert_same(second if same else second[1:], whole[2:] if same else whole[3:])
+
+def blend_from_step_2(graph, **schedule):
+    """The model with two references, of whose four steps the last two are in the blend stage."""
+    return graph.apply(graph.model, *graph.two_references(), schedule=graph.schedule(switch=0.43, **schedule))
+
+
+@pytest.fixture
+def rules(graph, monkeypatch):
+    """The labels of the injection rules in the order of use: None for RSA."""
+    unet_call = graph.pack.sampling.run.unet_call.UNetCall
+    original, seen = unet_call._rule, []
+
+    def recorded(*args):
+        rule = original(*args)
+        seen.append(rule.labels)
+        return rule
+
+    monkeypatch.setattr(unet_call, "_rule", recorded)
+    return seen
+
+
+@pytest.mark.rounding
+@pytest.mark.parametrize("splits", [(1,), (2,), (3,), (1, 2, 3)])
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_pieces_equal_the_whole(graph, rules, splits, sampler):
+    """A piece goes on with the regions that the piece before left under its latent."""
+    model = blend_from_step_2(graph)
+    latent, whole = lead(graph.pack, model, sample_steps(graph, 0, PIECES, sampler_name=sampler))
+    expected, steps = list(rules), graph.regions_by_step(latent["samples"])[0]
+    rules.clear()
+
+    found, done, piece, regions = [], 0, None, []
+    for start, end in pairwise((0, *splits, PIECES)):
+        # The last step of a heun run is of first order, so pieces that end on the way have one evaluation more.
+        sample = sample_steps(graph, start, end, piece, sampler_name=sampler)
+        expected_here = whole[done:]
+        piece, made = follow(graph.pack, model, sample, expected_here[: evaluations(sampler, start, end)])
+        done += len(made)
+        found += made
+        regions += graph.regions_by_step(piece["samples"])[0]
+    assert_same(found, whole)
+    assert len(rules) == len(expected) and None in expected
+    for one, other in zip(rules, expected, strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+    assert len(regions) == len(steps) == PIECES
+
+
+def evaluations(sampler, start, end):
+    """How many evaluations some of four steps take; heun's last step to a noise level of 0 takes one."""
+    return end - start if sampler == "euler" else 2 * (end - start) - (end == PIECES)
+
+
+def other_noise(latent):
+    return {"add_noise": "enable"}, latent
+
+
+def another_level(latent):
+    return {"start_at_step": 3}, latent
+
+
+def mixed(latent):
+    return {}, {"samples": 0.5 * latent["samples"] + 0.1}
+
+
+@pytest.mark.parametrize("change", [other_noise, another_level, mixed])
+def test_where_no_run_left_regions_they_are_found_first(graph, rules, change, caplog):
+    """One more evaluation finds them in the layout stage; then all evaluations are in the blend stage."""
+    model = blend_from_step_2(graph)
+    inputs, latent = change(sample_steps(graph, 0, 2)(model))
+    rules.clear()
+    with caplog.at_level(logging.INFO, logger="magicface"):
+        sample_steps(graph, 2, PIECES, latent, **inputs)(model)
+    kinds = [label is None for label in rules]
+    of_one = kinds.count(True)
+    assert of_one and kinds == [True] * of_one + [False] * (len(kinds) - of_one)
+    assert len(kinds) == of_one * (1 + PIECES - inputs.get("start_at_step", 2))
+    assert [r.getMessage() for r in caplog.records if "one more evaluation finds the regions" in r.getMessage()]
+
+
+def test_other_concepts_do_not_go_on_with_the_regions(graph, rules):
+    """The second piece has the concepts in another order."""
+    latent = sample_steps(graph, 0, 2)(blend_from_step_2(graph))
+    rules.clear()
+    other = graph.apply(graph.model, *reversed(graph.two_references()), schedule=graph.schedule(switch=0.43))
+    sample_steps(graph, 2, PIECES, latent)(other)
+    assert rules[0] is None and rules[-1] is not None
+
+
+def test_the_evaluation_that_finds_regions_leaves_guidance_of_others_alone(graph):
+    """Functions on predictions see the real evaluations only."""
+    model, seen = blend_from_step_2(graph), []
+    model.set_model_sampler_post_cfg_function(lambda args: seen.append(1) or args["denoised"])
+    picture = {"samples": torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2))}
+    sample_steps(graph, 2, PIECES, picture, add_noise="enable")(model)
+    assert len(seen) == 2
 
 
 def sample_advanced(graph, guider, sampler="euler"):

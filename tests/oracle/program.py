@@ -95,7 +95,7 @@ class PlainProgram:
         return self.end <= sigma <= self.start
 
     def evaluate(
-        self, x: Tensor, sigma: float, before: Found | None, steering: Found | None = None
+        self, x: Tensor, sigma: float, before: Found | None, steering: Found | None = None, layout: bool = False
     ) -> tuple[Tensor, Found | None]:
         """The guided prediction at a noise level, and the regions.
 
@@ -104,11 +104,12 @@ class PlainProgram:
             sigma: the noise level.
             before: the regions of the previous evaluation.
             steering: the regions for guidance, instead of those found here.
+            layout: whether it is in the layout stage whatever the noise level.
         """
         if not self.is_on(sigma):
             self.uncond, cond = (self.unet(x, sigma, *text)[0] for text in (self.negative, self.positive))
             return self.uncond + self.cfg * (cond - self.uncond), before
-        layout = sigma >= self.switch
+        layout = layout or sigma >= self.switch
         references = [[self.reference(view, sigma, layout) for view in views] for views in self.concepts]
 
         def injected(key: Block, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], heads: int) -> Tensor:

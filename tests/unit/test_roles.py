@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from magicface.sampling.conditioning.prompt import TAG, PromptTokens
-from magicface.sampling.conditioning.roles import CondRow, Texts, known_conds
+from magicface.sampling.conditioning.roles import CondRow, Texts, known_conds, match_list
 from torch import Tensor
 
 PROMPT = PromptTokens("a prompt", (None, 1, 2, None, None), (0,))
@@ -20,11 +22,13 @@ class StandInText:
 
 @pytest.mark.parametrize(("index", "role"), [(0, "negative"), (1, "positive"), (2, "other")])
 def test_a_role_is_decided_by_the_list_and_not_by_its_position(index: int, role: str) -> None:
-    """There are three lists in another order, and the last one is a copy of the positive list."""
+    """There are three lists in another order, and the last one has a text of its own."""
     cond = {"uuid": "a", "model_conds": {}, "area": (100, 9, 2, 4)}
     positive, negative = [cond], [dict(cond)]
     guider_conds = {"positive": positive, "negative": negative}
-    known = known_conds([negative, positive, list(positive), None], guider_conds, Texts({}), (1, 4, 8, 12))
+    other = [{**cond, "model_conds": {"c_crossattn": StandInText(torch.ones(1, 0, 4))}}]
+    lists = [match_list(listed, guider_conds) for listed in (negative, positive, other, None)]
+    known = known_conds(lists, Texts({}), (1, 4, 8, 12))
     assert set(known) == {(0, "a"), (1, "a"), (2, "a")}
     row = known[index, "a"]
     assert (row.role, row.length, row.tag, row.zeroed, row.starts) == (role, 0, None, False, [])
@@ -37,11 +41,35 @@ def test_a_tag_belongs_to_its_text_and_not_to_the_options_around_it() -> None:
     assert texts.of(prompt) == (PROMPT, False) and texts.of(zeros) == (None, True)
     assert texts.of(prompt.clone()) == (None, False)
     copied = {"uuid": "a", TAG: PROMPT, "model_conds": {"c_crossattn": StandInText(zeros)}}
-    row = known_conds([[copied]], {}, texts, (8, 12))[0, "a"]
+    row = known_conds([match_list([copied], {})], texts, (8, 12))[0, "a"]
     assert (row.tag, row.zeroed, row.length, row.starts) == (None, True, 9, [0])
     own = {"uuid": "a", "model_conds": {"c_crossattn": StandInText(prompt)}}
-    row = known_conds([[own]], {}, texts, (8, 12))[0, "a"]
+    row = known_conds([match_list([own], {})], texts, (8, 12))[0, "a"]
     assert (row.tag, row.zeroed, row.length, row.starts) == (PROMPT, False, 5, [0])
+
+
+def test_a_copied_list_has_the_role_of_the_texts_in_it() -> None:
+    """The uuid alone does not tell: a cond with an area has a counterpart of the same uuid in the other list."""
+    texts = torch.rand(4, 5, 8)
+
+    def cond(name: str, text: Tensor) -> dict[str, Any]:
+        return {"uuid": name, "model_conds": {"c_crossattn": StandInText(text)}}
+
+    one, two, window = cond("a", texts[:1]), cond("b", texts[1:2]), cond("c", texts)
+    guider_conds = {"positive": [one, two, window], "negative": [cond("a", texts[2:3])]}
+
+    def match(*conds: dict[str, Any]) -> tuple[str, list[int]]:
+        found = match_list(list(conds), guider_conds)
+        listed = guider_conds.get(found.role, [])
+        return found.role, [index for c in found.conds for index, own in enumerate(listed) if own is c]
+
+    assert match(cond("a", texts[:1].clone()), cond("b", texts[1:2])) == ("positive", [0, 1])
+    assert match(cond("b", texts[1:2].clone())) == ("positive", [1])
+    assert match(cond("a", texts[2:3].clone())) == ("negative", [0])
+    assert match(cond("c", texts[[3, 1]])) == ("positive", [2])
+    for others in ([cond("a", texts[3:])], [cond("d", texts[:1])], [cond("a", texts[:1]), cond("a", texts[2:3])], []):
+        assert match(*others)[0] == "other"
+    assert match_list(None, guider_conds).role == "other"
 
 
 @pytest.mark.parametrize(("sigma", "on"), [(5.0, True), (4.0, True), (2.0, True), (5.1, False), (1.9, False)])

@@ -61,7 +61,7 @@ def feed(segmenter: Segmenter, row: CondRow, seed: int, images: int = 2) -> tupl
     grid = ((height + 1) // 2, (width + 1) // 2)
     n = grid[0] * grid[1]
     q, k, cross = normal(g, images, n, 8), normal(g, images, n, 8), torch.rand(images, n, 5, generator=g) ** 3
-    maps = segmenter.maps_of(row, (height, width))
+    maps = segmenter.new_maps(row, (height, width), range(images))
     assert maps is not None
     maps.add(cross, q, k, grid, TorchAttend(2))
     each, both = [], []
@@ -103,7 +103,7 @@ def test_a_zeroed_negative_prompt_does_not_count() -> None:
     segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
     zeroed = row_of("negative", zeroed=True)
     tokens, own = feed(segmenter, positive, seed=1)
-    assert segmenter.maps_of(zeroed, SIZE_LAT) is None
+    assert segmenter.new_maps(zeroed, SIZE_LAT, (0,)) is None
     assert_regions(regions_of(segmenter, positive, zeroed), tokens, own, [[2], [3]])
 
 
@@ -118,10 +118,10 @@ def test_conds_without_maps_have_no_regions() -> None:
     textless = CondRow("positive", {"uuid": 1}, None, None, 0, TAG_OF_PROMPT)
     silent = [row_of("other"), row_of("positive", tag=None), textless]
     for row in silent:
-        assert segmenter.maps_of(row, SIZE_LAT) is None
+        assert segmenter.new_maps(row, SIZE_LAT, (0,)) is None
     negative, never_called = row_of("negative"), row_of("positive")
     feed(segmenter, negative, seed=1)
-    assert segmenter.maps_of(never_called, SIZE_LAT) is not None
+    assert segmenter.new_maps(never_called, SIZE_LAT, (0,)) is not None
     assert regions_of(segmenter, *silent, negative, never_called) is None
 
 
@@ -209,7 +209,7 @@ def test_the_rule_of_an_area_is_that_of_its_part_of_the_picture() -> None:
     index = RegionIndex(Regions(concepts, concepts, concepts >= 0, 3))
 
     def groups(area: Area | None, grid: tuple[int, int]) -> dict[int, list[int]]:
-        rule = index.rule(area, grid, CPU)
+        rule = index.rule(area, grid, CPU, (0,))
         assert rule.labels is not None and rule.labels.shape == (1, grid[0] * grid[1])
         found = {label: queries.tolist() for label, queries in rule.groups[0]}
         assert all(rule.labels[0, queries].tolist() == [label] * len(queries) for label, queries in found.items())
@@ -218,5 +218,5 @@ def test_the_rule_of_an_area_is_that_of_its_part_of_the_picture() -> None:
     assert groups(None, (3, 4)) == {0: [0, 1, 4], -1: [5], 1: [2, 3, 6, 7], 2: [8, 9, 10, 11]}
     assert groups((4, 4, 0, 2), (2, 2)) == {0: [0], 1: [1, 3], -1: [2]}
     assert groups((2, 8, 4, 0), (1, 2)) == {2: [0, 1]}
-    assert index.rule(None, (3, 4), CPU) is index.rule(None, (3, 4), CPU)
+    assert index.rule(None, (3, 4), CPU, (0,)) is index.rule(None, (3, 4), CPU, (0,))
     assert torch.equal(index.foreground, concepts >= 0) and torch.equal(index.concepts, concepts)
