@@ -51,7 +51,7 @@ class MagicFaceApply(io.ComfyNode):
                     template=io.Autogrow.TemplatePrefix(
                         ReferenceSocket.Input("reference", tooltip="From MagicFace Reference or Mask Weight."),
                         prefix=_PREFIX,
-                        min=1,
+                        min=0,  # any socket may be the first that is connected; execute counts them
                         max=MAX_REFERENCES,
                     ),
                     tooltip="1 to 10 references. Where two concepts claim a pixel, the later one gets it.",

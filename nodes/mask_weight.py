@@ -12,7 +12,7 @@ from ..attention.masks import MaskResize
 from ..attention.trimming import FEATHER_PASSES, GROW_PASSES, Progress, feather, grow
 from ..sampling.errors import error_prefix
 from ..sampling.method import DEFAULT_RESIZE, DEFAULT_WEIGHT, Reference
-from ..sampling.references.given_masks import warn_if_slight, without_floor
+from ..sampling.references.given_masks import log_notes, slight_masks, without_floor
 from .sockets import CATEGORY, ReferenceSocket, check_choice, check_range
 
 MAX_WEIGHT = 10.0
@@ -109,9 +109,16 @@ class MagicFaceMaskWeight(io.ComfyNode):
             _check_not_empty(masks, f"grow_px: {grow_px} leaves nothing of the mask of picture {{}}; shrink it less")
             masks = feather(masks, feather_px, progress)
         if masks is not reference.masks:
-            warn_if_slight(masks, (reference.latents.shape[-2], reference.latents.shape[-1]))
+            log_notes(slight_masks(masks, (reference.latents.shape[-2], reference.latents.shape[-1])))
         blend_weight = weight if injection_weight == SAME_AS_WEIGHT else injection_weight
-        weighted = replace(reference, masks=masks, weight=weight, blend_weight=blend_weight, resize=resize)
+        weighted = replace(
+            reference,
+            masks=masks,
+            weight=weight,
+            blend_weight=blend_weight,
+            resize=resize,
+            mask_notes=() if invert else reference.mask_notes,
+        )
         return io.NodeOutput(weighted, masks)
 
 

@@ -43,6 +43,7 @@ class Reference:
         blend_weight: w of stage 2; 0 means off.
         resize: how masks are resized to token grids.
         pictures: (V, h_px, w_px, 3) uint8 thumbnails, or None.
+        mask_notes: what is doubtful about the masks as they were given, one sentence each.
     """
 
     concept: str
@@ -55,6 +56,7 @@ class Reference:
     blend_weight: float = DEFAULT_WEIGHT
     resize: MaskResize = DEFAULT_RESIZE
     pictures: Tensor | None = None
+    mask_notes: tuple[str, ...] = ()
 
     def weight_at(self, stage: Stage) -> float:
         """w at a stage; 0 where the reference takes no part."""

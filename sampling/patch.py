@@ -15,6 +15,7 @@ from .errors import SamplingError, error_prefix
 from .families.unet import context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
 from .references.cache import REFERENCE_CACHE
+from .references.given_masks import slight_masks
 from .references.noise import NoiseSource, SeededNoise
 from .regions.history import REGION_STORE, RegionHistory, regions_under
 from .regions.segmenter import Segmenter
@@ -194,6 +195,10 @@ def _begin(method: Method, guider: Any, start: tuple[Tensor, Tensor, Tensor], se
     run = Run(method, guider, len(sigmas) - 1, known)
     check_prompt(method, guider.conds.get("positive") or [], run.findings)
     report_other_patches(method, guider.model_options, guider.conds)
+    for reference in filter(lambda reference: reference.active, method.references):
+        slight = slight_masks(reference.masks, (reference.latents.shape[-2], reference.latents.shape[-1]))
+        for note in (*reference.mask_notes, *slight):  # the node that made the mask has logged them
+            run.findings.add(f"reference {reference.concept!r}: {note}", logging.DEBUG)
     for concept in method.concepts:
         count = sum(r.concept_tokens == concept.concept_tokens for r in method.references)
         if count > 1:

@@ -13,7 +13,7 @@ from ..errors import error_prefix
 from ..families.clip import default_side_px
 from ..families.unet import LATENT_PX
 from ..method import Reference
-from .given_masks import masks_of, warn_if_slight
+from .given_masks import log_notes, masks_of, slight_masks
 
 _MULTIPLE_PX = 64
 _MAX_SHOWN_PX = 512
@@ -45,13 +45,13 @@ def encode_reference(
     if not concept.strip() or not concept_tokens:
         raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
     _check_image(image)
-    masks = masks_of(image, mask)
+    masks, notes = masks_of(image, mask)
     image = _readable(image)
 
     tokens = clip.tokenize(caption)
     height, width = encoded_size(image.shape[1], image.shape[2], size_px or default_side_px(tokens))
     pixels = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), width, height, "lanczos", "disabled")
-    warn_if_slight(masks, (height // LATENT_PX, width // LATENT_PX))
+    log_notes([*notes, *slight_masks(masks, (height // LATENT_PX, width // LATENT_PX))])
     return Reference(
         concept=concept.strip(),
         concept_tokens=concept_tokens,
@@ -60,6 +60,7 @@ def encode_reference(
         latents=_encoded(vae, pixels.movedim(1, -1)),
         masks=masks,
         pictures=_small(image),
+        mask_notes=tuple(notes),
     )
 
 

@@ -19,8 +19,8 @@ _LABEL = 1.01 / 255
 _TOKEN_PX = 2 * LATENT_PX  # of an encoded picture, on the r = 2 grid
 
 
-def masks_of(image: Tensor, mask: Tensor | None) -> Tensor:
-    """(V, H_px, W_px) float32 in 0..1, in main memory: the masks of pictures.
+def masks_of(image: Tensor, mask: Tensor | None) -> tuple[Tensor, list[str]]:
+    """The masks of pictures, (V, H_px, W_px) float32 in 0..1 in main memory; and what is doubtful about them.
 
     Args:
         image: (V, H_px, W_px, 3 or 4) in 0..1. A fourth channel is alpha, and serves where there is no mask.
@@ -30,10 +30,9 @@ def masks_of(image: Tensor, mask: Tensor | None) -> Tensor:
         ValueError: names the wrong input and says what to do.
     """
     if mask is None:
-        return _alpha_masks(image) if image.shape[-1] == 4 else torch.ones(image.shape[:3])
+        return _alpha_masks(image) if image.shape[-1] == 4 else (torch.ones(image.shape[:3]), [])
     masks = _fitting_masks(mask, image)
-    _warn_if_inverse(masks, image)
-    return masks
+    return masks, _inverse_masks(masks, image)
 
 
 def without_floor(masks: Tensor) -> Tensor:
@@ -41,41 +40,48 @@ def without_floor(masks: Tensor) -> Tensor:
     return torch.where(masks > BLACK, masks, 0.0)
 
 
-def warn_if_slight(masks: Tensor, latent_size: tuple[int, int]) -> None:
-    """Log a warning for each mask under which a reference can do next to nothing.
+def slight_masks(masks: Tensor, latent_size: tuple[int, int]) -> list[str]:
+    """A sentence for each mask under which a reference can do next to nothing.
 
     Args:
         masks: (V, H_px, W_px) in 0..1.
         latent_size: (h, w) of the views' latents.
     """
     tokens = latent_size[0] * latent_size[1] * (LATENT_PX / _TOKEN_PX) ** 2
+    notes = []
     for view, mask in enumerate(masks):
         covered = int((mask > 0).sum())
         strongest, share = float(mask.max()), float(mask.mean(dtype=torch.float64))
         if strongest < _FAINT or share * tokens < 1:
-            log.warning(
-                "MagicFace: the mask of picture %d has %d pixel(s) (%.2g %% of the picture) and a strongest value of"
-                " %.2g, which is %s: the reference will do next to nothing. Mark the concept in white, or crop the"
-                " picture to it.",
-                *(view + 1, covered, 100 * covered / mask.numel(), strongest),
-                "faint" if strongest < _FAINT else "less than one of the model's tokens",
+            why = "faint" if strongest < _FAINT else "less than one of the model's tokens"
+            notes.append(
+                f"the mask of picture {view + 1} has {covered} pixel(s) ({100 * covered / mask.numel():.2g} % of the"
+                f" picture) and a strongest value of {strongest:.2g}, which is {why}: the reference will do next to"
+                " nothing. Mark the concept in white, or crop the picture to it."
             )
+    return notes
 
 
-def _alpha_masks(image: Tensor) -> Tensor:
+def log_notes(notes: list[str]) -> None:
+    """Log what is doubtful about masks."""
+    for note in notes:
+        log.warning("MagicFace: %s", note)
+
+
+def _alpha_masks(image: Tensor) -> tuple[Tensor, list[str]]:
     """Masks from the pictures' alpha; of the whole picture where that marks nothing."""
-    masks = without_floor(image[..., 3].float().cpu().clamp(0.0, 1.0))
+    masks, notes = without_floor(image[..., 3].float().cpu().clamp(0.0, 1.0)), []
     for view, mask in enumerate(masks):
         if not mask.any():
             mask.fill_(1.0)
-            log.warning("MagicFace: picture %d is all transparent and has no mask; all of it counts.", view + 1)
+            notes.append(f"picture {view + 1} is all transparent and has no mask; all of it counts.")
         elif (mask < 1).any():
             log.info(
                 "MagicFace: picture %d has no mask, so its alpha serves as one (%.0f %% of the picture).",
                 view + 1,
                 100 * float((mask > 0).float().mean()),
             )
-    return masks
+    return masks, notes
 
 
 def _fitting_masks(mask: Tensor, image: Tensor) -> Tensor:
@@ -158,8 +164,9 @@ def _marked(mask: Tensor, view: int, views: int) -> Tensor:
     )
 
 
-def _warn_if_inverse(masks: Tensor, image: Tensor) -> None:
-    """Log a warning for each mask that seems to mark the background: as Load Image does with cut-outs."""
+def _inverse_masks(masks: Tensor, image: Tensor) -> list[str]:
+    """A sentence for each mask that seems to mark the background, as Load Image's mask of a cut-out does."""
+    notes = []
     for view, (mask, picture) in enumerate(zip(masks, image, strict=True)):
         marked = mask > 0
         if bool(marked.all()):
@@ -173,9 +180,8 @@ def _warn_if_inverse(masks: Tensor, image: Tensor) -> None:
         if not seen and len(inside) > 1 and bool((inside == inside[0]).all()):
             seen = "marks a part of a single colour"
         if seen:
-            log.warning(
-                "MagicFace: the mask of picture %d %s. If it marks the background, as Load Image's mask of a cut-out"
-                " does, set invert in MagicFace Mask Weight.",
-                view + 1,
-                seen,
+            notes.append(
+                f"the mask of picture {view + 1} {seen}. If it marks the background, as Load Image's mask of a cut-out"
+                " does, set invert in MagicFace Mask Weight."
             )
+    return notes

@@ -30,8 +30,8 @@ class Outcome:
         if not self.acted:
             start, end = method.schedule.start, method.schedule.end
             findings.add(
-                f"it did nothing: none of this run's noise levels is between start ({start:g}) and end ({end:g}) of"
-                " MagicFace Schedule."
+                "the method did nothing, because none of this run's noise levels is between start"
+                f" ({start:g}) and end ({end:g}) of MagicFace Schedule."
             )
         elif not self.injected:
             findings.add(

@@ -167,6 +167,10 @@ class Editor:
         """Set values of widgets."""
         self.page.evaluate(_SET, [node, values])
 
+    def mute(self, node: str) -> None:
+        """Mute a node, which leaves it and its links out of the prompt."""
+        self.page.evaluate("(id) => { window.app.graph.getNodeById(id).mode = 2; }", node)
+
     def zoom_to_fit(self) -> None:
         """Show the whole graph, not only the selected nodes."""
         self.page.evaluate("() => window.app.canvas.deselectAll()")

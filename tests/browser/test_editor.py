@@ -132,6 +132,22 @@ def test_a_mistake_is_explained_on_its_node(editor: Editor, save_screenshot: Sav
     save_screenshot(editor, "mistake_explained")
 
 
+def test_any_one_connected_reference_suffices(editor: Editor) -> None:
+    """The nodes of the first concept are muted; then those of the second one too."""
+    editor.open_template("magicface_two_concepts")
+    (hat,) = [id for id, node in editor.prompt().items() if node["inputs"].get("concept") == "hat"]
+    others = {id: node for id, node in editor.prompt().items() if node["class_type"].startswith("MagicFace")}
+    weights = {node["inputs"]["reference"][0]: id for id, node in others.items() if "reference" in node["inputs"]}
+    (scarf,) = set(weights) - {hat}
+    for node in (hat, weights[hat]):
+        editor.mute(node)
+    assert editor.queue()["status"]["status_str"] == "success"
+    for node in (scarf, weights[scarf]):
+        editor.mute(node)
+    entry = editor.queue()
+    assert "MagicFaceApply: references: 0 connected; connect 1 to 10" in str(entry["status"]["messages"])
+
+
 def test_cancel_ends_a_run_and_does_not_change_the_next_one(editor: Editor) -> None:
     editor.open_template("magicface_one_concept")
     first = editor.queue()

@@ -203,9 +203,9 @@ def test_a_node_that_shows_ends_with_a_picture_whatever_comes_in(graph, node, la
         (
             {"end": 0.5},
             {"denoise": 0.3},
-            "it did nothing: none of this run's noise levels is between start (0)",
+            "the method did nothing, because none of this run's noise levels is between start (0)",
         ),
-        ({"switch": 0.0, "end": 0.0}, {}, "it did nothing"),
+        ({"switch": 0.0, "end": 0.0}, {}, "the method did nothing"),
         ({}, {"zeroed": True}, "no regions were found (the positive prompt is zeroed out)"),
     ],
     ids=["img2img after the end", "nothing in range", "zeroed prompt"],

@@ -179,8 +179,15 @@ def test_no_reference_is_refused(client: Client, prompt: dict[str, dict[str, Any
     apply = prompt[only(prompt, "MagicFaceApply")]["inputs"]
     for name in [name for name in apply if name.startswith("references.")]:
         del apply[name]
-    with pytest.raises(PromptError, match=r"(?s)MagicFaceApply.*reference0"):
+    with pytest.raises(PromptError, match="MagicFaceApply: references: 0 connected; connect 1 to 10"):
         client.run(prompt)
+
+
+def test_any_one_connected_reference_suffices(client: Client, prompt: dict[str, dict[str, Any]]) -> None:
+    """The editor leaves the first reference out of the prompt if its node is muted."""
+    apply = prompt[only(prompt, "MagicFaceApply")]["inputs"]
+    del apply["references.reference0"]
+    client.run(prompt)
 
 
 def test_the_api_workflows_are_what_the_editor_would_queue(client: Client) -> None:
