@@ -26,7 +26,8 @@ def found(graph, positive, *concepts):
     """The positions of each concept's words in a conditioning's only prompt, as sampling finds them."""
     [[text, options]] = positive
     prompt = graph.pack.sampling.conditioning.parts.prompt_of({**options, "cross_attn": text})
-    return prompt.positions_of([graph.reference(concept).concept_tokens for concept in concepts])
+    read_tokens = graph.pack.sampling.conditioning.prompt.read_tokens
+    return prompt.positions_of([read_tokens(graph.clip, concept).content for concept in concepts])
 
 
 def refused(graph, positive, *references, model=None):
