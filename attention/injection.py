@@ -9,11 +9,25 @@ import torch
 from torch import Tensor
 
 from .attend import Attend, PaddedQueries, joint_attention
+from .device import to_device
 from .kv import BlockKV, select
 from .regions import QueryGroups, group_queries
 
 # Queries of a group are padded to one of about this many lengths, which costs half a step on average.
 _LENGTHS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Fade:
+    """Where the effect of references fades out: the output is mixed with ordinary attention.
+
+    Attributes:
+        shares: (b, n) in 0..1, how much of a query's output is that with references; on the device of the attention.
+        tokens: for each image the queries with a share below 1, (g,) int64.
+    """
+
+    shares: Tensor
+    tokens: Sequence[Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +39,13 @@ class InjectionRule:
             query may attend to every concept.
         groups: each image's queries by label, on the device of the attention.
         concepts: for each label the indices of its concepts; None if a label is the index of its one concept.
+        fade: where references count in part.
     """
 
     labels: Tensor | None = None
     groups: Sequence[QueryGroups] = ()
     concepts: Sequence[Sequence[int]] | None = None
+    fade: Fade | None = None
 
     def __call__(
         self, attend: Attend, q: Tensor, k: Tensor, v: Tensor, kv: BlockKV, own: Tensor | None = None
@@ -56,6 +72,11 @@ class InjectionRule:
                 part = None if own is None else own[row, tokens]
                 seen = self._seen(label)
                 out[image, tokens] = _inject(attend, q[row, tokens], k[row], v[row], kv, seen, n, part)[0]
+            if self.fade is not None:
+                tokens = self.fade.tokens[image]
+                plain = attend(q[row, tokens], k[row], v[row]) if own is None else own[row, tokens]
+                share = self.fade.shares[image, tokens, None].to(out)
+                out[image, tokens] = torch.lerp(plain[0], out[image, tokens], share)
         return out
 
     def visible(self, image: int, queries: Tensor, kv: BlockKV) -> list[tuple[Sequence[int], Tensor]]:
@@ -80,7 +101,7 @@ Source: arXiv 2408.07433, section 3; docs/method.md#layout-stage.
 """
 
 
-def rba(labels: Tensor, device: torch.device) -> InjectionRule:
+def rba(labels: Tensor, device: torch.device, shares: Tensor | None = None) -> InjectionRule:
     """Region-grouped Blend Attention: each query attends to the references of its region (blend stage).
 
     A query in R_i: softmax([s Q K^T | s Q K_i^T + b_i]) [V ; V_i]; a query in no region: ordinary attention.
@@ -88,10 +109,32 @@ def rba(labels: Tensor, device: torch.device) -> InjectionRule:
     Args:
         labels: (b, n) int64 the concept that each query belongs to, or -1, in main memory.
         device: of the attention.
+        shares: see `fading`.
 
     Source: arXiv 2408.07433, section 3; docs/method.md#blend-stage.
     """
-    return InjectionRule(labels, group_queries(labels, device))
+    return InjectionRule(labels, group_queries(labels, device), fade=fading(shares, device))
+
+
+def restricted(visible: Tensor, shares: Tensor | None, device: torch.device) -> InjectionRule:
+    """RSA in which some concepts are seen from a part of the picture only.
+
+    Args:
+        visible: (N, b, n) bool in main memory, whether a query may attend to a concept.
+        shares: see `fading`.
+        device: of the attention.
+    """
+    powers = 2 ** torch.arange(len(visible))
+    codes, labels = torch.unique((visible.long() * powers[:, None, None]).sum(dim=0), return_inverse=True)
+    concepts = [[index for index in range(len(visible)) if int(code) >> index & 1] for code in codes]
+    return InjectionRule(labels, group_queries(labels, device), concepts, fading(shares, device))
+
+
+def fading(shares: Tensor | None, device: torch.device) -> Fade | None:
+    """A fade by shares (b, n) in 0..1 in main memory; None if all of them are 1."""
+    if shares is None or bool((shares >= 1).all()):
+        return None
+    return Fade(to_device(shares, device), [to_device(torch.nonzero(row < 1).flatten(), device) for row in shares])
 
 
 def _inject(

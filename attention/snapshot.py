@@ -57,7 +57,7 @@ class AttentionSnapshot:
 
         kv = tuple(concept and without_values(concept) for concept in self.kv)
         labels = None if self.rule.labels is None else self.rule.labels.to(torch.int16)
-        rule = replace(self.rule, labels=labels, groups=())
+        rule = replace(self.rule, labels=labels, groups=(), fade=None)
         return AttentionSnapshot(small(self.q), small(self.k), kv, rule, self.grid, self.heads)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
-NodeName = Literal["Apply", "Reference", "Prompt", "AttentionRecord"]
+NodeName = Literal["Apply", "Reference", "Prompt", "AttentionRecord", "Region"]
 
 
 class SamplingError(Exception):

@@ -12,6 +12,7 @@ from .conditioning.prompt import PromptTokens, Token
 from .references.cache import CacheLocation
 from .references.noise import NoiseSource
 from .regions.source import RegionSource
+from .regions.target import TargetRegion
 
 KEY = "magicface"
 """The key of every wrapper and callback that the pack puts on a model."""
@@ -34,7 +35,7 @@ class Reference:
 
     Attributes:
         concept: the phrase that names it in the target prompt.
-        concept_tokens: the phrase's tokens; references with the same tokens show the same concept.
+        concept_tokens: the phrase's tokens.
         caption: what the pictures show.
         conditioning: the encoded caption, as ComfyUI's CONDITIONING.
         latents: (V, ch, h, w) clean latents as the VAE gives them, in main memory.
@@ -43,6 +44,7 @@ class Reference:
         blend_weight: w of stage 2; 0 means off.
         resize: how masks are resized to token grids.
         pictures: (V, h_px, w_px, 3) uint8 thumbnails, or None.
+        region: where in the picture it is to be; None for anywhere.
         mask_notes: what is doubtful about the masks as they were given, one sentence each.
     """
 
@@ -56,7 +58,13 @@ class Reference:
     blend_weight: float = DEFAULT_WEIGHT
     resize: MaskResize = DEFAULT_RESIZE
     pictures: Tensor | None = None
+    region: TargetRegion | None = None
     mask_notes: tuple[str, ...] = ()
+
+    @property
+    def identity(self) -> tuple[tuple[Token, ...], str | None]:
+        """The same for references that are views of one concept: those with the same words in the same place."""
+        return self.concept_tokens, None if self.region is None else self.region.key
 
     def weight_at(self, stage: Stage) -> float:
         """w at a stage; 0 where the reference takes no part."""
@@ -139,23 +147,34 @@ class Method:
     @property
     def concepts(self) -> tuple[Reference, ...]:
         """The first reference of each concept, in order of the concepts' indices."""
-        first: dict[tuple[Token, ...], Reference] = {}
+        first: dict[Any, Reference] = {}
         for reference in self.references:
-            first.setdefault(reference.concept_tokens, reference)
+            first.setdefault(reference.identity, reference)
         return tuple(first.values())
 
     @property
     def concept_names(self) -> tuple[str, ...]:
         """The concepts' names for a legend."""
-        return tuple(c.concept if self.is_active(c) else f"{c.concept} (off)" for c in self.concepts)
+        phrases = [concept.concept_tokens for concept in self.concepts]
+        names = []
+        for index, concept in enumerate(self.concepts):
+            number = phrases[: index + 1].count(concept.concept_tokens)
+            name = concept.concept if number == 1 else f"{concept.concept} ({number})"
+            names.append(name if self.is_active(concept) else f"{name} (off)")
+        return tuple(names)
 
     def concept_of(self, reference: Reference) -> int:
         """The index of a reference's concept."""
-        return [c.concept_tokens for c in self.concepts].index(reference.concept_tokens)
+        return [concept.identity for concept in self.concepts].index(reference.identity)
 
     def is_active(self, concept: Reference) -> bool:
         """Whether any reference of the concept is on."""
-        return any(r.active for r in self.references if r.concept_tokens == concept.concept_tokens)
+        return any(r.active for r in self.references if r.identity == concept.identity)
+
+    @property
+    def needs_words(self) -> bool:
+        """Whether any region is to be found by its words."""
+        return any(self.is_active(c) and not (c.region and c.region.exact) for c in self.concepts)
 
     def positions(self, prompt: PromptTokens) -> list[list[int]]:
         """The positions of each concept's words in a prompt; none for a concept that is off."""

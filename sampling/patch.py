@@ -18,6 +18,7 @@ from .references.cache import REFERENCE_CACHE
 from .references.given_masks import slight_masks
 from .references.noise import NoiseSource, SeededNoise
 from .regions.history import REGION_STORE, RegionHistory, regions_under
+from .regions.placed import PlacedRegions
 from .regions.segmenter import Segmenter
 from .regions.source import RegionSource
 from .run.other_patches import other_patches
@@ -42,7 +43,7 @@ def bind(
     noise: NoiseSource | None = None,
     record: RecordSettings | None = None,
     strict: bool = False,
-    region_source: RegionSource = Segmenter,
+    region_source: RegionSource | None = None,
 ) -> Method:
     """Bind references and settings to a model's blocks, and check that they fit the model.
 
@@ -53,7 +54,8 @@ def bind(
         noise: the source of the references' noise; by default seeded by the schedule.
         record: which attention snapshots to record.
         strict: whether to refuse to sample if other nodes act in the attention of the same blocks.
-        region_source: where regions come from.
+        region_source: where regions come from; by default attention-based segmentation, in the places that
+            references have.
 
     Raises:
         ValueError: names the wrong input and says what to do.
@@ -70,6 +72,8 @@ def bind(
     with error_prefix("record: blocks"):
         recorded = recorded_blocks(record.blocks, injection) if record else ()
     noise = noise or SeededNoise(schedule.noise_seed)
+    if region_source is None:
+        region_source = PlacedRegions if any(reference.region for reference in references) else Segmenter
     return Method(references, schedule, injection, segmentation, noise, region_source, record, recorded, strict)
 
 
@@ -199,8 +203,10 @@ def _begin(method: Method, guider: Any, start: tuple[Tensor, Tensor, Tensor], se
         slight = slight_masks(reference.masks, (reference.latents.shape[-2], reference.latents.shape[-1]))
         for note in (*reference.mask_notes, *slight):  # the node that made the mask has logged them
             run.findings.add(f"reference {reference.concept!r}: {note}", logging.DEBUG)
+        if reference.region is not None:
+            reference.region.check(reference.concept, latent.shape[0], *latent.shape[-2:])
     for concept in method.concepts:
-        count = sum(r.concept_tokens == concept.concept_tokens for r in method.references)
+        count = sum(r.identity == concept.identity for r in method.references)
         if count > 1:
             text = f"{count} references have the phrase {concept.concept!r}: they count as views of one concept."
             run.findings.add(text, logging.INFO)

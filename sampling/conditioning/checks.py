@@ -44,7 +44,7 @@ def check_prompt(method: Method, positive: list[dict[str, Any]], findings: Findi
         SamplingError: names the input, what was given and what to do.
     """
     prompts = [prompt for prompt in map(prompt_of, positive) if prompt is not None]
-    if not prompts:
+    if not prompts and method.needs_words:
         raise SamplingError(
             "the sampler's positive prompt does not come from MagicFace Prompt, so the concepts' words cannot be found"
             " in it; encode it with MagicFace Prompt (or pass it through the conditioning input of that node; in"
@@ -53,7 +53,7 @@ def check_prompt(method: Method, positive: list[dict[str, Any]], findings: Findi
         )
     positions = [method.positions(prompt) for prompt in prompts]
     for index, concept in enumerate(method.concepts):
-        if not method.is_active(concept):
+        if not method.is_active(concept) or (concept.region is not None and concept.region.exact):
             continue
         if not any(found[index] for found in positions):
             raise concept_without_words(method, concept, prompts)

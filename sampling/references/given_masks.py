@@ -87,15 +87,10 @@ def _alpha_masks(image: Tensor) -> tuple[Tensor, list[str]]:
 def _fitting_masks(mask: Tensor, image: Tensor) -> Tensor:
     """The masks, checked and resized to the pictures."""
     views, height, width = image.shape[:3]
-    mask = _one_by_one(mask, views).float().cpu()
+    mask = _one_by_one(mask, views)
     if len(mask) != views:
         raise ValueError(f"mask: {len(mask)} for {views} pictures; {_advice(len(mask), views)}")
-    if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
-        raise ValueError(
-            f"mask: has values outside 0..1 or not finite (from {float(mask.min()):g} to {float(mask.max()):g});"
-            " check the node it comes from"
-        )
-    mask = torch.stack([_marked(single, view, views) for view, single in enumerate(mask)])
+    mask = plain_masks(mask)
     ratio = (mask.shape[2] / mask.shape[1]) / (width / height)
     if abs(math.log(ratio)) > _ASPECT_TOLERANCE:
         raise ValueError(
@@ -104,7 +99,23 @@ def _fitting_masks(mask: Tensor, image: Tensor) -> Tensor:
         )
     if mask.shape[1:] != (height, width):
         mask = torch.nn.functional.interpolate(mask[:, None], size=(height, width), mode="nearest-exact")[:, 0]
-    return mask.clamp(0.0, 1.0)
+    return mask
+
+
+def plain_masks(mask: Tensor) -> Tensor:
+    """(n, H, W) float32 in 0..1, in main memory: masks in any of the shapes and kinds that nodes give them.
+
+    Raises:
+        ValueError: names the input and says what to do.
+    """
+    mask = _one_by_one(mask, len(mask)).float().cpu()
+    if not torch.isfinite(mask).all() or mask.min() < -1e-3 or mask.max() > 1 + 1e-3:
+        raise ValueError(
+            f"mask: has values outside 0..1 or not finite (from {float(mask.min()):g} to {float(mask.max()):g});"
+            " check the node it comes from"
+        )
+    marked = torch.stack([_marked(single, number, len(mask)) for number, single in enumerate(mask)])
+    return marked.clamp(0.0, 1.0)
 
 
 def _one_by_one(mask: Tensor, views: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...attention.injection import InjectionRule, rba
 from ...attention.regions import Regions, resize_nearest
 from ..conditioning.roles import Area, half_grid_span
+from .places import Places
 
 
 class RegionIndex:
@@ -45,11 +46,16 @@ class RegionIndex:
         return self._in_main_memory
 
     def rule(
-        self, area: Area | None, grid: tuple[int, int], device: torch.device, images: Sequence[int]
+        self,
+        area: Area | None,
+        grid: tuple[int, int],
+        device: torch.device,
+        images: Sequence[int],
+        places: Places | None = None,
     ) -> InjectionRule:
         """How the queries of a block attend in some of the images, given as a tuple.
 
-        The cond sees an area of the latent (None: all of it).
+        The cond sees an area of the latent (None: all of it). Places say where a concept counts in part.
 
         Source: docs/method.md#regions.
         """
@@ -57,5 +63,6 @@ class RegionIndex:
         if key not in self._rules:
             rows, columns = half_grid_span(area)
             labels = resize_nearest(self.concepts[list(images), rows, columns], grid).flatten(1)
-            self._rules[key] = rba(labels, device)
+            shares = None if places is None else places.shares(labels, area, grid, images)
+            self._rules[key] = rba(labels, device, shares)
         return self._rules[key]

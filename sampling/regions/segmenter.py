@@ -12,6 +12,7 @@ from ...attention.regions import NO_CONCEPT, NO_LABEL, Regions, half_grid, resiz
 from ...attention.segmentation import AttentionMaps, segment
 from ..conditioning.roles import CondRow, KnownConds, half_grid_span
 from ..method import Method
+from .places import Places
 
 
 class MapsOfCond:
@@ -66,6 +67,7 @@ class Segmenter:
     def __init__(self, method: Method, shape: Sequence[int]) -> None:
         self._method, self._shape = method, shape
         self.blocks: Sequence[Block] = method.segmentation_blocks
+        self.places: Places | None = None
         self._maps: dict[tuple[str, Any], MapsOfCond] = {}
 
     def new_maps(self, row: CondRow, size_lat: Sequence[int], images: Sequence[int]) -> AttentionMaps | None:

@@ -14,6 +14,7 @@ from ..conditioning.roles import CondRow, KnownConds
 
 if TYPE_CHECKING:
     from ..method import Method
+    from .places import Places
 
 
 class RegionFinder(Protocol):
@@ -23,10 +24,12 @@ class RegionFinder(Protocol):
     layout stage goes on, and there is no semantic guidance. `Regions` have the batch's size.
 
     Attributes:
-        blocks: whose attention maps it reads.
+        blocks: whose attention maps it reads. Without any, its regions are known before the UNet calls.
+        places: where concepts may be, whatever is found; None for anywhere.
     """
 
     blocks: Sequence[Block]
+    places: Places | None
 
     def new_maps(self, row: CondRow, size_lat: Sequence[int], images: Sequence[int]) -> AttentionMaps | None:
         """What the maps of a cond that sees (H, W) of the latent are added to in one pass of the UNet.
@@ -46,13 +49,15 @@ class RegionFinder(Protocol):
 
 
 RegionSource = Callable[["Method", Sequence[int]], RegionFinder]
-"""Called with the method and a latent's shape (b, ch, H, W) to begin an evaluation. The class `Segmenter` is one."""
+"""Called with the method and a latent's shape (b, ch, H, W) to begin an evaluation. `Segmenter` and `PlacedRegions` are
+such classes."""
 
 
 class NoRegions:
     """A region source that finds none: only the layout stage, without semantic guidance."""
 
     blocks: Sequence[Block] = ()
+    places: Places | None = None
 
     def __init__(self, method: Method, shape: Sequence[int]) -> None:
         pass

@@ -11,6 +11,7 @@ from ...attention.kv import BlockKV
 from ...attention.schedule import Stage
 from ..conditioning.roles import KnownConds
 from ..regions.index import RegionIndex
+from ..regions.places import Places
 from ..regions.source import RegionFinder
 from ..snapshots import AttentionRecorder
 from .windows import Images
@@ -27,6 +28,7 @@ class Evaluation:
         shape: (b, ch, H, W) of its latent.
         model_options: of the evaluation; references inherit very few of them.
         finder: collects attention maps until the positive list is done for all images; then None.
+        places: where concepts may be, None for anywhere.
         steering: the regions that steer the blend stage in all its calls: those of the evaluation before.
         kv: keys and values of the references by hook group.
         mapped: the images for which the positive list is done.
@@ -39,6 +41,7 @@ class Evaluation:
     shape: Sequence[int]
     model_options: dict[str, Any]
     finder: RegionFinder | None
+    places: Places | None
     steering: RegionIndex | None
     kv: dict[Any, dict[Block, BlockKV]] = field(default_factory=dict)
     mapped: set[int] = field(default_factory=set)

@@ -13,6 +13,7 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention.guidance import guidance_rate
+from ...attention.regions import Regions
 from ...attention.schedule import Stage, StageSigmas
 from ..conditioning.roles import KnownConds, Texts, known_conds, match_list
 from ..findings import Findings
@@ -117,7 +118,10 @@ class Run:
 
         def evaluate(stage: Stage, options: dict[str, Any]) -> Any:
             finder = self._method.region_source(self._method, x.shape) if stage is not Stage.OFF else None
-            evaluation = Evaluation(stage, timestep, level, x.shape, options, finder, self.latest_regions)
+            if finder is not None and not finder.blocks:
+                self._take(finder.regions({}, x.device))
+            places = None if finder is None else finder.places
+            evaluation = Evaluation(stage, timestep, level, x.shape, options, finder, places, self.latest_regions)
             outer, self._evaluation = self._evaluation, evaluation
             try:
                 return executor(x, timestep, options, *args, **kwargs)
@@ -127,7 +131,7 @@ class Run:
         begins = stage is not Stage.OFF and not self._outcome.acted
         self._acting = stage is not Stage.OFF
         self._outcome.acted |= self._acting
-        if begins and stage is Stage.BLEND and self.latest_regions is None:
+        if begins and stage is Stage.BLEND and self.latest_regions is None and self._method.needs_words:
             log.info("MagicFace: sampling begins in the blend stage, so one more evaluation finds the regions.")
             evaluate(Stage.LAYOUT, {name: given for name, given in model_options.items() if name not in _GUIDANCE})
         return evaluate(stage, model_options)
@@ -159,19 +163,20 @@ class Run:
         known = known_conds(lists, self._texts, x.shape)
         images = self._images(evaluation, x, model_options)
         has_positive = any(listed.role == "positive" for listed in lists)
-        primary = has_positive and images is not None and evaluation.finder is not None
         if has_positive:
             self._outcome.injected = True
             self._run_references(evaluation, known, model, x.device)
-        finder, recorder = (evaluation.finder, self.recorder) if primary else (None, None)
+        finder = evaluation.finder if has_positive and images is not None else None
+        recorder = None if finder is None else self.recorder
         with self._in_batch(CondBatch(evaluation, known, finder, recorder, x.shape, images)):
             out = executor(model, conds, x, timestep, model_options)
-        if primary and images is not None:
+        if finder is not None and images is not None:
             evaluation.mapped |= set(images)
             if len(evaluation.mapped) == evaluation.shape[0]:
                 requested = [of.role for of, listed in zip(lists, conds, strict=True) if listed is not None]
                 evaluation.rate_pending = sorted(requested) == ["negative", "positive"]
-                self._find_regions(evaluation, known, x.device)
+                self._take(finder.regions(known, x.device))
+                evaluation.finder = None
         return out
 
     def _images(self, evaluation: Evaluation, x: Tensor, model_options: dict[str, Any]) -> Images | None:
@@ -186,10 +191,8 @@ class Run:
             )
         return images
 
-    def _find_regions(self, evaluation: Evaluation, known: KnownConds, device: torch.device) -> None:
-        assert evaluation.finder is not None
-        found = evaluation.finder.regions(known, device)
-        evaluation.finder = None
+    def _take(self, found: Regions | None) -> None:
+        """The regions of an evaluation, if there are any, are the latest."""
         if found is not None:
             self._outcome.segmented = True
             self.latest_regions = RegionIndex(found)

@@ -124,7 +124,9 @@ class UNetCall:
         """RSA; RBA in the blend stage, where there are regions and it is known which images these rows are."""
         evaluation = self._batch.evaluation
         if evaluation.stage is Stage.BLEND and evaluation.steering is not None and self._images is not None:
-            return evaluation.steering.rule(row.area, grid, q.device, self._images)
+            return evaluation.steering.rule(row.area, grid, q.device, self._images, evaluation.places)
+        if evaluation.places is not None and self._images is not None:
+            return evaluation.places.rule(row.area, grid, q.device, self._images)
         return RSA
 
     def _cross_attention(

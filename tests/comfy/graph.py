@@ -92,6 +92,10 @@ class Graph:
         """The reference with other mask settings."""
         return self.run("MagicFaceMaskWeight", reference=reference, **inputs)[0]
 
+    def region(self, reference: Any, mask: Tensor, how: str = "exactly here", **inputs: Any) -> Any:
+        """The reference with a place in the picture."""
+        return self.run("MagicFaceRegion", reference=reference, mask=mask, how=how, **inputs)[0]
+
     def two_references(self, first: float = 3.0, second: float = 3.0) -> list[Any]:
         """References of a hat and a scarf with these weights; the masks mark different parts of their pictures."""
         hat = self.reference("hat", 1, weight=first, mask=box(128, 128, 0, 16, 80, 112))

@@ -27,6 +27,10 @@ FROZEN = {
         " invert:BOOLEAN",
         "reference:MAGICFACE_REFERENCE mask:MASK",
     ),
+    "MagicFaceRegion": (
+        "reference:MAGICFACE_REFERENCE mask:MASK how:COMBO feather_px:INT",
+        "reference:MAGICFACE_REFERENCE",
+    ),
     "MagicFacePrompt": ("clip:CLIP text:STRING conditioning:CONDITIONING?", "CONDITIONING:CONDITIONING"),
     "MagicFaceSchedule": (
         "switch:FLOAT start:FLOAT end:FLOAT semantic_guidance:BOOLEAN injection_blocks:STRING"
@@ -72,6 +76,7 @@ def test_choices_never_change(magicface_nodes):
     }
     assert options == {
         ("MagicFaceMaskWeight", "resize"): ["nearest", "area"],
+        ("MagicFaceRegion", "how"): ["exactly here", "only within"],
         ("MagicFaceSchedule", "foreground"): ["auto", "always", "never"],
         ("MagicFaceSchedule", "keep_on"): ["main memory", "device"],
         ("MagicFaceAttentionView", "query"): ["regions", "pixel"],

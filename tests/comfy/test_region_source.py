@@ -31,6 +31,7 @@ class FixedRegions:
 
     pack: Any
     blocks: tuple[()] = ()
+    places: None = None
 
     def __call__(self, method: Any, shape: Any) -> FixedRegions:
         return self
