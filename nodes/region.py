@@ -63,7 +63,8 @@ class MagicFaceRegion(io.ComfyNode):
             masks = plain_masks(mask)
             shares = None
             if feather_px:
-                shares = feather(grow(masks, -feather_px), feather_px)
+                # The blur reaches twice its radius.
+                shares = feather(grow(masks, -feather_px), -(-feather_px // 2))
                 if not (shares > 0).flatten(1).any(dim=1).all():
                     raise ValueError(
                         f"feather_px: {feather_px} leaves nothing of the mask, which is narrower than twice as much;"

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from magicface.attention.attend import TorchAttend
-from magicface.attention.injection import RSA, InjectionRule, rba
+from magicface.attention.injection import RSA, InjectionRule, fading, rba, restricted
 from magicface.attention.kv import BlockKV
 from magicface.attention.regions import group_queries
 from magicface.attention.segmentation import segment
@@ -214,3 +214,31 @@ def test_a_word_in_two_phrases_attends_to_the_later_concept() -> None:
     out = rba(regions.concepts.flatten(1), CPU)(TorchAttend(2), q, k, v, kv)
     expected = oracle.inject(q[0], k[0], v[0], [[view] for view in views], [[0], [1], [1], []], 2)
     assert_close(out[0], expected, rtol=1e-6, atol=1e-6)
+
+
+@given(seed=st.integers(0, 2**32), images=st.integers(1, 2), n=st.integers(1, 9), concepts=st.integers(1, 3))
+def test_seen_from_parts_of_the_picture_and_fading_equals_the_loops(
+    seed: int, images: int, n: int, concepts: int
+) -> None:
+    """Each query attends to the concepts that are visible to it; its output is mixed with ordinary attention."""
+    g = generator_of(seed)
+    q, k, v = (normal(g, images, n, 8) for _ in range(3))
+    views = [[some_view(g, 4, 8)] for _ in range(concepts)]
+    visible = torch.rand(concepts, images, n, generator=g) < 0.5
+    shares = torch.rand(images, n, generator=g).mul(1.5).clamp(max=1)
+    rule = restricted(visible, shares, CPU)
+    found = rule(TorchAttend(2), q, k, v, [as_concept(each) for each in views])
+    for image in range(images):
+        for query in range(n):
+            row = slice(query, query + 1)
+            seen = [each for index, each in enumerate(views) if visible[index, image, query]]
+            own = oracle.with_references(q[image, row], k[image], v[image], [], 2, None, n)
+            with_seen = oracle.with_references(q[image, row], k[image], v[image], seen, 2, None, n)
+            expected = own + shares[image, query] * (with_seen - own)
+            assert_close(found[image, row], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_fading_nothing_is_mixed() -> None:
+    assert fading(None, CPU) is None and fading(torch.ones(2, 3), CPU) is None
+    fade = fading(torch.tensor([[1.0, 0.5, 0.0]]), CPU)
+    assert fade is not None and [tokens.tolist() for tokens in fade.tokens] == [[1, 2]]
