@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,14 @@ class HelpPicture:
         shows: class of the node whose picture is taken; if empty, only the references are shown.
         variants: text below a picture -> changed inputs, by node class; by default one picture without changes.
         with_references: whether the references are shown above.
+        placed: text below a further picture -> for each reference, which half of the picture it is to be in exactly.
     """
 
     workflow: str
     shows: str = ""
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=lambda: {"": {}})
     with_references: bool = True
+    placed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _each(label: str, class_type: str, name: str, *values: float) -> dict[str, dict[str, dict[str, float]]]:
@@ -62,6 +64,12 @@ HELP_PICTURES = {
         "MagicFaceSegmentationPreview",
         {"first step": {"MagicFaceSegmentationPreview": {"step": 0}}, "last step": {}},
     ),
+    "region": HelpPicture(
+        "magicface_two_concepts",
+        "SaveImage",
+        {"by words": {}},
+        placed={"hat above, scarf below": ("upper", "lower"), "hat below, scarf above": ("lower", "upper")},
+    ),
     "attention": HelpPicture("magicface_attention_views", "MagicFaceAttentionView", with_references=False),
     "correspondence": HelpPicture("magicface_attention_views", "MagicFaceCorrespondence", with_references=False),
 }
@@ -78,6 +86,10 @@ def write(client: Client, name: str) -> Path:
         Entry(shown_picture(client, with_inputs(prompt, inputs), wanted.shows), text)
         for text, inputs in variants.items()
     ]
+    made += [
+        Entry(shown_picture(client, with_places(prompt, halves), wanted.shows), text)
+        for text, halves in wanted.placed.items()
+    ]
     picture = made[0].picture if len(made) == 1 else contact_sheet([above, made])
     FOLDER.mkdir(parents=True, exist_ok=True)
     save_small(picture, FOLDER / f"{name}.jpg", _MAX_SIDE_PX)
@@ -89,6 +101,28 @@ def with_inputs(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prom
     prompt = copy.deepcopy(prompt)
     for node in prompt.values():
         node["inputs"].update(inputs.get(node["class_type"], {}))
+    return prompt
+
+
+def with_places(prompt: Prompt, halves: Sequence[str]) -> Prompt:
+    """A copy of a prompt with each reference exactly in the upper or the lower half of the picture."""
+    prompt = copy.deepcopy(prompt)
+    (latent,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "EmptyLatentImage")
+    (apply,) = (node["inputs"] for node in prompt.values() if node["class_type"] == "MagicFaceApply")
+    width, height = latent["width"], latent["height"]
+
+    def mask(value: float, height: int) -> dict[str, Any]:
+        return {"class_type": "SolidMask", "inputs": {"value": value, "width": width, "height": height}}
+
+    prompt["whole"], prompt["half"] = mask(0.0, height), mask(1.0, height // 2)
+    for number, half in enumerate(halves):
+        composite = {"destination": ["whole", 0], "source": ["half", 0], "x": 0, "operation": "add"}
+        composite["y"] = height // 2 if half == "lower" else 0
+        prompt[f"mask{number}"] = {"class_type": "MaskComposite", "inputs": composite}
+        place = {"mask": [f"mask{number}", 0], "how": "exactly here", "feather_px": 0}
+        place["reference"] = apply[f"references.reference{number}"]
+        prompt[f"region{number}"] = {"class_type": "MagicFaceRegion", "inputs": place}
+        apply[f"references.reference{number}"] = [f"region{number}", 0]
     return prompt
 
 
