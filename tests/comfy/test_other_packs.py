@@ -17,7 +17,8 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 
 from .graph import call
-from .neighbours import compile_blocks, gligen, last_writer, longer_keys
+from .neighbours import compile_blocks, gligen
+from .stand_ins import last_writer, longer_keys, windows
 from .steering import assert_same, follow, lead
 
 pytestmark = pytest.mark.usefixtures("as_node")
@@ -156,25 +157,6 @@ def test_another_prompt_in_place_of_the_positive_one_is_logged(graph, caplog):
     with caplog.at_level(logging.WARNING):
         assert torch.equal(graph.sample(graph.apply(plain, *graph.two_references())), graph.sample(plain))
     assert [r.getMessage() for r in caplog.records if "nothing attended to the references" in r.getMessage()]
-
-
-def windows(overlap, batch):
-    """A wrapper that calls on with two images at a time, in the way of motion packs, and averages the overlaps."""
-    starts = range(0, batch - 1, 2 - overlap)
-
-    def wrapper(run, model, conds, x, timestep, options):
-        sums, counts = [torch.zeros_like(x) for _ in conds], torch.zeros(batch, 1, 1, 1)
-        for start in starts:
-            images = [start, start + 1]
-            inner = {**options, "transformer_options": {**options["transformer_options"]}}
-            inner["transformer_options"]["ad_params"] = {"sub_idxs": images, "full_length": batch}
-            copies = [listed and [dict(cond) for cond in listed] for listed in conds]
-            counts[images] += 1
-            for total, out in zip(sums, run(model, copies, x[images], timestep[images], inner), strict=True):
-                total[images] += out
-        return [total / counts for total in sums]
-
-    return wrapper
 
 
 @pytest.mark.rounding
