@@ -196,8 +196,8 @@ class UNetCall:
             raise SamplingError(
                 f"MagicFace: block {block} was given {k.shape[0]} x {k.shape[1]} keys of the text instead of"
                 f" {self._total_rows} x {self._context_tok} or more. Patched in there: {self._patched_in(block)}."
-                " Patches that take keys of the text away, as some do for negative weights of words, cannot be used with"
-                " MagicFace: remove it, and encode the prompts without such weights"
+                " Patches that take keys of the text away, as some do for negative weights of words, cannot be used"
+                " with MagicFace: remove that node, and encode the prompts without such weights"
             )
 
     def _patched_in(self, block: Block) -> str:

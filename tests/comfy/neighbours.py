@@ -237,7 +237,13 @@ def compile_blocks(graph: Graph, model: Any, backend: Any = "eager") -> Any:
 
 
 CACHE = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0}
-WINDOWS = {"context_length": 2, "context_overlap": 1, "dim": 0, "freenoise": True}
+WINDOWS = {
+    "context_schedule": "standard_static",
+    "context_length": 2,
+    "context_overlap": 1,
+    "dim": 0,
+    "freenoise": True,
+}
 CHANGED_TOKENS = ("HyperTile and token merging", "remove it")
 
 # ---- the rows ----
