@@ -76,8 +76,9 @@ def test_neighbour_and_method_work_together_or_are_refused(graph_of, neighbour, 
         check_together(graph, neighbour, ours, alone)
     for order, model in models_with_both(graph, neighbour, *OFF):
         if neighbour.refused_after and order == "before":
-            continue
-        assert torch.equal(sample(graph, neighbour, model), alone), f"{order}: weight 0 is not the neighbour alone"
+            assert_refused(graph, neighbour, model, neighbour.refused_after, order)
+        else:
+            assert torch.equal(sample(graph, neighbour, model), alone), f"{order}: weight 0 is not the neighbour alone"
     assert torch.equal(method_alone(graph, neighbour), ours), "the neighbour has changed later runs"
 
 
@@ -117,7 +118,7 @@ def check_together(graph: Graph, neighbour: Neighbour, ours: torch.Tensor, alone
 def check_run(graph: Graph, neighbour: Neighbour, latent: torch.Tensor, order: str) -> None:
     """Assert that each image of a latent has regions, and that its run has the finding of the row."""
     for steps in graph.regions_by_step(latent):
-        assert {0, 1} & set(torch.stack(steps).flatten().tolist()), f"{order}: no regions"
+        assert steps and {0, 1} & set(torch.stack(steps).flatten().tolist()), f"{order}: no regions"
     if neighbour.finding:
         findings = "\n".join(finding for history, _ in graph.runs(latent) for finding in history.findings)
         assert neighbour.finding in findings, order
