@@ -72,8 +72,7 @@ def neighbour_table(neighbours: Iterable[Any]) -> list[str]:
     """The other nodes that MagicFace was tested with: the rows of tests/comfy/neighbours.py."""
     lines = ["| neighbour | patches the | outcome | |", "|---|---|---|---|"]
     for row in neighbours:
-        outcome = "refused" if row.refused else "together"
-        lines.append(f"| {row.name} | {'model' if row.patches_model else 'prompt'} | {outcome} | {row.note} |")
+        lines.append(f"| {row.name} | {'model' if row.patches_model else 'prompt'} | {row.outcome} | {row.note} |")
     return lines
 
 

@@ -128,8 +128,10 @@ class ReferencePass:
         try:
             kv = self.through_unet(group, evaluation, options)
         except Exception as error:
-            if len(group) == 1 or not _is_out_of_memory(error):
-                _log_failure(self._model, error)
+            if not _is_out_of_memory(error):
+                _explain(self._model, error)
+                raise
+            if len(group) == 1:
                 raise
         else:
             self._cache.add(key, kv)
@@ -192,17 +194,36 @@ def _split(group: list[ReferenceView], size: int) -> list[list[ReferenceView]]:
     return [group[first : first + size] for first in range(0, len(group), size)]
 
 
-def _log_failure(model: Any, error: Exception) -> None:
-    """Say that an error is of the reference pass, and which modules other nodes have changed; not of a cancelled run.
+def _explain(model: Any, error: Exception) -> None:
+    """Say that an error is of the reference pass; not of a cancelled run.
 
-    As text: a log record that held the error would hold the tensors of its frames.
+    It is logged as text: a log record that held the error would hold the tensors of its frames.
+
+    Raises:
+        SamplingError: other nodes have replaced the forward of modules, which may not take the rows of references.
     """
     if isinstance(error, comfy.model_management.InterruptProcessingException):
         return
-    forwards = [vars(module)["forward"] for module in model.diffusion_model.modules() if "forward" in vars(module)]
-    names = ", ".join(dict.fromkeys(map(name_of, forwards)))
-    changed = f" (other nodes replaced the forward of modules by {names})" if names else ""
-    log.error("%s", f"MagicFace: the UNet call for the references failed{changed}: {error}")
+    message = f"MagicFace: the UNet call for the references failed: {error}"
+    names = _replaced_forwards(model)
+    if names:
+        raise SamplingError(
+            f"{message}. Other nodes have replaced the forward of modules in the UNet by {', '.join(names)}. If it"
+            " cannot take the rows of the references, it cannot be used with MagicFace: remove its node. If the error"
+            " stays, restart ComfyUI, because some nodes change the model for good"
+        ) from error
+    log.error("%s", message)
+
+
+def _replaced_forwards(model: Any) -> list[str]:
+    """The names of forwards that are not those of their modules' classes."""
+    found = []
+    for module in model.diffusion_model.modules():
+        forward = vars(module).get("forward")
+        # ComfyUI puts back what it replaced as an attribute of the module itself.
+        if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
+            found.append(name_of(forward))
+    return list(dict.fromkeys(found))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -135,7 +135,7 @@ class UNetCall:
         attend = HostAttention(extra)
         self_q, self_k = self._self_queries.pop(block)
         grid = self._grid(block, q, extra)
-        self._check_keys(block, k, self._context_tok)
+        self._check_text(block, k)
         if block in self._mapped_blocks:  # another node sends something of its own through the UNet first
             self._maps.clear()
             self._mapped_blocks.clear()
@@ -187,6 +187,20 @@ class UNetCall:
         """
         if k.shape[0] != self._total_rows or k.shape[1] < expected:
             raise self._changed_tokens(block, "keys", k, f"{self._total_rows} x {expected} or more")
+
+    def _check_text(self, block: Block, k: Tensor) -> None:
+        """Make sure that no keys of the text are missing, or words would be elsewhere; others may be appended.
+
+        Raises:
+            SamplingError: some are missing.
+        """
+        if k.shape[0] != self._total_rows or k.shape[1] < self._context_tok:
+            raise SamplingError(
+                f"MagicFace: block {block} was given {k.shape[0]} x {k.shape[1]} keys of the text instead of"
+                f" {self._total_rows} x {self._context_tok} or more. Patched in there: {self._patched_in(block)}."
+                " Patches that take keys of the text away, as some do for negative weights of words, cannot be used"
+                " with MagicFace: remove that node, and encode the prompts without such weights"
+            )
 
     def _patched_in(self, block: Block) -> str:
         return "; ".join(other_patches(self._options, [block])) or "nothing that MagicFace knows of"

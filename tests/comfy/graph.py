@@ -150,10 +150,18 @@ class Graph:
         Raises:
             LookupError: no run is known for the latent.
         """
-        found = self.pack.sampling.regions.history.REGION_STORE.find(latent)
+        return [[step.concepts[index].long() for step in history.steps] for history, index in self.runs(latent)]
+
+    def runs(self, latent: Tensor) -> list[tuple[Any, int]]:
+        """For each image of a sampled latent, the region history of its run and its index in that run's batch.
+
+        Raises:
+            LookupError: no run is known for the latent.
+        """
+        found: list[tuple[Any, int]] | None = self.pack.sampling.regions.history.REGION_STORE.find(latent)
         if found is None:
             raise LookupError("no run is known for this latent")
-        return [[step.concepts[index].long() for step in history.steps] for history, index in found]
+        return found
 
 
 def assert_acts(graph: Graph, model: Any, *references: Any, least: float = 0.1, **sampling: Any) -> Tensor:

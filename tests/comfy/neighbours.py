@@ -1,4 +1,4 @@
-"""What is combined with a patched model in a graph: ComfyUI's own nodes, and stand-ins for patches of other packs.
+"""What is combined with a patched model in a graph: ComfyUI's own nodes, and the stand-ins for other packs.
 
 One row per neighbour. The tests of `test_neighbours` and the table in docs/neighbours.md are made from these rows.
 """
@@ -19,7 +19,6 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
-from comfy.ldm.modules.attention import optimized_attention
 from comfy_api.torch_helpers import set_torch_compile_wrapper
 from comfy_extras.nodes_model_merging import ModelMergeSimple
 from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
@@ -27,6 +26,7 @@ from comfy_extras.nodes_torch_compile import skip_torch_compile_dict
 import nodes as core_nodes
 from devtools.tiny_pack import tiny_model
 
+from . import stand_ins
 from .graph import Graph, call, picture
 
 Texts = tuple[Any, Any]
@@ -46,11 +46,15 @@ class Neighbour:
         model: patches a model.
         texts: changes the positive and the negative prompt.
         masked: whether the latent has a noise mask.
+        batch: how many images the latent has.
         sampling: KSampler inputs that differ from the usual ones.
         family: the family of the small model.
         once: whether it fails when it patches a model twice, with or without MagicFace.
         changes: whether it changes the picture.
         refused: words of the error that ends a run with both; empty if they work together.
+        refused_after: words of the error that ends a run, at any weight, if it comes after MagicFace Apply; empty if
+            the order does not matter.
+        finding: words of a finding that a run with both has; empty if it has none.
         note: its note in the table.
         missing: why this ComfyUI does not have it; empty if it does.
     """
@@ -59,11 +63,14 @@ class Neighbour:
     model: Callable[[Graph, Any], Any] = leave_model
     texts: Callable[[Graph, Any, Any], Texts] = lambda graph, positive, negative: (positive, negative)
     masked: bool = False
+    batch: int = 1
     sampling: Mapping[str, Any] = field(default_factory=dict)
     family: str = "sdxl"
     once: bool = False
     changes: bool = True
     refused: tuple[str, ...] = ()
+    refused_after: tuple[str, ...] = ()
+    finding: str = ""
     note: str = ""
     missing: str = ""
 
@@ -71,6 +78,13 @@ class Neighbour:
     def patches_model(self) -> bool:
         """Whether it patches the model; otherwise it changes the prompts."""
         return self.model is not leave_model
+
+    @property
+    def outcome(self) -> str:
+        """The outcome of a run with both, for the table."""
+        if self.refused:
+            return "refused"
+        return "together; refused after MagicFace Apply" if self.refused_after else "together"
 
 
 def core_node(file: str, node: str, name: str, **row: Any) -> Neighbour:
@@ -222,118 +236,108 @@ def compile_blocks(graph: Graph, model: Any, backend: Any = "eager") -> Any:
     return model
 
 
-# ---- stand-ins for patches of other packs ----
-
-BLOCKS = (("output", 1, 0), ("output", 4, 0))
-
-
-def last_writer(kind: str, factor: float) -> Callable[[Graph, Any], Any]:
-    """The usual attention times a factor, in a block's only replacement slot."""
-
-    def times(q, k, v, extra):
-        return factor * optimized_attention(q, k, v, extra["n_heads"], transformer_options=extra)
-
-    def patched(graph: Graph, model: Any) -> Any:
-        model = model.clone()
-        for block in BLOCKS:
-            getattr(model, f"set_model_{kind}_replace")(times, *block)
-        return model
-
-    return patched
-
-
-class AdapterStandIn:
-    """An object as image-prompt adapters use it: one per block, which later adapters add themselves to."""
-
-    def __init__(self) -> None:
-        self.values: list[float] = []
-
-    def add(self, value: float) -> None:
-        self.values.append(value)
-
-    def __call__(self, q, k, v, extra):
-        out = optimized_attention(q, k, v, extra["n_heads"], transformer_options=extra)
-        for value in self.values:
-            out = out + value * v.mean(1, keepdim=True)
-        return out
-
-
-def add_to_slot(graph: Graph, model: Any) -> Any:
-    """Put an object in the slot, or call `.add` on the object that is there already."""
-    model = model.clone()
-    to = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
-    to["patches_replace"] = {name: dict(slots) for name, slots in to.get("patches_replace", {}).items()}
-    slots = to["patches_replace"].setdefault("attn2", {})
-    for block in BLOCKS:
-        if block not in slots:
-            slots[block] = AdapterStandIn()
-        slots[block].add(0.3)
-    return model
-
-
-def longer_keys(graph: Graph, model: Any) -> Any:
-    """More keys for every self-attention: the own ones once more, in reversed order."""
-    model = model.clone()
-    model.set_model_attn1_patch(lambda q, k, v, extra: (q, torch.cat([k, k.flip(1)], 1), torch.cat([v, 2 * v], 1)))
-    return model
-
-
-def override(graph: Graph, model: Any) -> Any:
-    """An attention override, as packs set it for a whole model to change the backend; this one adds a temperature."""
-    model = model.clone()
-    to = model.model_options["transformer_options"] = dict(model.model_options["transformer_options"])
-    to["optimized_attention_override"] = lambda attention, q, *args, **kwargs: attention(0.9 * q, *args, **kwargs)
-    return model
-
-
-def around_the_unet(graph: Graph, model: Any) -> Any:
-    """A function around every UNet call (a model can have only one)."""
-    model = model.clone()
-    model.set_model_unet_function_wrapper(
-        lambda apply, args: 0.95 * apply(args["input"], args["timestep"], **args["c"])
-    )
-    return model
-
-
-class WholeBlockPatch:
-    """An object in the slot of a block, for all of its transformer depths."""
-
-    def __call__(self, q, k, v, extra):
-        return 0.8 * optimized_attention(q, k, v, extra["n_heads"], transformer_options=extra)
-
-
-def patch_without_depth(graph: Graph, model: Any) -> Any:
-    """Patch a block by its stage and number only, without a depth."""
-    model = model.clone()
-    for kind in ("attn1", "attn2"):
-        model.set_model_patch_replace(WholeBlockPatch(), kind, "output", 1)
-    return model
-
-
-def fewer_queries(graph: Graph, model: Any) -> Any:
-    """Attention for every second query only; the others are filled in after the attention."""
-    model = model.clone()
-    model.set_model_attn1_patch(half_of_the_tokens)
-    model.set_model_attn1_output_patch(lambda out, extra: out.repeat_interleave(2, dim=1))
-    return model
-
-
-def half_of_the_keys(q, k, v, extra):
-    return q, k[:, ::2], v[:, ::2]
-
-
-def fewer_keys(graph: Graph, model: Any) -> Any:
-    """Every second key and value only, as packs do to save time."""
-    model = model.clone()
-    model.set_model_attn1_patch(half_of_the_keys)
-    return model
-
-
-def half_of_the_tokens(q, k, v, extra):
-    return q[:, ::2], k[:, ::2], v[:, ::2]
-
-
 CACHE = {"reuse_threshold": 3.0, "start_percent": 0.0, "end_percent": 1.0}
+WINDOWS = {
+    "context_schedule": "standard_static",
+    "context_length": 2,
+    "context_overlap": 1,
+    "dim": 0,
+    "freenoise": True,
+}
+CHANGED_TOKENS = ("HyperTile and token merging", "remove it")
+
+# ---- the rows ----
+
+STAND_INS = (
+    Neighbour("attn1 replaced by the last writer", stand_ins.last_writer("attn1", 0.5)),
+    Neighbour("attn2 replaced by the last writer", stand_ins.last_writer("attn2", 0.5)),
+    Neighbour("an object that is added to", stand_ins.add_to_slot),
+    Neighbour("an attn1 patch that lengthens keys", stand_ins.longer_keys),
+    Neighbour("an attention override", stand_ins.override, note="bypassed where references are injected"),
+    Neighbour("a function around the UNet", stand_ins.around_the_unet),
+    Neighbour("an object for a whole block", stand_ins.patch_without_depth),
+    Neighbour(
+        "an attn1 patch that drops keys",
+        stand_ins.fewer_keys,
+        refused=("MagicFace: block ", "keys instead of", "half_of_the_keys", *CHANGED_TOKENS),
+        note="changes the number of keys",
+    ),
+    Neighbour(
+        "an attn1 patch that drops tokens",
+        stand_ins.fewer_queries,
+        refused=("MagicFace: block ", "half_of_the_tokens", *CHANGED_TOKENS),
+        note="changes the number of tokens",
+    ),
+    Neighbour(
+        "windows over a batch, with copied conds",
+        stand_ins.windows_of_three,
+        batch=3,
+        once=True,
+        note="each image has its own regions",
+    ),
+    Neighbour(
+        "reference-only, by forwards of its own",
+        stand_ins.reference_only,
+        once=True,
+        note="the tokens that it adds are attended to beside those of MagicFace's references",
+    ),
+    Neighbour(
+        "guidance by tiles",
+        stand_ins.guide_by_tiles,
+        finding="Their place is not known",
+        note="within the tiles, all queries attend to all references",
+    ),
+    Neighbour(
+        "a step without guidance",
+        stand_ins.skip_cfg_once,
+        finding="semantic guidance was off in 1 of 3 evaluations",
+        note="no semantic guidance in that step",
+    ),
+    Neighbour(
+        "a wrapper in place of all others",
+        stand_ins.replace_wrappers,
+        once=True,
+        refused_after=("MagicFaceApply: model: ", "removed MagicFace's sampling wrapper", "put MagicFace Apply after"),
+        note="put MagicFace Apply after it",
+    ),
+    Neighbour(
+        "norms that two images share",
+        stand_ins.shared_norms,
+        batch=2,
+        refused=("the UNet call for the references failed", "norm_of_two_prompts", "[2, 2, ", "restart ComfyUI"),
+        note="cannot take the rows of the references",
+    ),
+    Neighbour(
+        "regional prompting by attention",
+        stand_ins.attention_couple,
+        refused=("MagicFace: block ", "3 rows instead of 2", "attention_couple.repeat", "Conditioning (Set Mask)"),
+        note="use Conditioning (Set Mask) and (Combine)",
+    ),
+    Neighbour(
+        "negative weights of words, as keys apart from values",
+        stand_ins.separate_keys,
+        stand_ins.interleaved,
+        refused=(
+            "MagicFace: block ",
+            "x 77 keys of the text instead of",
+            "x 154",
+            "keys_and_values",
+            "negative weights of words",
+        ),
+        note="the text has other numbers of keys and of tokens",
+    ),
+    Neighbour(
+        "a prompt language that exchanges words",
+        texts=stand_ins.exchanged_words,
+        refused=("MagicFacePrompt: conditioning", "other words", "'hat'", "prompt language"),
+        note="the words are not where the text has them",
+    ),
+    Neighbour(
+        "a prompt language that takes marks out",
+        texts=stand_ins.marked_words,
+        note="through MagicFace Prompt's conditioning",
+    ),
+)
 
 NEIGHBOURS = (
     Neighbour("LoRA", lora, note="applies to reference passes too"),
@@ -387,7 +391,7 @@ NEIGHBOURS = (
         "HyperTile",
         "HyperTile",
         inputs={"tile_size": 32, "max_depth": 1},
-        refused=("block output.3.0", "8x8 grid", "nodes_hypertile"),
+        refused=("MagicFace: block output.3.0", "8x8 grid", "nodes_hypertile", *CHANGED_TOKENS),
         note="changes the number of tokens",
     ),
     core_node(
@@ -396,7 +400,7 @@ NEIGHBOURS = (
         "token merging",
         inputs={"ratio": 0.5},
         family="sd1",
-        refused=("block output.9.0", "16x16 grid", "nodes_tomesd"),
+        refused=("MagicFace: block output.9.0", "16x16 grid", "nodes_tomesd", *CHANGED_TOKENS),
         note="changes the number of tokens",
     ),
     Neighbour("GLIGEN", texts=gligen, family="sd1"),
@@ -416,25 +420,15 @@ NEIGHBOURS = (
         changes=False,
         note="does not change the picture; switched off during the run",
     ),
-    Neighbour("attn1 replaced by the last writer", last_writer("attn1", 0.5)),
-    Neighbour("attn2 replaced by the last writer", last_writer("attn2", 0.5)),
-    Neighbour("an object that is added to", add_to_slot),
-    Neighbour("an attn1 patch that lengthens keys", longer_keys),
-    Neighbour("an attention override", override, note="bypassed where references are injected"),
-    Neighbour("a function around the UNet", around_the_unet),
-    Neighbour("an object for a whole block", patch_without_depth),
-    Neighbour(
-        "an attn1 patch that drops keys",
-        fewer_keys,
-        refused=("keys instead of", "half_of_the_keys"),
-        note="changes the number of keys",
+    core_node(
+        "context_windows",
+        "ContextWindowsManualNode",
+        "context windows over a batch",
+        inputs=WINDOWS,
+        batch=4,
+        note="each image has its own regions",
     ),
-    Neighbour(
-        "an attn1 patch that drops tokens",
-        fewer_queries,
-        refused=("block", "half_of_the_tokens"),
-        note="changes the number of tokens",
-    ),
+    *STAND_INS,
 )
 
 

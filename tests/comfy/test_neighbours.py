@@ -23,7 +23,7 @@ ON, OFF = (3.0, 3.0), (0.0, 0.0)
 
 def sample(graph: Graph, neighbour: Neighbour, model: Any, texts: Any = None) -> torch.Tensor:
     """A latent sampled with the neighbour's texts, sampler settings and, if it needs one, a noise mask."""
-    latent = {"samples": torch.randn(1, 4, *SIZE, generator=torch.Generator().manual_seed(2))}
+    latent = {"samples": torch.randn(neighbour.batch, 4, *SIZE, generator=torch.Generator().manual_seed(2))}
     if neighbour.masked:
         latent["noise_mask"] = torch.linspace(0, 1, SIZE[1]).expand(1, 1, *SIZE).clone()
     positive, negative = texts or neighbour.texts(graph, graph.prompt(), graph.text())
@@ -66,7 +66,7 @@ def test_neighbour_and_method_work_together_or_are_refused(graph_of, neighbour, 
     if neighbour.missing:
         pytest.skip(neighbour.missing)
     graph = graph_of(neighbour.family)
-    settings = neighbour.family, neighbour.masked, tuple(neighbour.sampling.items())
+    settings = neighbour.family, neighbour.masked, neighbour.batch, tuple(neighbour.sampling.items())
     if settings not in method_latents:
         method_latents[settings] = method_alone(graph, neighbour)
     ours, alone = method_latents[settings], sample(graph, neighbour, neighbour.model(graph, graph.model))
@@ -75,28 +75,37 @@ def test_neighbour_and_method_work_together_or_are_refused(graph_of, neighbour, 
     else:
         check_together(graph, neighbour, ours, alone)
     for order, model in models_with_both(graph, neighbour, *OFF):
-        assert torch.equal(sample(graph, neighbour, model), alone), f"{order}: weight 0 is not the neighbour alone"
+        if neighbour.refused_after and order == "before":
+            assert_refused(graph, neighbour, model, neighbour.refused_after, order)
+        else:
+            assert torch.equal(sample(graph, neighbour, model), alone), f"{order}: weight 0 is not the neighbour alone"
     assert torch.equal(method_alone(graph, neighbour), ours), "the neighbour has changed later runs"
 
 
 def check_refused(graph: Graph, neighbour: Neighbour) -> None:
-    """Assert that in any order a run ends with an error that names the block and the neighbour's callable."""
+    """Assert that in any order a run ends with the error of the row."""
     for order, model in models_with_both(graph, neighbour, *ON):
-        with pytest.raises(graph.sampling_error) as error:
-            sample(graph, neighbour, model)
-        for word in ("MagicFace: block ", *neighbour.refused, "HyperTile and token merging", "remove it"):
-            assert word in str(error.value), order
+        assert_refused(graph, neighbour, model, neighbour.refused, order)
+
+
+def assert_refused(graph: Graph, neighbour: Neighbour, model: Any, words: tuple[str, ...], order: str) -> None:
+    with pytest.raises(graph.sampling_error) as error:
+        sample(graph, neighbour, model)
+    for word in words:
+        assert word in str(error.value), order
 
 
 def check_together(graph: Graph, neighbour: Neighbour, ours: torch.Tensor, alone: torch.Tensor) -> None:
     """Assert that both act and that the order does not matter, even if the neighbour is applied twice."""
     latents = []
     for order, model in models_with_both(graph, neighbour, *ON):
+        if neighbour.refused_after and order == "before":
+            assert_refused(graph, neighbour, model, neighbour.refused_after, order)
+            continue
         latents.append(sample(graph, neighbour, model))
-        regions = torch.stack(graph.regions_by_step(latents[-1])[0])
         assert torch.isfinite(latents[-1]).all(), order
-        assert {0, 1} & set(regions.flatten().tolist()), f"{order}: no regions"
-        assert (latents[-1] - alone).abs().max() > 0.1, f"{order}: the method does not act"
+        check_run(graph, neighbour, latents[-1], order)
+        assert (latents[-1] - alone).abs().amax((1, 2, 3)).min() > 0.1, f"{order}: the method does not act"
         assert ((latents[-1] - ours).abs().max() > 1e-3) == neighbour.changes, (
             f"{order}: whether the neighbour changes the picture"
         )
@@ -104,6 +113,15 @@ def check_together(graph: Graph, neighbour: Neighbour, ours: torch.Tensor, alone
     if neighbour.model is not leave_model and not neighbour.once:
         around, behind = latents_with_two(graph, neighbour)
         assert torch.isfinite(around).all() and torch.equal(around, behind), "the neighbour twice"
+
+
+def check_run(graph: Graph, neighbour: Neighbour, latent: torch.Tensor, order: str) -> None:
+    """Assert that each image of a latent has regions, and that its run has the finding of the row."""
+    for steps in graph.regions_by_step(latent):
+        assert steps and {0, 1} & set(torch.stack(steps).flatten().tolist()), f"{order}: no regions"
+    if neighbour.finding:
+        findings = "\n".join(finding for history, _ in graph.runs(latent) for finding in history.findings)
+        assert neighbour.finding in findings, order
 
 
 def test_the_table_in_the_docs_is_up_to_date():

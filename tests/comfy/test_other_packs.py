@@ -17,7 +17,8 @@ from comfy_extras.nodes_pag import PerturbedAttentionGuidance
 from comfy_extras.nodes_sag import SelfAttentionGuidance
 
 from .graph import call
-from .neighbours import compile_blocks, gligen, last_writer, longer_keys
+from .neighbours import compile_blocks, gligen
+from .stand_ins import fewer_queries, last_writer, longer_keys, windows
 from .steering import assert_same, follow, lead
 
 pytestmark = pytest.mark.usefixtures("as_node")
@@ -158,25 +159,6 @@ def test_another_prompt_in_place_of_the_positive_one_is_logged(graph, caplog):
     assert [r.getMessage() for r in caplog.records if "nothing attended to the references" in r.getMessage()]
 
 
-def windows(overlap, batch):
-    """A wrapper that calls on with two images at a time, in the way of motion packs, and averages the overlaps."""
-    starts = range(0, batch - 1, 2 - overlap)
-
-    def wrapper(run, model, conds, x, timestep, options):
-        sums, counts = [torch.zeros_like(x) for _ in conds], torch.zeros(batch, 1, 1, 1)
-        for start in starts:
-            images = [start, start + 1]
-            inner = {**options, "transformer_options": {**options["transformer_options"]}}
-            inner["transformer_options"]["ad_params"] = {"sub_idxs": images, "full_length": batch}
-            copies = [listed and [dict(cond) for cond in listed] for listed in conds]
-            counts[images] += 1
-            for total, out in zip(sums, run(model, copies, x[images], timestep[images], inner), strict=True):
-                total[images] += out
-        return [total / counts for total in sums]
-
-    return wrapper
-
-
 @pytest.mark.rounding
 def test_windows_without_overlap_equal_the_whole_batch(graph):
     """Each image has its own regions, whichever images are in its window."""
@@ -217,7 +199,7 @@ def test_windows_that_overlap(graph, caplog, shown):
 def test_comfyuis_context_windows_over_a_batch(graph, patched_first):
     """Without overlap each image is sampled as in the whole batch."""
     batch = 4
-    inputs = {"context_length": 2, "context_overlap": 0, "dim": 0, "fuse_method": "flat"}
+    inputs = {"context_schedule": "standard_static", "context_length": 2, "context_overlap": 0, "fuse_method": "flat"}
 
     def sample(model):
         return graph.sample(model, batch=batch)
@@ -361,3 +343,67 @@ def test_rows_that_are_repeated_are_named(graph):
     says = r"rows instead of 2\..*Conditioning \(Set Mask\) and Conditioning \(Combine\)"
     with pytest.raises(graph.sampling_error, match=says):
         graph.sample(model)
+
+
+def test_a_sampler_that_goes_on_after_value_errors_hides_nothing(graph):
+    """As a regional sampler over several models does, which would give out the latent that it had."""
+
+    def go_on(model, positive=None):
+        try:
+            graph.sample(model, positive)
+        except ValueError:
+            pytest.fail("it goes on without the picture")
+
+    given = graph.two_references()
+    model = graph.apply(graph.model, *given)
+    with pytest.raises(graph.sampling_error, match="'scarf' is not in the positive prompt"):
+        go_on(model, graph.prompt("a hat"))
+    with pytest.raises(graph.sampling_error, match="not come from MagicFace Prompt"):
+        go_on(model, graph.text())
+    with pytest.raises(graph.sampling_error, match="half_of_the_tokens"):
+        go_on(fewer_queries(graph, model))
+    with pytest.raises(graph.sampling_error, match="strict"):
+        go_on(graph.apply(longer_keys(graph, graph.model), *given, strict=True))
+
+
+NORM = "diffusion_model.output_blocks.3.1.transformer_blocks.0.norm1"
+
+
+def fail(*_):
+    raise ZeroDivisionError("fails")
+
+
+def test_a_forward_that_stays_on_a_module_is_named(graph):
+    """It was changed in place, so it stays when its node is gone. It fails in the reference pass only."""
+    norm = graph.model.model.get_submodule(NORM)
+    model = graph.apply(graph.model, *graph.two_references())
+    expected = graph.sample(model)
+    norm.forward = lambda x: type(norm).forward(norm, x) if x.shape[1] == 1 else fail()
+    try:
+        with pytest.raises(graph.sampling_error) as error:
+            graph.sample(model)
+    finally:
+        del norm.forward
+    assert isinstance(error.value.__cause__.__cause__, ZeroDivisionError)
+    for words in ("call for the references failed: fails", f"<lambda> ({__name__})", "remove its node", "restart"):
+        assert words in str(error.value)
+    assert torch.equal(graph.sample(model), expected)
+
+
+def test_a_forward_that_comfyui_put_back_is_not_named(graph, caplog):
+    """The error is passed on as it is, and the log says where it comes from."""
+    norm = graph.model.model.get_submodule(NORM)
+    other = graph.model.clone()
+    other.add_object_patch(f"{NORM}.forward", lambda x: type(norm).forward(norm, x))
+    graph.sample(other, steps=1)
+    model = graph.apply(graph.model, *graph.two_references())
+    graph.sample(model, steps=1)
+    handle = norm.register_forward_pre_hook(fail)
+    try:
+        assert "forward" in vars(norm)
+        with pytest.raises(ZeroDivisionError):
+            graph.sample(model)
+    finally:
+        handle.remove()
+        del norm.forward
+    assert "the UNet call for the references failed: fails" in caplog.text

@@ -19,6 +19,7 @@ SECTIONS = (
     "blend-stage",
     "semantic-guidance",
     "schedule",
+    "pieces",
     "exact-savings",
     "beyond-the-paper",
 )
