@@ -20,6 +20,7 @@ SECTIONS = (
     "semantic-guidance",
     "schedule",
     "pieces",
+    "places",
     "exact-savings",
     "beyond-the-paper",
 )
