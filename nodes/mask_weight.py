@@ -13,6 +13,7 @@ from ..attention.trimming import FEATHER_PASSES, GROW_PASSES, Progress, feather,
 from ..sampling.errors import error_prefix
 from ..sampling.method import DEFAULT_RESIZE, DEFAULT_WEIGHT, Reference
 from ..sampling.references.given_masks import log_notes, slight_masks, without_floor
+from .drawing.reference import preview_of
 from .sockets import CATEGORY, ReferenceSocket, check_choice, check_range
 
 MAX_WEIGHT = 10.0
@@ -119,7 +120,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
             resize=resize,
             mask_notes=() if invert else reference.mask_notes,
         )
-        return io.NodeOutput(weighted, masks)
+        return io.NodeOutput(weighted, masks, ui=preview_of(cls, weighted))
 
 
 def _progress(masks: Tensor, grow_px: int, feather_px: int) -> Progress:

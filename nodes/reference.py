@@ -6,6 +6,7 @@ from torch import Tensor
 
 from ..sampling.errors import error_prefix
 from ..sampling.references.encoding import encode_reference
+from .drawing.reference import preview_of
 from .sockets import CATEGORY, ReferenceSocket, check_range
 
 MAX_PX = 4096
@@ -70,7 +71,8 @@ class MagicFaceReference(io.ComfyNode):
         with error_prefix("MagicFaceReference"):
             if size:
                 check_range("size", size, 64, MAX_PX)
-            return io.NodeOutput(encode_reference(image, mask, vae, clip, caption, concept, size))
+            reference = encode_reference(image, mask, vae, clip, caption, concept, size)
+        return io.NodeOutput(reference, ui=preview_of(cls, reference))
 
 
 NODES = [MagicFaceReference]

@@ -45,6 +45,11 @@ def _drawable(name: str, number: str) -> str:
     return f"{number} (off)" if name.endswith(" (off)") else number
 
 
+def drawable_text(text: str, font: Font) -> str:
+    """A text in which letters that a font lacks are question marks."""
+    return "".join(letter if _has(font, letter) else "?" for letter in text)
+
+
 def shorten(text: str, width_px: float, font: Font) -> str:
     """A text with as much left out of its middle as is needed for a width."""
     kept = len(text)

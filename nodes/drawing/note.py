@@ -4,9 +4,10 @@ import textwrap
 from collections.abc import Sequence
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .fonts import drawable_text, font_for
 from .pillow import BACKGROUND, TEXT, from_pillow
 
 
@@ -16,9 +17,9 @@ def with_notes(picture: Tensor, notes: Sequence[str]) -> Tensor:
         return picture
     width = picture.shape[1]
     size = max(10, min(20, width // 40))
-    font = ImageFont.load_default(size)
+    font = font_for(" ".join(notes), size)
     columns = max(8, int((width - size) / font.getlength("n")))
-    lines = [line for note in notes for line in textwrap.wrap(note, columns)]
+    lines = [line for note in notes for line in textwrap.wrap(drawable_text(note, font), columns)]
     image = Image.new("RGB", (width, size // 2 + len(lines) * (size * 5 // 4) + size // 2), BACKGROUND)
     ImageDraw.Draw(image).multiline_text((size // 2, size // 2), "\n".join(lines), TEXT, font, spacing=size // 4)
     return torch.cat((picture, from_pillow(image)))

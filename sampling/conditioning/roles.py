@@ -115,7 +115,7 @@ def match_list(conds: Sequence[dict[str, Any]] | None, guider_conds: dict[str, A
     """
     roles: tuple[Role, Role] = ("positive", "negative")
     for role in roles:
-        if conds is not None and conds is guider_conds.get(role):
+        if conds is not None and guider_conds.get(role) is conds:
             return CondList(role, conds)
     for role in roles:
         originals = [_original(cond, guider_conds.get(role) or ()) for cond in conds or ()]
