@@ -115,8 +115,9 @@ def match_list(conds: Sequence[dict[str, Any]] | None, guider_conds: dict[str, A
     """
     roles: tuple[Role, Role] = ("positive", "negative")
     for role in roles:
-        if conds is not None and guider_conds.get(role) is conds:
-            return CondList(role, conds)
+        listed = guider_conds.get(role)
+        if listed is not None and listed is conds:
+            return CondList(role, listed)
     for role in roles:
         originals = [_original(cond, guider_conds.get(role) or ()) for cond in conds or ()]
         found = [cond for cond in originals if cond is not None]
