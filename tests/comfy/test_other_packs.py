@@ -257,6 +257,28 @@ def test_a_latent_that_another_node_sends_first_does_not_count(graph):
         assert torch.equal(graph.sample(graph.apply(model, *given) if before else model), expected)
 
 
+def test_a_latent_that_goes_first_within_a_call_does_not_count(graph):
+    """As before, but by a forward of the UNet in place of its own, so that both are one call for wrappers."""
+    unet = graph.model.model.diffusion_model
+    model = graph.apply(graph.model, *graph.two_references())
+    expected = graph.sample(model)
+    own, passes = unet._forward, []
+
+    def twice(x, *args, **kwargs):
+        options = next(given for given in (*args, kwargs.get("transformer_options")) if isinstance(given, dict))
+        if len(options["cond_or_uncond"]) == 2:  # not a reference pass
+            passes.append(1)
+            own(torch.ones_like(x), *args, **kwargs)
+        return own(x, *args, **kwargs)
+
+    unet._forward = twice
+    try:
+        assert torch.equal(graph.sample(model), expected)
+    finally:
+        del unet._forward
+    assert len(passes) == STEPS
+
+
 def test_strict_refuses_a_prompts_gligen(graph_of):
     graph = graph_of("sd1")
     positive, negative = gligen(graph, graph.prompt(), graph.text())
