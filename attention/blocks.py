@@ -1,7 +1,7 @@
 """Names of a UNet's transformer blocks, and how a user chooses among them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _ITEM = re.compile(r"(input|middle|output)(?:\.(\d+)(?:-(\d+))?(?:\.(\d+)(?:-(\d+))?)?)?")
@@ -55,8 +55,25 @@ def segmentation_blocks(spec: str, layout: Sequence[Block]) -> tuple[Block, ...]
     Raises:
         ValueError: unknown name, or only blocks with r = 1 chosen.
     """
+    return _mapped(spec, layout, default_segmentation_blocks)
+
+
+def concept_mask_blocks(spec: str, layout: Sequence[Block]) -> tuple[Block, ...]:
+    """Blocks whose attention finds a concept in a picture; blocks with r = 1 are never among them.
+
+    "auto": `default_concept_mask_blocks`.
+
+    Raises:
+        ValueError: unknown name, or only blocks with r = 1 chosen.
+    """
+    return _mapped(spec, layout, default_concept_mask_blocks)
+
+
+def _mapped(
+    spec: str, layout: Sequence[Block], auto: Callable[[Sequence[Block]], Sequence[Block]]
+) -> tuple[Block, ...]:
     usable = [block for block in layout if block.ratio in _SEGMENTED_RATIOS]
-    chosen = tuple(block for block in _select(spec, layout, default_segmentation_blocks(usable)) if block in usable)
+    chosen = tuple(block for block in _select(spec, layout, auto(usable)) if block in usable)
     if not chosen:
         raise ValueError(
             f"{spec!r} names only blocks at the latent's own size, which segmentation does not read; use 'auto'"
@@ -77,6 +94,18 @@ def default_segmentation_blocks(usable: Sequence[Block]) -> list[Block]:
     coarse = [block for block in last.values() if block.ratio > 2]
     fine = [block for block in last.values() if block.ratio == 2 and block.stage == "output"]
     return coarse[:-1] + fine[:1]
+
+
+def default_concept_mask_blocks(usable: Sequence[Block]) -> list[Block]:
+    """At the finest usable resolution, the encoder's last block and the last of the decoder's first transformer.
+
+    Of the blocks at that resolution they are nearest to the UNet's middle. They find concepts better than all of them
+    together, and better than coarser ones (docs/evaluation.md#masks-from-words).
+    """
+    finest = [block for block in usable if block.ratio == min(block.ratio for block in usable)]
+    encoder = [block for block in finest if block.stage == "input"]
+    decoder = [block for block in finest if block.stage == "output"]
+    return encoder[-1:] + [block for block in decoder if block.number == decoder[0].number][-1:]
 
 
 def recorded_blocks(spec: str, injection: Sequence[Block]) -> tuple[Block, ...]:

@@ -98,11 +98,39 @@ def mean_weights(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
     return torch.outer(rows, columns).flatten()
 
 
-class AttentionMaps:
-    """Token maps of one cond or uncond, averaged over blocks.
+class MapAverage:
+    """The average of token maps over blocks, on the r = 2 grid (H2, W2).
 
     Each map is divided by its spatial mean and added up on its block's own grid. The sums are resized once for each
     grid, which is exact because resizing, blurring and averaging are linear.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        self.size = size
+        self._sums: dict[tuple[int, int], Tensor] = {}
+        self._mean_weights: dict[tuple[int, int], Tensor] = {}
+        self.blocks = 0
+
+    def add_maps(self, maps: Tensor, grid: tuple[int, int]) -> None:
+        """Add the smoothed maps (b, n, t) of one block, whose grid has n = hh * ww tokens."""
+        if grid not in self._sums:
+            self._mean_weights[grid] = to_device(mean_weights(grid, self.size), maps.device)
+            self._sums[grid] = torch.zeros_like(maps)
+        mean = torch.einsum("n, b n t -> b t", self._mean_weights[grid], maps)
+        self._sums[grid] += maps / (mean + EPS)[:, None]
+        self.blocks += 1
+
+    def averaged(self, columns: slice = slice(None)) -> Tensor:
+        """(b, t, H2, W2) the average of some of the maps."""
+        found = [
+            upsample_and_blur(rearrange(maps[..., columns], "b (y x) t -> b t y x", y=grid[0]), self.size)
+            for grid, maps in self._sums.items()
+        ]
+        return torch.stack(found).sum(dim=0) / self.blocks
+
+
+class AttentionMaps(MapAverage):
+    """Token maps of one cond or uncond, averaged over blocks.
 
     Args:
         size: (H2, W2) the r = 2 grid of the part of the latent that the cond sees.
@@ -112,10 +140,8 @@ class AttentionMaps:
     """
 
     def __init__(self, size: tuple[int, int], starts: Sequence[int], every_token: bool) -> None:
-        self.size, self.starts, self.every_token = size, sorted(starts), every_token
-        self._sums: dict[tuple[int, int], Tensor] = {}
-        self._mean_weights: dict[tuple[int, int], Tensor] = {}
-        self.blocks = 0
+        super().__init__(size)
+        self.starts, self.every_token = sorted(starts), every_token
 
     def add(self, cross: Tensor, q: Tensor, k: Tensor, grid: tuple[int, int], attend: Attend) -> None:
         """Add the maps of one block.
@@ -131,12 +157,7 @@ class AttentionMaps:
         maps = power_average(cross, q, k, attend)
         if self.every_token:
             maps = torch.cat((maps, self._start_and_rest(maps)), dim=-1)
-        if grid not in self._sums:
-            self._mean_weights[grid] = to_device(mean_weights(grid, self.size), maps.device)
-            self._sums[grid] = torch.zeros_like(maps)
-        mean = torch.einsum("n, b n t -> b t", self._mean_weights[grid], maps)
-        self._sums[grid] += maps / (mean + EPS)[:, None]
-        self.blocks += 1
+        self.add_maps(maps, grid)
 
     def _start_and_rest(self, maps: Tensor) -> Tensor:
         # Slices, because a boolean index would make the host wait for the device, and (whole - start) would cancel
@@ -146,23 +167,16 @@ class AttentionMaps:
         start = torch.stack([maps[..., position] for position in self.starts]).sum(dim=0)
         return torch.stack((start, torch.stack(between).sum(dim=0)), dim=-1)
 
-    def _averaged(self, columns: slice) -> Tensor:
-        found = [
-            upsample_and_blur(rearrange(maps[..., columns], "b (y x) t -> b t y x", y=grid[0]), self.size)
-            for grid, maps in self._sums.items()
-        ]
-        return torch.stack(found).sum(dim=0) / self.blocks
-
     @property
     def tokens(self) -> Tensor:
         """(b, T, H2, W2) A, each token's map over its spatial mean."""
         assert self.every_token
-        return self._averaged(slice(0, -2))
+        return self.averaged(slice(0, -2))
 
     @property
     def background(self) -> Tensor:
         """(b, 2, H2, W2) F: the start tokens' map, and all others' together, each over its spatial mean."""
-        return self._averaged(slice(-2, None))
+        return self.averaged(slice(-2, None))
 
 
 def segment(

@@ -24,6 +24,7 @@ PICTURES = ROOT / "workflows" / "inputs"
 _PER_ROW = 4
 # The nodes whose pictures are saved, and the file name for each class.
 SAVED = {
+    "MagicFaceConceptMask": "mask",
     "SaveImage": "picture",
     "MagicFaceSegmentationPreview": "segmentation",
     "MagicFaceAttentionView": "attention",

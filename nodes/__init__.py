@@ -6,6 +6,7 @@ from . import (
     apply,
     attention_record,
     attention_view,
+    concept_mask,
     correspondence,
     mask_weight,
     prompt,
@@ -28,6 +29,6 @@ class MagicFaceExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """The node classes, in the order in which a graph uses them."""
-        modules = (reference, mask_weight, region, prompt, schedule, attention_record, apply)
+        modules = (concept_mask, reference, mask_weight, region, prompt, schedule, attention_record, apply)
         views = (segmentation_preview, attention_view, correspondence)
         return [node for module in (*modules, *views) for node in module.NODES]

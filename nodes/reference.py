@@ -7,9 +7,7 @@ from torch import Tensor
 from ..sampling.errors import error_prefix
 from ..sampling.references.encoding import encode_reference
 from .drawing.reference import preview_of
-from .sockets import CATEGORY, ReferenceSocket, check_range
-
-MAX_PX = 4096
+from .sockets import CATEGORY, ReferenceSocket, check_size, size_input
 
 
 class MagicFaceReference(io.ComfyNode):
@@ -39,15 +37,7 @@ class MagicFaceReference(io.ComfyNode):
                     tooltip="The words that name the concept in the target prompt, e.g. 'hat'. References with the same"
                     " words are views of one concept.",
                 ),
-                io.Int.Input(
-                    "size",
-                    default=0,
-                    min=0,
-                    max=MAX_PX,
-                    step=64,
-                    tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is"
-                    " kept, nothing is cropped (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
-                ),
+                size_input(),
                 io.Mask.Input(
                     "mask",
                     optional=True,
@@ -69,8 +59,7 @@ class MagicFaceReference(io.ComfyNode):
         cls, image: Tensor, vae: VAE, clip: CLIP, caption: str, concept: str, size: int, mask: Tensor | None = None
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceReference"):
-            if size:
-                check_range("size", size, 64, MAX_PX)
+            check_size(size)
             reference = encode_reference(image, mask, vae, clip, caption, concept, size)
         return io.NodeOutput(reference, ui=preview_of(cls, reference))
 

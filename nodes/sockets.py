@@ -15,10 +15,31 @@ ReferenceSocket = io.Custom("MAGICFACE_REFERENCE")
 ScheduleSocket = io.Custom("MAGICFACE_SCHEDULE")
 RecordSocket = io.Custom("MAGICFACE_RECORD")
 
+_MAX_PX = 4096
+
 
 def fraction_input(name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool | None = None) -> Any:
     """A number from 0 to 1."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, advanced=advanced, tooltip=tooltip)
+
+
+def size_input() -> Any:
+    """The size at which pictures are encoded."""
+    return io.Int.Input(
+        "size",
+        default=0,
+        min=0,
+        max=_MAX_PX,
+        step=64,
+        tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is kept, nothing"
+        " is cropped (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
+    )
+
+
+def check_size(size: int) -> None:
+    """Raise a ValueError that names the input unless the size is 0 or in its range."""
+    if size:
+        check_range("size", size, 64, _MAX_PX)
 
 
 def check_range(name: str, value: float, lowest: float, highest: float) -> None:

@@ -49,7 +49,7 @@ def draw_regions(
     opacity = _OPACITY if translucent else 1.0
     coloured = picture * (1 - opacity) + palette[concepts.clamp(min=0)] * opacity
     drawn = torch.where((concepts >= 0)[..., None], coloured, picture)
-    drawn = torch.where(_outline(foreground)[..., None], torch.ones(3), drawn)
+    drawn = torch.where(outline(foreground)[..., None], torch.ones(3), drawn)
     shares = [float((concepts == index).float().mean()) for index in range(len(names))]
     return torch.cat((drawn, _legend(picture.shape[1], names, shares)))
 
@@ -82,7 +82,7 @@ def _font_size(width_px: int) -> int:
     return max(10, min(28, width_px // 32))
 
 
-def _outline(foreground: Tensor) -> Tensor:
+def outline(foreground: Tensor) -> Tensor:
     """(H, W) bool: the foreground's outermost pixels, thicker on larger pictures; none at the picture's border."""
     reach = max(1, min(foreground.shape) // 512)
     outside = (~foreground).float()[None, None]

@@ -8,7 +8,7 @@ import comfy.utils
 import torch
 from torch import Tensor
 
-from ..conditioning.prompt import read_tokens
+from ..conditioning.prompt import Token, read_tokens
 from ..errors import error_prefix
 from ..families.clip import default_side_px
 from ..families.unet import LATENT_PX
@@ -35,15 +35,7 @@ def encode_reference(
     Raises:
         ValueError: names the wrong input and says what to do.
     """
-    for name, given in (("vae", vae), ("clip", clip)):
-        if given is None:
-            raise ValueError(f"{name}: is empty, the checkpoint holds none; connect one from Load {name.upper()}")
-    if not caption.strip():
-        raise ValueError("caption: is empty; say what the picture shows, such as 'a cartoon boy wearing a hat'")
-    with error_prefix("clip"):
-        concept_tokens = read_tokens(clip, concept).content
-    if not concept.strip() or not concept_tokens:
-        raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
+    concept_tokens = check_texts(vae, clip, caption, concept)
     _check_image(image)
     masks, notes = masks_of(image, mask)
     image = _readable(image)
@@ -62,6 +54,24 @@ def encode_reference(
         pictures=_small(image),
         mask_notes=tuple(notes),
     )
+
+
+def check_texts(vae: Any, clip: Any, caption: str, concept: str) -> tuple[Token, ...]:
+    """The tokens of a concept's phrase, after checks of all that is not a picture.
+
+    Raises:
+        ValueError: names the wrong input and says what to do.
+    """
+    for name, given in (("vae", vae), ("clip", clip)):
+        if given is None:
+            raise ValueError(f"{name}: is empty, the checkpoint holds none; connect one from Load {name.upper()}")
+    if not caption.strip():
+        raise ValueError("caption: is empty; say what the picture shows, such as 'a cartoon boy wearing a hat'")
+    with error_prefix("clip"):
+        concept_tokens = read_tokens(clip, concept).content
+    if not concept.strip() or not concept_tokens:
+        raise ValueError(f"concept: {concept!r} has no words; give the phrase that names it in the target prompt")
+    return concept_tokens
 
 
 def _encoded(vae: Any, pixels: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
 """The reference pass: noised references through the unmodified UNet, to read their keys and values."""
 
 import logging
-import uuid
-from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
 import comfy.model_management
-import comfy.samplers
 import torch
 from torch import Tensor
 
@@ -23,13 +20,10 @@ from ..run.host_attention import HostAttention
 from ..run.other_patches import name_of
 from .cache import REFERENCE_CACHE, GroupKV
 from .cache_session import CacheSession
+from .unmodified_unet import LastBlockReached, call_unet, conds_of, new_options
 from .view import ReferenceView
 
 log = logging.getLogger(__name__)
-
-
-class LastBlockReached(Exception):
-    """Ends a reference pass, because nothing behind the last injection block is read."""
 
 
 class ReferencePass:
@@ -53,19 +47,7 @@ class ReferencePass:
     def _prepare(self, reference: Reference, occurrence: int, seed: int) -> list[ReferenceView]:
         model = self._model
         latents = model.process_latent_in(to_device(reference.latents, self._device))
-        base = [
-            {**options, "cross_attn": text, "model_conds": {}, "uuid": uuid.uuid4()}
-            for text, options in reference.conditioning
-        ]
-        comfy.samplers.calculate_start_end_timesteps(model, base)
-        one = latents[:1]
-        conds = comfy.samplers.encode_model_conds(
-            model.extra_conds, base, one, self._device, "positive", latent_image=one, denoise_mask=None, seed=seed
-        )
-        for cond in conds:
-            cond["processed"] = {
-                name: value.process_cond(batch_size=1, area=None) for name, value in cond["model_conds"].items()
-            }
+        conds = conds_of(model, reference.conditioning, latents[:1], seed)
         name = f"{reference.concept}|{reference.caption}|{occurrence}"
         views = [
             ReferenceView(reference, number, f"{name}|{number}", latents[number : number + 1], conds, self._findings)
@@ -120,7 +102,7 @@ class ReferencePass:
 
     def _run_group(self, group: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> GroupKV:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        options = self._options(evaluation)
+        options = new_options(evaluation.sigma, evaluation.model_options)
         key = self._cache.key(evaluation.level, hooks, options, (view.digest_at(evaluation.level) for view in group))
         found = self._cache.find(key)
         if found is not None:
@@ -143,27 +125,16 @@ class ReferencePass:
         parts = [self._run_group(part, evaluation, hooks) for part in _split(group, self._max_group)]
         return {block: [view for part in parts for view in part[block]] for block in self._method.injection_blocks}
 
-    def _options(self, evaluation: Evaluation) -> dict[str, Any]:
-        """New transformer options: the patches, caches and wrappers of the target are not for the references."""
-        options: dict[str, Any] = {"cond_or_uncond": [0], "uuids": [uuid.uuid4()], "sigmas": evaluation.sigma[:1]}
-        inherited = ("sample_sigmas", "optimized_attention_override")
-        given = evaluation.model_options.get("transformer_options", {})
-        return options | {name: given[name] for name in inherited if name in given}
-
     def through_unet(self, group: list[ReferenceView], evaluation: Evaluation, options: dict[str, Any]) -> GroupKV:
         """Send views through the UNet together, up to the last injection block."""
-        model, level = self._model, evaluation.level
+        level = evaluation.level
         latents = torch.cat([view.latent for view in group])
         noise = torch.cat([self._method.noise(view.name, level, tuple(view.latent.shape)) for view in group])
-        sigmas = evaluation.sigma[:1].expand(len(group))
-        x = model.model_sampling.noise_scaling(
-            sigmas.view(-1, 1, 1, 1), to_device(noise, latents.device, latents.dtype), latents
-        )
-        conds = comfy.samplers.cond_cat([view.conds_at(level) for view in group])
         kv: dict[Block, list[ViewKV]] = {}
         readers = {block: self.reader(block, group, kv) for block in self._method.injection_blocks}
-        with suppress(LastBlockReached):
-            model.apply_model(x, sigmas, **conds, transformer_options=with_attention(options, {"attn1": readers}))
+        conds = [view.conds_at(level) for view in group]
+        patched = with_attention(options, {"attn1": readers})
+        call_unet(self._model, latents, noise, evaluation.sigma, conds, patched)
         return kv
 
     def reader(self, block: Block, group: list[ReferenceView], kv: dict[Block, list[ViewKV]]) -> Patch:

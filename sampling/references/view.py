@@ -9,6 +9,7 @@ from ...attention.masks import TokenMask, token_mask
 from ..findings import Findings
 from ..method import Reference
 from .identity import content
+from .unmodified_unet import part_at
 
 
 @dataclass(eq=False)
@@ -47,20 +48,14 @@ class ReferenceView:
 
     def conds_at(self, sigma: float) -> dict[str, Any]:
         """The model conds of the caption; of a scheduled caption those of its part at this noise level."""
-        return self.conds[self._part_at(sigma)]["processed"]
-
-    def _part_at(self, sigma: float) -> int:
-        for part, cond in enumerate(self.conds):
-            if cond.get("timestep_start", sigma) >= sigma >= cond.get("timestep_end", sigma):
-                return part
-        return len(self.conds) - 1
+        return self.conds[part_at(self.conds, sigma)]["processed"]
 
     def digest_at(self, sigma: float) -> bytes | None:
         """A digest of everything that its keys and values depend on; None if that cannot be read.
 
         The noise is represented by its name.
         """
-        part = self._part_at(sigma)
+        part = part_at(self.conds, sigma)
         if part not in self._digests:
             reference = self.reference
             latent = reference.latents[self.number]  # in main memory; to read the device's the host would have to wait

@@ -18,6 +18,18 @@ function setWidgets(node, values) {
   }
 }
 
+// A value inside a subgraph counts unless it is an input of the subgraph; then that of the node that stands for it does.
+function setWidgetsInside(host) {
+  for (const inner of host.subgraph.nodes) {
+    const values = inputs[inner.type] ?? {};
+    setWidgets(inner, values);
+    for (const slot of inner.inputs ?? []) {
+      const given = host.subgraph.inputs.find((one) => slot.link != null && one.linkIds.includes(slot.link));
+      if (given && slot.widget?.name in values) setWidgets(host, { [given.name]: values[slot.widget.name] });
+    }
+  }
+}
+
 app.registerExtension({
   name: "magicface_dev.stand_in",
   beforeConfigureGraph(graph) {
@@ -32,6 +44,9 @@ app.registerExtension({
   },
   afterConfigureGraph() {
     if (!stoodIn) return;
-    for (const node of app.graph.nodes ?? app.graph._nodes) setWidgets(node, inputs[node.type] ?? {});
+    for (const node of app.graph.nodes ?? app.graph._nodes) {
+      setWidgets(node, inputs[node.type] ?? {});
+      if (node.subgraph) setWidgetsInside(node);
+    }
   },
 });
