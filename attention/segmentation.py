@@ -5,7 +5,7 @@ the values, averaged over heads; and S S C = S (S C) (docs/method.md#exact-savin
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -84,15 +84,24 @@ def blur(maps: Tensor) -> Tensor:
     return (maps[..., 1:-1, :] + side * (maps[..., :-2, :] + maps[..., 2:, :])) / (1 + 2 * side)
 
 
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (b, t, hh, ww) bilinearly. This is linear in the maps."""
+    return interpolate(maps, size=size, mode="bilinear", align_corners=False)
+
+
 def upsample_and_blur(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize maps (b, t, hh, ww) bilinearly and blur them. This is linear in the maps."""
-    return blur(interpolate(maps, size=size, mode="bilinear", align_corners=False))
+    return blur(upsample(maps, size))
 
 
-def mean_weights(grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """(hh * ww,) float32: the weight of each token in the spatial mean of a map after `upsample_and_blur`."""
+Resize = Callable[[Tensor, tuple[int, int]], Tensor]
+"""`upsample_and_blur` or `upsample`."""
+
+
+def mean_weights(grid: tuple[int, int], size: tuple[int, int], resize: Resize = upsample_and_blur) -> Tensor:
+    """(hh * ww,) float32: the weight of each token in the spatial mean of a map after it is resized."""
     rows, columns = (
-        upsample_and_blur(torch.eye(cells).view(cells, 1, cells, 1), (cells_then, 1)).mean(dim=(1, 2, 3))
+        resize(torch.eye(cells).view(cells, 1, cells, 1), (cells_then, 1)).mean(dim=(1, 2, 3))
         for cells, cells_then in zip(grid, size, strict=True)
     )
     return torch.outer(rows, columns).flatten()
@@ -105,8 +114,8 @@ class MapAverage:
     grid, which is exact because resizing, blurring and averaging are linear.
     """
 
-    def __init__(self, size: tuple[int, int]) -> None:
-        self.size = size
+    def __init__(self, size: tuple[int, int], resize: Resize = upsample_and_blur) -> None:
+        self.size, self._resize = size, resize
         self._sums: dict[tuple[int, int], Tensor] = {}
         self._mean_weights: dict[tuple[int, int], Tensor] = {}
         self.blocks = 0
@@ -114,7 +123,7 @@ class MapAverage:
     def add_maps(self, maps: Tensor, grid: tuple[int, int]) -> None:
         """Add the smoothed maps (b, n, t) of one block, whose grid has n = hh * ww tokens."""
         if grid not in self._sums:
-            self._mean_weights[grid] = to_device(mean_weights(grid, self.size), maps.device)
+            self._mean_weights[grid] = to_device(mean_weights(grid, self.size, self._resize), maps.device)
             self._sums[grid] = torch.zeros_like(maps)
         mean = torch.einsum("n, b n t -> b t", self._mean_weights[grid], maps)
         self._sums[grid] += maps / (mean + EPS)[:, None]
@@ -123,7 +132,7 @@ class MapAverage:
     def averaged(self, columns: slice = slice(None)) -> Tensor:
         """(b, t, H2, W2) the average of some of the maps."""
         found = [
-            upsample_and_blur(rearrange(maps[..., columns], "b (y x) t -> b t y x", y=grid[0]), self.size)
+            self._resize(rearrange(maps[..., columns], "b (y x) t -> b t y x", y=grid[0]), self.size)
             for grid, maps in self._sums.items()
         ]
         return torch.stack(found).sum(dim=0) / self.blocks

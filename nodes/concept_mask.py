@@ -12,7 +12,7 @@ from ..sampling.references.concept_mask import DEFAULT_EDGE_PX, DEFAULT_THRESHOL
 from .drawing.mask import over_picture
 from .sockets import CATEGORY, check_range, check_size, fraction_input, size_input
 
-MAX_EDGE_PX = 64
+MAX_EDGE_PX = 128
 
 
 class MagicFaceConceptMask(io.ComfyNode):
@@ -24,8 +24,8 @@ class MagicFaceConceptMask(io.ComfyNode):
             node_id="MagicFaceConceptMask",
             display_name="MagicFace Mask from Words",
             category=CATEGORY,
-            description="Finds a concept (a face, a hat, clothes) in pictures by the words of their caption, and outputs"
-            " its masks. The model that samples reads its own attention; nothing else is loaded.",
+            description="Finds a concept (a face, a hat, clothes) in pictures by the words of their caption, and"
+            " outputs its masks. The model that samples reads its own attention; nothing else is loaded.",
             search_aliases=["auto mask", "text mask", "segment by text", "clipseg", "concept mask"],
             is_output_node=True,
             inputs=[
@@ -62,8 +62,8 @@ class MagicFaceConceptMask(io.ComfyNode):
                     "blocks",
                     default="auto",
                     advanced=True,
-                    tooltip="Blocks whose attention is read: auto, or names such as 'input.4-5,output.3' as in MagicFace"
-                    " Schedule.",
+                    tooltip="Blocks whose attention is read: auto, or names such as 'input.4-5,output.3' as in"
+                    " MagicFace Schedule.",
                 ),
             ],
             outputs=[

@@ -18,16 +18,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows", default="", help='such as "none; rsa; rba; both" (default: all rows of docs/evaluation.md)'
     )
     parser.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
+    parser.add_argument("--masks", action="store_true", help="only measure the masks that words find")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation import agreement, evaluate
+    from ..evaluation import agreement, evaluate, masks
 
     numbers = range(arguments.first, arguments.first + arguments.pairs)
     if arguments.agreement:
         return agreement.main(numbers, arguments.json)
+    if arguments.masks:
+        return masks.main(numbers, arguments.json)
     names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
     return evaluate.main(numbers, names, arguments.json, arguments.pictures)

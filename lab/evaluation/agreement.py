@@ -49,10 +49,10 @@ def main(numbers: range, file: Path | None) -> int:
         numbers: the combinations' numbers.
         file: for the figures as JSON.
     """
-    from .evaluate import _start
+    from .evaluate import start_worker
 
     found: Agreement = {spec: [] for spec in (*SPECS, BEFORE)}
-    with ProcessPoolExecutor(cpu_count(), get_context("spawn"), _start) as pool:
+    with ProcessPoolExecutor(cpu_count(), get_context("spawn"), start_worker) as pool:
         for number, its in zip(numbers, pool.map(of_combination, numbers), strict=True):
             print(f"combination {number}", flush=True)
             for spec, values in its.items():

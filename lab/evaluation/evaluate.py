@@ -57,7 +57,7 @@ def measure_rows(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | N
     """The scores of each row's pictures, in the order of the combinations."""
     found: dict[int, dict[str, Scores]] = {}
     # So small a model does not gain from a second thread: there is one process for each core.
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), _start) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
         jobs = {pool.submit(_work, number, rows, pictures): number for number in numbers}
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="combinations", file=sys.stdout):
@@ -68,7 +68,7 @@ def measure_rows(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | N
     return {row.name: [found[number][row.name] for number in numbers] for row in rows}
 
 
-def _start() -> None:
+def start_worker() -> None:
     """Prepare a worker process."""
     import logging
 
@@ -91,7 +91,7 @@ def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, 
     from .combinations import combination
     from .measures import measure
 
-    judge, studio = _tools()
+    judge, studio = tools()
     wanted = combination(number)
     scores, entries = {}, []
     for row in rows:
@@ -112,7 +112,7 @@ def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, 
 _TOOLS: list[Any] = []
 
 
-def _tools() -> tuple[Any, Any]:
+def tools() -> tuple[Any, Any]:
     """The judge and the studio of this process."""
     if not _TOOLS:
         from ..judge import load_judge

@@ -27,6 +27,7 @@ class Row:
         segmentation: names of the segmentation blocks; None for the nodes' default.
         seed: selects a set of seeds for the sampler.
         views: number of views of each concept, 1 or 2.
+        masks: "exact" ones, or those that MagicFace Mask from Words finds.
         schedule: the settings that differ from the default schedule.
     """
 
@@ -37,6 +38,7 @@ class Row:
     segmentation: str | None = "all"
     views: int = 1
     seed: int = 0
+    masks: Literal["exact", "words"] = "exact"
     schedule: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -15,7 +15,7 @@ from devtools.incore import load_pack
 from devtools.model import INPUTS
 from devtools.tiny_pack import tiny_model
 
-from .combinations import Combination, Concept
+from .combinations import Combination, Concept, DrawnView, parts_named_in
 from .rows import Row
 
 SIZE_PX = INPUTS["MagicFaceReference"]["size"]
@@ -42,9 +42,9 @@ class Studio:
 
     def __init__(self) -> None:
         self.pack = load_pack()
-        self._model, self._clip, self._vae = tiny_model.load("portraits")
-        self.layout = self.pack.sampling.families.unet.layout_of(self._model.model.diffusion_model)
-        self._encoded: dict[tuple[int, str, int], Any] = {}
+        self.model, self.clip, self.vae = tiny_model.load("portraits")
+        self.layout = self.pack.sampling.families.unet.layout_of(self.model.model.diffusion_model)
+        self._encoded: dict[tuple[int, str, int, str], Any] = {}
 
     @torch.inference_mode()
     def make(self, wanted: Combination, row: Row, region_source: Any = None) -> Made:
@@ -56,15 +56,15 @@ class Studio:
             region_source: another source of regions than the attention.
         """
         sampling = self.pack.sampling
-        model = self._model
+        model = self.model
         if row.uses:
             references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
             blocks = {} if row.segmentation is None else {"segmentation_blocks": row.segmentation}
             source = {} if region_source is None else {"region_source": region_source}
             schedule = sampling.method.Schedule(**blocks, **row.schedule)
             model = sampling.patch.patch_model(model, sampling.patch.bind(model, references, schedule, **source))
-        positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self._clip, wanted.prompt).result[0]
-        negative = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(""))
+        positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self.clip, wanted.prompt).result[0]
+        negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
         settings, side = INPUTS["KSampler"], SIZE_PX // 8
         seed = wanted.number + _SEEDS * row.seed
         noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed))
@@ -81,21 +81,21 @@ class Studio:
             disable_pbar=True,
             seed=seed,
         )
-        picture = self._vae.decode(samples)[0].float().cpu()
+        picture = self.vae.decode(samples)[0].float().cpu()
         if not row.uses or row.weight == 0:
             return Made(picture, (), [])
         ((history, index),) = sampling.regions.history.REGION_STORE.find(samples)
         return Made(picture, history.concept_names, [step.concepts[index].long() for step in history.steps])
 
     def _reference(self, wanted: Combination, concept: Concept, row: Row) -> Any:
-        key = wanted.number, concept.part, row.views
+        key = wanted.number, concept.part, row.views, row.masks
         if key not in self._encoded:
-            views = [view.portrait for view in concept.views[: row.views]]
+            views = concept.views[: row.views]
             self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(
-                torch.stack([torch.from_numpy(view.picture.astype(np.float32) / 255) for view in views]),
-                torch.stack([torch.from_numpy(view.masks[concept.part].astype(np.float32)) for view in views]),
-                self._vae,
-                self._clip,
+                torch.cat([picture_of(view) for view in views]),
+                torch.cat([self._mask(view, concept.part, row) for view in views]),
+                self.vae,
+                self.clip,
                 concept.views[0].caption,
                 concept.part,
                 SIZE_PX,
@@ -104,3 +104,18 @@ class Studio:
         if row.weight is not None:
             changed |= {"weight": row.weight, "blend_weight": row.weight}
         return replace(self._encoded[key], **changed)
+
+    def _mask(self, view: DrawnView, part: str, row: Row) -> Tensor:
+        """(1, H, W) the mask of a part. A caption that does not name it is continued by its name to find it."""
+        if row.masks == "exact":
+            return torch.from_numpy(view.portrait.masks[part].astype(np.float32))[None]
+        caption = view.caption if part in parts_named_in(view.caption) else f"{view.caption}, {part}"
+        found: Tensor = self.pack.sampling.references.concept_mask.concept_masks(
+            self.model, self.clip, self.vae, picture_of(view), caption, part, SIZE_PX
+        )
+        return found
+
+
+def picture_of(view: DrawnView) -> Tensor:
+    """(1, H, W, 3) in 0..1."""
+    return torch.from_numpy(view.portrait.picture.astype(np.float32) / 255)[None]

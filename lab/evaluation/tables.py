@@ -86,7 +86,7 @@ def main_table(
         measures: the columns.
     """
     headings = [f"{name} {'+' if MEASURES[name] else '-'}" for name in measures]
-    return _lines("row", headings, {row: _means(figures, row, measures) for row in rows or figures["table"]})
+    return lines_of("row", headings, {row: _means(figures, row, measures) for row in rows or figures["table"]})
 
 
 def difference_table(figures: Figures, rows: Iterable[str] | None = None) -> list[str]:
@@ -97,13 +97,13 @@ def difference_table(figures: Figures, rows: Iterable[str] | None = None) -> lis
     for row in rows or figures["differences"]:
         gains = figures["differences"][row]
         cells[row] = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*gains[name]) if name in gains else "" for name in COMPARED]
-    return _lines(f"difference to {BASE}", COMPARED, cells)
+    return lines_of(f"difference to {BASE}", COMPARED, cells)
 
 
 def part_table(figures: Figures, rows: Iterable[str] | None = None) -> list[str]:
     """Lines of the table of fidelity by part, and by whether training saw the look."""
     kinds = sorted({name for means in figures["table"].values() for name in means if " " in name})
-    return _lines("row", kinds, {row: _means(figures, row, kinds) for row in rows or figures["table"]})
+    return lines_of("row", kinds, {row: _means(figures, row, kinds) for row in rows or figures["table"]})
 
 
 def _means(figures: Figures, row: str, measures: Iterable[str]) -> list[str]:
@@ -114,6 +114,13 @@ def _means(figures: Figures, row: str, measures: Iterable[str]) -> list[str]:
     return cells
 
 
-def _lines(corner: str, headings: Sequence[str], rows: dict[str, list[str]]) -> list[str]:
+def lines_of(corner: str, headings: Sequence[str], rows: dict[str, list[str]]) -> list[str]:
+    """Lines of a table.
+
+    Args:
+        corner: the heading of the rows' names.
+        headings: of the other columns.
+        rows: the cells of each row, by its name.
+    """
     lines = [f"| {corner} | {' | '.join(headings)} |", "|---|" + "---|" * len(headings)]
     return lines + [f"| {row} | {' | '.join(cells)} |" for row, cells in rows.items()]

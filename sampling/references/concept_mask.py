@@ -21,9 +21,9 @@ from .map_reading import Reading, loaded, read_maps
 from .noise import SeededNoise
 
 # Measured (docs/evaluation.md#masks-from-words).
-DEFAULT_THRESHOLD = 0.4
-DEFAULT_EDGE_PX = 12
-LEVELS = (0.4, 0.5, 0.6)
+DEFAULT_THRESHOLD = 0.25
+DEFAULT_EDGE_PX = 24
+LEVELS = (0.2, 0.3, 0.4)
 NOISES = 1
 
 
@@ -84,15 +84,15 @@ def concept_masks(
     reading = Reading(positions, blocks, settings.levels, settings.noises, SeededNoise(0))
     size = encoded.latents.shape[-2] * LATENT_PX, encoded.latents.shape[-1] * LATENT_PX
     masks = []
-    for picture, maps in zip(image.split(1), _maps(model, encoded, reading), strict=True):
+    for picture, maps in zip(image.split(1), word_maps(model, encoded, reading), strict=True):
         guide = picture.float().cpu().clamp(0, 1).movedim(-1, 1)
         masks.append(above(guided_filter(guide, relative_map(maps), settings.edge_px, size), settings.threshold))
     _check_found(masks, concept, settings.threshold)
     return torch.cat(masks)
 
 
-def _maps(model: Any, encoded: Reference, reading: Reading) -> list[Tensor]:
-    """For each picture the maps (1, t, H2, W2) of the concept's words, averaged over noise levels, noises and blocks."""
+def word_maps(model: Any, encoded: Reference, reading: Reading) -> list[Tensor]:
+    """For each picture the maps (1, t, H2, W2) of the concept's words, averaged over levels, noises, blocks."""
     latents, device = encoded.latents, model.load_device
     bar = comfy.utils.ProgressBar(len(latents) * len(reading.levels))
     found = []

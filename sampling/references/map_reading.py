@@ -1,6 +1,6 @@
-"""Reading where a picture shows the words of its caption: attention maps of the noised picture, by the unmodified UNet."""
+"""Attention maps of a noised picture: where the unmodified UNet finds the words of the caption."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +10,11 @@ import comfy.sampler_helpers
 import torch
 from torch import Tensor
 
+from ...attention.attend import Attend
 from ...attention.blocks import Block
 from ...attention.device import to_device
 from ...attention.regions import half_grid
-from ...attention.segmentation import MapAverage, cross_attention_map, power_average
+from ...attention.segmentation import MapAverage, Resize, cross_attention_map, power_average, upsample
 from ..families.unet import Patch, token_grid, with_attention
 from ..run.host_attention import HostAttention
 from ..run.torch_compile import without_compile
@@ -21,6 +22,9 @@ from .noise import NoiseSource
 from .unmodified_unet import Conditioning, LastBlockReached, call_unet, conds_of, new_options, part_at
 
 _NOISE_NAME = "mask from words"
+
+Smooth = Callable[[Tensor, Tensor, Tensor, Attend], Tensor]
+"""Called with maps (b, n, t), attn1's queries and keys, and the attention function; see `power_average`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Reading:
         levels: the noise levels, as parts of the model's timesteps: 0 is a clean picture, 1 is noise.
         noises: how many noises there are at each level; they go through the UNet together.
         noise: where the noise comes from. It is the same for every picture, so a batch gives what each picture gives.
+        smooth: how maps are smoothed along the picture by its own similarity.
+        resize: how maps are brought to the r = 2 grid. A blur would cost edges.
     """
 
     positions: Sequence[int]
@@ -40,6 +46,8 @@ class Reading:
     levels: Sequence[float]
     noises: int
     noise: NoiseSource
+    smooth: Smooth = power_average
+    resize: Resize = upsample
 
 
 @contextmanager
@@ -92,7 +100,16 @@ def read_maps(
             [conds[part]["processed"]] * reading.noises,
             with_attention(given, reader.patches()),
         )
-        yield reader.average.averaged().mean(dim=0, keepdim=True).float().cpu()
+        yield _finite(reader.average.averaged().mean(dim=0, keepdim=True).float().cpu())
+
+
+def _finite(maps: Tensor) -> Tensor:
+    if not torch.isfinite(maps).all():
+        raise ValueError(
+            "model: its attention has values that are not finite (NaN or infinite) for this picture; start ComfyUI with"
+            " --force-upcast-attention or --fp32-unet, or check the node that the model comes from"
+        )
+    return maps
 
 
 @dataclass(eq=False)
@@ -106,7 +123,7 @@ class _MapReader:
     _queries_and_keys: tuple[Tensor, Tensor] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
-        self.average = MapAverage(self.size)
+        self.average = MapAverage(self.size, self.reading.resize)
 
     def patches(self) -> dict[str, dict[Block, Patch]]:
         """Attention that leaves the output as it is, and adds the maps; behind the last block the call ends."""
@@ -125,7 +142,8 @@ class _MapReader:
             attend = HostAttention(extra_options)
             assert self._queries_and_keys is not None
             cross = cross_attention_map(q, k, attend.heads, self.length)[..., list(self.reading.positions)]
-            self.average.add_maps(power_average(cross, *self._queries_and_keys, attend), token_grid(extra_options))
+            smoothed = self.reading.smooth(cross, *self._queries_and_keys, attend)
+            self.average.add_maps(smoothed, token_grid(extra_options))
             self._queries_and_keys = None
             if is_last:
                 raise LastBlockReached

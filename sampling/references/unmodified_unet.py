@@ -2,10 +2,10 @@
 
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import comfy.samplers
-import torch
 from torch import Tensor
 
 from ...attention.device import to_device
@@ -75,7 +75,5 @@ def call_unet(
     x = model.model_sampling.noise_scaling(
         sigmas.view(-1, 1, 1, 1), to_device(noise, latents.device, latents.dtype), latents
     )
-    try:
+    with suppress(LastBlockReached):
         model.apply_model(x, sigmas, **comfy.samplers.cond_cat(conds), transformer_options=options)
-    except LastBlockReached:
-        pass
