@@ -1,7 +1,9 @@
 """Shows the regions in the sampler's own preview while it samples."""
 
+import logging
 from typing import Any
 
+import comfy.model_management
 import comfy.utils
 import latent_preview
 import torch
@@ -12,6 +14,7 @@ from ..sampling.run.run import Run
 from .drawing.pillow import from_pillow, to_pillow
 from .drawing.regions import draw_regions
 
+log = logging.getLogger(__name__)
 _MIN_PX, _MAX_PX = 256, 512
 
 
@@ -25,9 +28,21 @@ class LivePreview:
     def __init__(self, model: Any) -> None:
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
         self._bar: Any = None
+        self._failed = False
 
     def __call__(self, run: Run, step: int, x0: Tensor, total: int) -> None:
-        """Show the regions of the batch's first image."""
+        """Show the regions of the batch's first image. Where that fails, the run goes on without."""
+        if self._failed:
+            return
+        try:
+            self._show(run, step, x0, total)
+        except comfy.model_management.InterruptProcessingException:
+            raise
+        except Exception:  # previewers of other packs may do anything
+            self._failed = True
+            log.exception("MagicFace: the regions cannot be shown while sampling.")
+
+    def _show(self, run: Run, step: int, x0: Tensor, total: int) -> None:
         if self._bar is None:
             self._bar = comfy.utils.ProgressBar(total)
         picture = self._picture(x0)

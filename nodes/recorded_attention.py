@@ -99,7 +99,7 @@ def _chosen(record: AttentionRecord, step: int, block: str) -> tuple[int, Block]
     if not steps:
         raise ValueError(
             "latent: its run recorded no attention: MagicFace was not on at the chosen steps, every prompt has its own"
-            " area, or most_mb of MagicFace Attention Record is too small"
+            " area, another node split the batch, or most_mb of MagicFace Attention Record is too small"
         )
     number = steps[step] if -len(steps) <= step < 0 else step
     if number not in steps:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..sampling.regions.history import REGION_STORE, RegionHistory
-from .showing import plain_pictures
+from .showing import in_colour, plain_pictures
 
 _LAST, _MAX_STEP = -1, 10000
 
@@ -17,15 +17,16 @@ def step_input(tooltip: str) -> Any:
     return io.Int.Input("step", default=_LAST, min=-_MAX_STEP, max=_MAX_STEP, tooltip=tooltip)
 
 
-def finite_samples(latent: dict[str, Any]) -> Tensor:
+def finite_samples(latent: Any) -> Tensor:
     """(b, ch, H, W) the samples of a latent.
 
     Raises:
         ValueError: it is not the latent of images, or has values that are not finite.
     """
-    samples: Tensor = latent["samples"]
-    if samples.ndim != 4 or not len(samples):
-        raise ValueError(f"latent: has shape {tuple(samples.shape)}; give the latent of an image sampler")
+    samples = latent.get("samples") if isinstance(latent, dict) else None
+    if not isinstance(samples, Tensor) or samples.ndim != 4 or not len(samples):
+        given = tuple(samples.shape) if isinstance(samples, Tensor) else type(samples or latent).__name__
+        raise ValueError(f"latent: is {given}; give the latent of an image sampler, (images, channels, height, width)")
     if not torch.isfinite(samples).all():
         raise ValueError("latent: has values that are not finite (a black picture); sample in float32 or bfloat16")
     return samples
@@ -60,6 +61,8 @@ def pictures_of(image: Tensor | None, samples: Tensor) -> Tensor:
     """(b, H_px, W_px, 3) in 0..1: the pictures to draw over; grey ones of the latent's size if none are given."""
     if image is None:
         return plain_pictures({"samples": samples}, None)
+    if not isinstance(image, Tensor) or image.ndim != 4 or not image.numel():
+        raise ValueError("image: is no batch of pictures (images, height, width, 3)")
     if len(image) not in (1, len(samples)):
         raise ValueError(f"image: {len(image)} pictures for {len(samples)} latents; give one, or one for each")
-    return image[..., :3].float().cpu().expand(len(samples), -1, -1, -1)
+    return in_colour(image).expand(len(samples), -1, -1, -1)

@@ -176,6 +176,11 @@ class Method:
         """Whether any region is to be found by its words."""
         return any(self.is_active(c) and not (c.region and c.region.exact) for c in self.concepts)
 
+    @property
+    def reference_cells(self) -> int:
+        """How many cells the latents of all references that are on have."""
+        return sum(len(r.latents) * r.latents.shape[-2] * r.latents.shape[-1] for r in self.references if r.active)
+
     def positions(self, prompt: PromptTokens) -> list[list[int]]:
         """The positions of each concept's words in a prompt; none for a concept that is off."""
         return prompt.positions_of([c.concept_tokens if self.is_active(c) else () for c in self.concepts])

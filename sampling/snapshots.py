@@ -112,7 +112,7 @@ def steps_of(chosen: Sequence[int], total: int) -> list[int]:
         SamplingError: it has none of them.
     """
     found = [step % total for step in chosen if -total <= step < total]
-    if not found:
+    if not found and total:
         given = ", ".join(map(str, chosen))
         raise SamplingError(
             f"steps: this run has {total} steps and so none of {given}; choose from 0 to {total - 1}, or from -1 (the"

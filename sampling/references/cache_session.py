@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..method import KEY, Method
+from ..run.other_patches import replaced_forwards
 from .cache import MEGABYTE, REFERENCE_CACHE, GroupKV, move, size_of
 from .identity import IdentityKey, content, identity
 
@@ -35,7 +36,8 @@ class CacheSession:
         if self._max_bytes:
             types = model.get_dtype(), getattr(model, "manual_cast_dtype", None), device
             patcher = model.current_patcher
-            changes = identity([*(getattr(patcher, name, None) for name in _PATCHES), _callbacks(patcher)])
+            given = [*(getattr(patcher, name, None) for name in _PATCHES), _callbacks(patcher)]
+            changes = identity([*given, replaced_forwards(model.diffusion_model)])
             self._run_key = IdentityKey(model), identity(types), changes, method.injection_blocks, method.noise
 
     def key(self, sigma: float, hooks: Any, options: dict[str, Any], views: Iterable[bytes | None]) -> Hashable:

@@ -17,6 +17,7 @@ from .given_masks import log_notes, masks_of, slight_masks
 
 _MULTIPLE_PX = 64
 _MAX_SHOWN_PX = 512
+_OVERSHOOT = 0.5  # decoders and resizing leave some
 
 
 def encode_reference(
@@ -113,3 +114,6 @@ def _check_image(image: Tensor) -> None:
         raise ValueError(f"image: has values of {image.dtype}; give pictures of numbers from 0 to 1")
     if not torch.isfinite(image).all():
         raise ValueError("image: has values that are not finite (NaN or infinite); check the node it comes from")
+    lowest, highest = float(image.min()), float(image.max())
+    if lowest < -_OVERSHOOT or highest > 1 + _OVERSHOOT:
+        raise ValueError(f"image: has values from {lowest:g} to {highest:g}; give pictures of numbers from 0 to 1")

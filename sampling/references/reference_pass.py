@@ -17,7 +17,7 @@ from ..findings import Findings
 from ..method import Method, Reference
 from ..run.evaluation import Evaluation
 from ..run.host_attention import HostAttention
-from ..run.other_patches import name_of
+from ..run.other_patches import name_of, replaced_forwards
 from .cache import REFERENCE_CACHE, GroupKV
 from .cache_session import CacheSession
 from .unmodified_unet import LastBlockReached, call_unet, conds_of, new_options
@@ -135,6 +135,9 @@ class ReferencePass:
         conds = [view.conds_at(level) for view in group]
         patched = with_attention(options, {"attn1": readers})
         call_unet(self._model, latents, noise, evaluation.sigma, conds, patched)
+        missing = [str(block) for block in self._method.injection_blocks if block not in kv]
+        if missing:
+            raise RuntimeError(f"the self-attention of {', '.join(missing)} was not reached")
         return kv
 
     def reader(self, block: Block, group: list[ReferenceView], kv: dict[Block, list[ViewKV]]) -> Patch:
@@ -176,7 +179,7 @@ def _explain(model: Any, error: Exception) -> None:
     if isinstance(error, comfy.model_management.InterruptProcessingException):
         return
     message = f"MagicFace: the UNet call for the references failed: {error}"
-    names = _replaced_forwards(model)
+    names = list(dict.fromkeys(map(name_of, replaced_forwards(model.diffusion_model))))
     if names:
         raise SamplingError(
             f"{message}. Other nodes have replaced the forward of modules in the UNet by {', '.join(names)}. If it"
@@ -184,17 +187,6 @@ def _explain(model: Any, error: Exception) -> None:
             " stays, restart ComfyUI, because some nodes change the model for good"
         ) from error
     log.error("%s", message)
-
-
-def _replaced_forwards(model: Any) -> list[str]:
-    """The names of forwards that are not those of their modules' classes."""
-    found = []
-    for module in model.diffusion_model.modules():
-        forward = vars(module).get("forward")
-        # ComfyUI puts back what it replaced as an attribute of the module itself.
-        if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
-            found.append(name_of(forward))
-    return list(dict.fromkeys(found))
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -18,12 +18,13 @@ from .places import Places
 class MapsOfCond:
     """The attention maps of one cond, which may come in parts of the batch; where parts overlap, the later one counts.
 
-    Attributes:
+    Args:
         row: the cond.
+        batch: how many images there are.
     """
 
-    def __init__(self, row: CondRow) -> None:
-        self.row = row
+    def __init__(self, row: CondRow, batch: int) -> None:
+        self.row, self._batch = row, batch
         self._parts: list[tuple[Sequence[int], AttentionMaps]] = []
 
     def add(self, images: Sequence[int], maps: AttentionMaps) -> None:
@@ -33,8 +34,8 @@ class MapsOfCond:
 
     @property
     def complete(self) -> bool:
-        """Whether it has any maps."""
-        return any(maps.blocks for _, maps in self._parts)
+        """Whether all images have maps; another node may skip the UNet for some."""
+        return len({image for images, maps in self._parts if maps.blocks for image in images}) == self._batch
 
     def tokens(self, device: torch.device) -> Tensor:
         """See `AttentionMaps`, for the whole batch."""
@@ -48,7 +49,7 @@ class MapsOfCond:
         _, first = parts[0]
         if len(parts) == 1:
             return first.to(device)
-        whole = first.new_zeros(1 + max(image for images, _ in parts for image in images), *first.shape[1:])
+        whole = first.new_zeros(self._batch, *first.shape[1:])
         for images, maps in parts:
             whole[list(images)] = maps.to(whole)
         return whole.to(device)
@@ -59,7 +60,7 @@ class Segmenter:
 
     Args:
         method: the method.
-        shape: (..., H, W) of the whole latent.
+        shape: (b, ch, H, W) of the whole latent.
 
     Source: docs/method.md#segmentation.
     """
@@ -76,7 +77,7 @@ class Segmenter:
         if row.role == "other" or untagged or row.zeroed or row.length == 0:
             return None
         maps = AttentionMaps(half_grid(size_lat), row.starts, row.role == "positive")
-        self._maps.setdefault((row.role, row.cond["uuid"]), MapsOfCond(row)).add(images, maps)
+        self._maps.setdefault((row.role, row.cond["uuid"]), MapsOfCond(row, self._shape[0])).add(images, maps)
         return maps
 
     def regions(self, conds: KnownConds, device: torch.device) -> Regions | None:

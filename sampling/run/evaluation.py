@@ -10,6 +10,7 @@ from ...attention.blocks import Block
 from ...attention.kv import BlockKV
 from ...attention.schedule import Stage
 from ..conditioning.roles import KnownConds
+from ..findings import Findings
 from ..regions.index import RegionIndex
 from ..regions.places import Places
 from ..regions.source import RegionFinder
@@ -33,6 +34,8 @@ class Evaluation:
         kv: keys and values of the references by hook group.
         mapped: the images for which the positive list is done.
         rate_pending: whether the guidance rate is still to be applied.
+        prompted: whether the positive prompt was requested.
+        attended: whether anything attended to the references.
     """
 
     stage: Stage
@@ -46,6 +49,8 @@ class Evaluation:
     kv: dict[Any, dict[Block, BlockKV]] = field(default_factory=dict)
     mapped: set[int] = field(default_factory=set)
     rate_pending: bool = False
+    prompted: bool = False
+    attended: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +63,7 @@ class CondBatch:
         finder: collects their attention maps, or None.
         recorder: records attention snapshots of them, or None.
         shape: (b', ch, H, W) of its latent.
+        findings: of the run.
         images: those of the evaluation that it is for; None if that is not known, as for a part of the picture.
     """
 
@@ -66,4 +72,5 @@ class CondBatch:
     finder: RegionFinder | None
     recorder: AttentionRecorder | None
     shape: Sequence[int]
+    findings: Findings
     images: Images | None

@@ -30,6 +30,17 @@ def other_patches(transformer_options: Mapping[str, Any], blocks: Sequence[Block
     return found
 
 
+def replaced_forwards(unet: Any) -> list[Callable[..., Any]]:
+    """The forwards of a UNet's modules that are not those of their classes."""
+    found = []
+    for module in unet.modules():
+        forward = vars(module).get("forward")
+        # ComfyUI puts back what it replaced as an attribute of the module itself.
+        if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
+            found.append(forward)
+    return found
+
+
 def name_of(patch: Callable[..., Any]) -> str:
     """A callable's name and module; an object's class and module."""
     inner = getattr(patch, "func", patch)  # of functools.partial

@@ -44,7 +44,7 @@ class Run:
     def __init__(
         self, method: Method, guider: Any, total_steps: int, initial_regions: RegionIndex | None = None
     ) -> None:
-        self._method, self._guider = method, guider
+        self._method, self._guider, self._steps = method, guider, total_steps
         sampling = guider.model_patcher.get_model_object("model_sampling")
         schedule = method.schedule
         self._sigmas = StageSigmas(
@@ -55,7 +55,7 @@ class Run:
         self._batch: CondBatch | None = None
         self._texts = Texts(guider.conds)
         self._acting = False  # in the present evaluation
-        self._outcome = Outcome(segmented=initial_regions is not None)
+        self._outcome = Outcome(inherited=initial_regions is not None)
         self._seed = 0
         self.latest_regions = initial_regions
         self.findings = Findings()
@@ -89,20 +89,19 @@ class Run:
         """End the run at a noise level: log what the cache did, add the findings, and return the regions."""
         if self._references is not None:
             self._references.end()
+        if self._outcome.segmented and self.latest_regions is not None and not self.regions.read().steps:
+            self.regions.add(self._steps - 1, self.latest_regions)
+            self.findings.add("the sampler reports no steps, so only its last regions are known.", logging.INFO)
         history = self.regions.end(self.latest_regions, level)
         last = history.steps[-1] if history.steps else None
-        self._outcome.report(self._method, self.findings, last, self._texts.positive_is_zeroed)
+        self._outcome.report(self._method, self.findings, self._steps, last, self._texts.positive_is_zeroed)
         return history
 
     def prepare_sampling(
         self, executor: Any, model: Any, noise_shape: Sequence[int], conds: Any, *args: Any, **kwargs: Any
     ) -> Any:
         """Request memory for the references too. They have one row where ComfyUI counts two for the target."""
-        area = noise_shape[-2] * noise_shape[-1]
-        reference_area = sum(
-            r.latents.shape[0] * r.latents.shape[-2] * r.latents.shape[-1] for r in self._method.references if r.active
-        )
-        rows = noise_shape[0] + -(-reference_area // (2 * area))
+        rows = noise_shape[0] + -(-self._method.reference_cells // (2 * noise_shape[-2] * noise_shape[-1]))
         return executor(model, [rows, *noise_shape[1:]], conds, *args, **kwargs)
 
     def predict_noise(
@@ -124,17 +123,18 @@ class Run:
             evaluation = Evaluation(stage, timestep, level, x.shape, options, finder, places, self.latest_regions)
             outer, self._evaluation = self._evaluation, evaluation
             try:
-                return executor(x, timestep, options, *args, **kwargs)
+                return executor(x, timestep, options, *args, **kwargs), evaluation
             finally:
                 self._evaluation = outer
 
-        begins = stage is not Stage.OFF and not self._outcome.acted
         self._acting = stage is not Stage.OFF
-        self._outcome.acted |= self._acting
-        if begins and stage is Stage.BLEND and self.latest_regions is None and self._method.needs_words:
+        begins = stage is Stage.BLEND and not self._outcome.acted
+        if begins and self.latest_regions is None and self._method.needs_words:
             log.info("MagicFace: sampling begins in the blend stage, so one more evaluation finds the regions.")
             evaluate(Stage.LAYOUT, {name: given for name, given in model_options.items() if name not in _GUIDANCE})
-        return evaluate(stage, model_options)
+        prediction, evaluation = evaluate(stage, model_options)
+        self._outcome.add(evaluation)
+        return prediction
 
     def _read_level(self, timestep: Tensor) -> float:
         """The noise level, for which the host waits; the last evaluation's regions are read with it."""
@@ -164,11 +164,11 @@ class Run:
         images = self._images(evaluation, x, model_options)
         has_positive = any(listed.role == "positive" for listed in lists)
         if has_positive:
-            self._outcome.injected = True
+            evaluation.prompted = True
             self._run_references(evaluation, known, model, x.device)
         finder = evaluation.finder if has_positive and images is not None else None
         recorder = None if finder is None else self.recorder
-        with self._in_batch(CondBatch(evaluation, known, finder, recorder, x.shape, images)):
+        with self._in_batch(CondBatch(evaluation, known, finder, recorder, x.shape, self.findings, images)):
             out = executor(model, conds, x, timestep, model_options)
         if finder is not None and images is not None:
             evaluation.mapped |= set(images)

@@ -42,11 +42,17 @@ class UNetCall:
         self._injection_blocks = injection_blocks
         self._map_blocks = () if batch.finder is None else batch.finder.blocks
         cond_keys = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
-        images = x.shape[0] // max(1, len(cond_keys))
+        count, rest = divmod(x.shape[0], max(1, len(cond_keys)))
+        self._images = None if batch.images is None else images_of(count, batch.evaluation.shape[0], options)
+        if rest or (self._images is None and count != batch.shape[0]):
+            cond_keys = []
+            batch.findings.add(
+                "another node sends rows through the UNet for which it is not known which images and prompts they are"
+                " of. MagicFace leaves these calls alone."
+            )
         self._rows: list[tuple[slice, CondRow | None]] = [
-            (slice(i * images, (i + 1) * images), batch.conds.get(key)) for i, key in enumerate(cond_keys)
+            (slice(i * count, (i + 1) * count), batch.conds.get(key)) for i, key in enumerate(cond_keys)
         ]
-        self._images = None if batch.images is None else images_of(images, batch.evaluation.shape[0], options)
         self._maps: dict[int, AttentionMaps | None] = {}
         self._mapped_blocks: set[Block] = set()
         self._total_rows = x.shape[0]
@@ -107,6 +113,7 @@ class UNetCall:
     ) -> Tensor:
         """The rows (b, n, c) of one cond, by the stage's injection rule."""
         batch, (q, k, _) = self._batch, qkv
+        batch.evaluation.attended = True
         kv = tuple(concept and concept.to(q.device) for concept in batch.evaluation.kv[row.hooks][block])
         rule = self._rule(row, grid, q)
         whole = q.shape[0] == batch.evaluation.shape[0]
@@ -133,6 +140,8 @@ class UNetCall:
         self, block: Block, inner: Patch | None, q: Tensor, k: Tensor, v: Tensor, extra: dict[str, Any]
     ) -> Tensor:
         attend = HostAttention(extra)
+        if block not in self._self_queries:  # another node calls it again; only the first call after attn1 counts
+            return inner(q, k, v, extra) if inner else attend(q, k, v)
         self_q, self_k = self._self_queries.pop(block)
         grid = self._grid(block, q, extra)
         self._check_text(block, k)

@@ -158,7 +158,8 @@ def test_pictures_and_captions_are_encoded_as_comfyui_does(graph):
     image = picture(3, 128, 192, views=2).round()  # values that 8 bits can hold, since resizing uses 8 bits
     mask = torch.cat([box(128, 192, 0, 0, 64, 64), box(128, 192, 9, 9, 99, 99)])
     reference = graph.reference("red hat", image=image, mask=mask, caption="a (red:1.3) hat", size=157)
-    assert torch.equal(reference.latents, graph.vae.encode(image).float())
+    # The number of pictures that are encoded together affects rounding.
+    assert torch.equal(reference.latents, torch.cat([graph.vae.encode(view).float() for view in image.split(1)]))
     assert torch.equal(reference.masks, mask)
     assert reference.conditioning[0][0].equal(graph.text("a (red:1.3) hat")[0][0])
     assert (reference.concept, reference.caption) == ("red hat", "a (red:1.3) hat")

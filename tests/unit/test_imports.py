@@ -61,7 +61,7 @@ def node_ids() -> set[str]:
 @pytest.mark.parametrize("file", sources("attention", "sampling"), ids=lambda file: "/".join(file.parts[-2:]))
 def test_node_ids_are_written_in_nodes_only(file: Path) -> None:
     found = re.findall(r"MagicFace[A-Z]\w+", file.read_text(encoding="utf-8"))
-    assert len(node_ids()) == 10 and not node_ids() & set(found)
+    assert len(node_ids()) == 11 and not node_ids() & set(found)
 
 
 def test_the_method_needs_no_comfyui() -> None:

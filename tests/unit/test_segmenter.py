@@ -22,6 +22,7 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 SIZE_LAT = (8, 12)
+SHAPE = (2, 4, *SIZE_LAT)
 GRID = (4, 6)
 WORDS = (None, 11, 12, 13, None)
 TAG_OF_PROMPT = PromptTokens("eleven twelve thirteen", WORDS, (0,))
@@ -87,7 +88,7 @@ def assert_regions(found: Regions | None, tokens: Tensor, background: Tensor, ph
 def test_the_foreground_comes_from_the_negative_prompt_if_there_is_one() -> None:
     method, phrases = method_of((12,), (13,)), [[2], [3]]
     positive, negative, second = row_of("positive"), row_of("negative", tag=None), row_of("negative")
-    alone, against = Segmenter(method, SIZE_LAT), Segmenter(method, SIZE_LAT)
+    alone, against = Segmenter(method, SHAPE), Segmenter(method, SHAPE)
     tokens, own = feed(alone, positive, seed=1)
     assert_regions(regions_of(alone, positive), tokens, own, phrases)
 
@@ -100,7 +101,7 @@ def test_the_foreground_comes_from_the_negative_prompt_if_there_is_one() -> None
 
 
 def test_a_zeroed_negative_prompt_does_not_count() -> None:
-    segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
+    segmenter, positive = Segmenter(method_of((12,), (13,)), SHAPE), row_of("positive")
     zeroed = row_of("negative", zeroed=True)
     tokens, own = feed(segmenter, positive, seed=1)
     assert segmenter.new_maps(zeroed, SIZE_LAT, (0,)) is None
@@ -108,13 +109,13 @@ def test_a_zeroed_negative_prompt_does_not_count() -> None:
 
 
 def test_an_inactive_concept_has_no_tokens() -> None:
-    segmenter, row = Segmenter(method_of((12,), (13,), off=(12,), suppression=0.6), SIZE_LAT), row_of("positive")
+    segmenter, row = Segmenter(method_of((12,), (13,), off=(12,), suppression=0.6), SHAPE), row_of("positive")
     tokens, own = feed(segmenter, row, seed=1)
     assert_regions(regions_of(segmenter, row), tokens, own, [[], [3]])
 
 
 def test_conds_without_maps_have_no_regions() -> None:
-    segmenter = Segmenter(method_of((12,)), SIZE_LAT)
+    segmenter = Segmenter(method_of((12,)), SHAPE)
     textless = CondRow("positive", {"uuid": 1}, None, None, 0, TAG_OF_PROMPT)
     silent = [row_of("other"), row_of("positive", tag=None), textless]
     for row in silent:
@@ -134,7 +135,7 @@ def assert_nothing_at(found: Regions, where: Tensor) -> None:
 
 def test_an_area_is_pasted_at_its_location() -> None:
     area: Area = (4, 6, 2, 4)  # height, width, top, left
-    segmenter, row = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive", area)
+    segmenter, row = Segmenter(method_of((12,), (13,)), SHAPE), row_of("positive", area)
     tokens, own = feed(segmenter, row, seed=1)
     part, found = expected_regions(tokens, own), regions_of(segmenter, row)
     assert found is not None and found.labels.shape == (2, *GRID)
@@ -147,7 +148,7 @@ def test_an_area_is_pasted_at_its_location() -> None:
 
 
 def test_a_negative_prompt_of_another_area_does_not_count() -> None:
-    segmenter, positive = Segmenter(method_of((12,), (13,)), SIZE_LAT), row_of("positive")
+    segmenter, positive = Segmenter(method_of((12,), (13,)), SHAPE), row_of("positive")
     negative = row_of("negative", area=(8, 6, 0, 0))
     tokens, own = feed(segmenter, positive, seed=1)
     feed(segmenter, negative, seed=2)
@@ -165,7 +166,7 @@ def test_nothing_is_found_outside_a_conds_mask() -> None:
     mask = torch.zeros(1, *SIZE_LAT)
     mask[:, :, 6:] = 0.2
     whole, masked = row_of("positive"), row_of("positive", mask=mask)
-    segmenter = Segmenter(method_of((12,), (13,)), SIZE_LAT)
+    segmenter = Segmenter(method_of((12,), (13,)), SHAPE)
     for row in (whole, masked):
         feed(segmenter, row, seed=1)
     all_of_it, found = regions_of(segmenter, whole), regions_of(segmenter, masked)
@@ -177,7 +178,7 @@ def test_nothing_is_found_outside_a_conds_mask() -> None:
 
 def test_a_default_cond_counts_where_no_other_cond_applies() -> None:
     default, left = row_of("positive", default=True), row_of("positive", area=(8, 6, 0, 0))
-    segmenter = Segmenter(method_of((12,), (13,)), SIZE_LAT)
+    segmenter = Segmenter(method_of((12,), (13,)), SHAPE)
     feed(segmenter, default, seed=1)
     everywhere = regions_of(segmenter, default)
     beside = regions_of(segmenter, default, left)  # `left` has not been called
@@ -189,7 +190,7 @@ def test_a_default_cond_counts_where_no_other_cond_applies() -> None:
 @pytest.mark.parametrize("called_in_order", [True, False])
 def test_two_prompts_are_united_and_the_later_concept_wins(called_in_order: bool) -> None:
     """If both claim a pixel for the same concept, the first prompt wins, whichever was called first."""
-    segmenter, rows = Segmenter(method_of((12,), (13,)), SIZE_LAT), [row_of("positive"), row_of("positive")]
+    segmenter, rows = Segmenter(method_of((12,), (13,)), SHAPE), [row_of("positive"), row_of("positive")]
     for seed in (0, 1) if called_in_order else (1, 0):
         feed(segmenter, rows[seed], seed)
     one, other, found = regions_of(segmenter, rows[0]), regions_of(segmenter, rows[1]), regions_of(segmenter, *rows)

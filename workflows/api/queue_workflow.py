@@ -128,14 +128,20 @@ def deliver(server: str, prompt: Prompt, uploads: list[Upload], folder: Path) ->
         for file in uploads:
             file.inputs["image"] = upload(server, file)
         entry = run(server, prompt)
+        missing: list[str] = []
         for node_id, output in entry["outputs"].items():
             for name, shown in output.items():
                 for item in shown if isinstance(shown, list) else ():
                     if isinstance(item, dict) and "filename" in item:
-                        print(save(server, item, folder), flush=True)
+                        try:
+                            print(save(server, item, folder), flush=True)
+                        except RunError as error:
+                            missing.append(f"{item['filename']}: {error}")
                     elif name == "text" and isinstance(item, str):
                         print(f"{prompt.get(node_id, {}).get('class_type')} (node {node_id}): {item}", file=sys.stderr)
-        failed = failure(entry)
+        failed = failure(entry) or "; ".join(missing)
+        if not failed and not entry["outputs"]:
+            print("the run has no outputs: no node of the workflow saves or shows anything", file=sys.stderr)
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise RunError(f"{server} answered as ComfyUI does not ({error!r}); --server names another") from error
     if failed:
