@@ -115,9 +115,9 @@ def match_list(conds: Sequence[dict[str, Any]] | None, guider_conds: dict[str, A
     """
     roles: tuple[Role, Role] = ("positive", "negative")
     for role in roles:
-        listed = guider_conds.get(role)
-        if listed is not None and listed is conds:
-            return CondList(role, listed)
+        is_own = conds is guider_conds.get(role)
+        if conds is not None and is_own:
+            return CondList(role, conds)
     for role in roles:
         originals = [_original(cond, guider_conds.get(role) or ()) for cond in conds or ()]
         found = [cond for cond in originals if cond is not None]

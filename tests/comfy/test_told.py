@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import comfy.model_patcher
@@ -184,7 +185,7 @@ def test_a_sampler_that_reports_no_steps(graph: Graph) -> None:
     def quiet(
         model: Any, x: Any, sigmas: Any, extra_args: Any = None, callback: Any = None, disable: Any = None
     ) -> Any:
-        for level, after in zip(sigmas, sigmas[1:], strict=False):
+        for level, after in pairwise(sigmas):
             x = x + (x - model(x, level * x.new_ones([len(x)]), **(extra_args or {}))) / level * (after - level)
         return x
 
