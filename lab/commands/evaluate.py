@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rows", default="", help='such as "none; rsa; rba; both" (default: all rows of docs/evaluation.md)'
     )
     parser.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
+    parser.add_argument("--persons", action="store_true", help="only measure two persons in one picture")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 
@@ -25,8 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from ..evaluation import agreement, evaluate
+    from ..evaluation.persons import persons
 
     numbers = range(arguments.first, arguments.first + arguments.pairs)
+    if arguments.persons:
+        return persons.main(numbers, arguments.json, arguments.pictures)
     if arguments.agreement:
         return agreement.main(numbers, arguments.json)
     names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
