@@ -20,7 +20,8 @@ from .tables import STAGES
 COUNTS = (1, 2, 3, 5)
 BATCH = 4
 PLENTY_MB = 1 << 20
-UNPATCHED, AUTHORS, CACHED, UNSEGMENTED = "unpatched", "authors, 3", "3, cached", "3, no regions"
+UNPATCHED, AUTHORS, CACHED = "unpatched", "authors, 3", "3, cached"
+UNSEGMENTED, PLACED = "3, no regions", "3, placed"
 MEMORY, AGAINST = "latent cells (memory)", "latent cells (authors / ours)"
 UNPATCHED_BATCH, BATCHED = f"unpatched, batch {BATCH}", f"3, batch {BATCH}"
 
@@ -106,6 +107,7 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
     # The other ways run with a cache size of 0, so they may have emptied the cache since the last round.
     ways[CACHED] = partial(_second_run, scene)
     ways[UNSEGMENTED] = sampling(scene.patched_model(3, segmented=False))
+    ways[PLACED] = sampling(scene.patched_model(3, placed=True))
     ways[UNPATCHED_BATCH] = sampling(scene.model, BATCH)
     ways[BATCHED] = sampling(scene.patched_model(3), BATCH)
     ways[AUTHORS] = Authors(scene, 3).run
@@ -144,6 +146,7 @@ def peaks(scene: Scene) -> dict[str, int]:
         **{str(count): highest(scene, scene.patched_model(count), peak_bytes) for count in COUNTS},
         CACHED: cached,
         UNSEGMENTED: highest(scene, scene.patched_model(3, segmented=False), peak_bytes),
+        PLACED: highest(scene, scene.patched_model(3, placed=True), peak_bytes),
         UNPATCHED_BATCH: highest(scene, scene.model, peak_bytes, BATCH),
         BATCHED: highest(scene, scene.patched_model(3), peak_bytes, BATCH),
         AUTHORS: max(map(peak_bytes, of_authors)),

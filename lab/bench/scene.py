@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from typing import Any
 
@@ -121,17 +121,29 @@ class Scene:
             masks=mask,
         )
 
-    def patched_model(self, count: int, coverage: float = 0.5, segmented: bool = True, **schedule: Any) -> Any:
-        """The model with references. Without segmentation there are no regions, and both stages do the same."""
-        sampling = self.pack.sampling
-        source = sampling.regions.segmenter.Segmenter if segmented else sampling.regions.source.NoRegions
-        method = sampling.patch.bind(
-            self.model,
-            self.references(count, coverage),
-            sampling.method.Schedule(**schedule),
-            region_source=source,
-        )
+    def patched_model(
+        self, count: int, coverage: float = 0.5, segmented: bool = True, placed: bool = False, **schedule: Any
+    ) -> Any:
+        """The model with references.
+
+        Args:
+            count: of references.
+            coverage: of their masks.
+            segmented: without segmentation there are no regions, and both stages do the same.
+            placed: whether each reference is exactly in one of `count` columns of the picture.
+            schedule: settings.
+        """
+        sampling, references = self.pack.sampling, self.references(count, coverage)
+        source = None if segmented else sampling.regions.source.NoRegions
+        if placed:
+            references = tuple(self._placed(reference, number, count) for number, reference in enumerate(references))
+        method = sampling.patch.bind(self.model, references, sampling.method.Schedule(**schedule), region_source=source)
         return sampling.patch.patch_model(self.model, method, lambda model: self._watch)
+
+    def _placed(self, reference: Any, number: int, count: int) -> Any:
+        column = torch.arange(8 * self.side_lat) * count // (8 * self.side_lat)
+        mask = (column == number).float().expand(1, 8 * self.side_lat, -1)
+        return replace(reference, region=self.pack.sampling.regions.target.TargetRegion(mask, exact=True))
 
     def _watch(self, run: Any, *_: Any) -> None:
         self._regions.append(run.latest_regions.on_device)

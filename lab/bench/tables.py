@@ -29,23 +29,26 @@ MEANT = {
 def tables(figures: Summary) -> dict[str, list[str]]:
     """Lines of the tables of a summary: "ratios", "ways", "parts" and "exponents"."""
     ratios_of = [f"| {name} | {value:.3g} | {MEANT[name]} |" for name, value in figures["ratios"].items()]
-    ways = []
-    for name, its in figures["ways"].items():
-        cells = " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*its[stage]) for stage in STAGES)
-        ways.append(f"| {name} | {cells} | {its['seconds']:.3f} | {its['peak_mb']:.0f} |")
     whole = sum(figures["parts"].values())
     parts = [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in figures["parts"].items()]
     return {
         "ratios": ["| ratio | value | what |", "|---|---|---|", *ratios_of],
-        "ways": [
-            f"| references | {' | '.join(STAGES)} | seconds | most memory, MB |", "|---|---|---|---|---|", *ways
-        ],
+        "ways": way_lines(figures["ways"]),
         "parts": ["| part | seconds | of the whole |", "|---|---|---|", *parts, f"| together | {whole:.4f} | |"],
         "exponents": [
             "| cost grows with | as its power |", "|---|---|",
             *(f"| {name} | {power:.2f} |" for name, power in figures["exponents"].items()),
         ],
     }  # fmt: skip
+
+
+def way_lines(ways: Summary) -> list[str]:
+    """Lines of the table of the ways of sampling, see `report.summary`."""
+    lines = [f"| references | {' | '.join(STAGES)} | seconds | most memory, MB |", "|---|---|---|---|---|"]
+    for name, its in ways.items():
+        cells = " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*its[stage]) for stage in STAGES)
+        lines.append(f"| {name} | {cells} | {its['seconds']:.3f} | {its['peak_mb']:.0f} |")
+    return lines
 
 
 def ways_table(rows: Iterable[Sequence[Any]]) -> list[str]:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
     parser.add_argument("--masks", action="store_true", help="only measure the masks that words find")
+    parser.add_argument("--persons", action="store_true", help="only measure two persons in one picture")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
 
@@ -26,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from ..evaluation import agreement, evaluate, masks
+    from ..evaluation.persons import persons
 
     numbers = range(arguments.first, arguments.first + arguments.pairs)
+    if arguments.persons:
+        return persons.main(numbers, arguments.json, arguments.pictures)
     if arguments.agreement:
         return agreement.main(numbers, arguments.json)
     if arguments.masks:

@@ -70,7 +70,7 @@ def combination(number: int) -> Combination:
     rng = generator_of("evaluation", _CHOICES + number)
     count = 1 + number % MAX_CONCEPTS
     parts = [PARTS[index] for index in rng.choice(len(PARTS), count, replace=False)]
-    concepts = tuple(_concept(part, number * MAX_CONCEPTS + index) for index, part in enumerate(parts))
+    concepts = tuple(drawn_concept(part, number * MAX_CONCEPTS + index) for index, part in enumerate(parts))
     target = _target(number, parts)
     while True:
         prompt = caption_of(target, rng, with_looks=False)
@@ -93,7 +93,7 @@ def _target(number: int, parts: list[str]) -> Portrait:
     raise LookupError(f"no portrait of combination {number} shows {', '.join(parts)}")
 
 
-def _concept(part: str, index: int) -> Concept:
+def drawn_concept(part: str, index: int) -> Concept:
     """A concept: the first of its portraits that shows enough of the part, and a second view with the same look."""
     shown = _showing(part, index * _CANDIDATES, None)
     again = _showing(part, (_SECOND_VIEWS + index) * _CANDIDATES, {part: shown.portrait.looks[part]})

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -55,17 +56,22 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
 
 def measure_rows(rows: Sequence[Row], numbers: Sequence[int], pictures: Path | None = None) -> Table:
     """The scores of each row's pictures, in the order of the combinations."""
+    return in_turns(partial(_work, rows=rows, pictures=pictures), numbers)
+
+
+def in_turns(work: Callable[[int], dict[str, Scores]], numbers: Sequence[int]) -> Table:
+    """The scores by row, in the order of the numbers, from `work`, which gives those of one number by row."""
     found: dict[int, dict[str, Scores]] = {}
     # So small a model does not gain from a second thread: there is one process for each core.
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), start_worker) as pool:
-        jobs = {pool.submit(_work, number, rows, pictures): number for number in numbers}
+        jobs = {pool.submit(work, number): number for number in numbers}
         try:
             for job in tqdm(as_completed(jobs), total=len(jobs), desc="combinations", file=sys.stdout):
                 found[jobs[job]] = job.result()
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    return {row.name: [found[number][row.name] for number in numbers] for row in rows}
+    return {row: [found[number][row] for number in numbers] for row in found[numbers[0]]}
 
 
 def start_worker() -> None:

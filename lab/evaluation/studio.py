@@ -44,9 +44,8 @@ class Studio:
         self.pack = load_pack()
         self.model, self.clip, self.vae = tiny_model.load("portraits")
         self.layout = self.pack.sampling.families.unet.layout_of(self.model.model.diffusion_model)
-        self._encoded: dict[tuple[int, str, int, str], Any] = {}
+        self._encoded: dict[tuple[Concept, int, str], Any] = {}
 
-    @torch.inference_mode()
     def make(self, wanted: Combination, row: Row, region_source: Any = None) -> Made:
         """Sample the picture of a combination in the way of a row.
 
@@ -55,18 +54,42 @@ class Studio:
             row: the row.
             region_source: another source of regions than the attention.
         """
+        references = tuple(self.reference(concept, row) for concept in wanted.concepts) if row.uses else ()
+        return self.sample(wanted.prompt, references, row, wanted.number, region_source)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        prompt: str,
+        references: tuple[Any, ...],
+        row: Row,
+        number: int,
+        region_source: Any = None,
+        start: Tensor | None = None,
+        denoise: float = 1.0,
+    ) -> Made:
+        """Sample a picture.
+
+        Args:
+            prompt: the positive prompt; the negative one is empty.
+            references: those of the method; none for the sampler without the method.
+            row: its settings.
+            number: of the combination.
+            region_source: another source of regions than the default.
+            start: (h, w, 3) float32 in 0..1, a picture to start from; None for an empty one.
+            denoise: as KSampler's.
+        """
         sampling = self.pack.sampling
         model = self.model
-        if row.uses:
-            references = tuple(self._reference(wanted, concept, row) for concept in wanted.concepts)
+        if references:
             blocks = {} if row.segmentation is None else {"segmentation_blocks": row.segmentation}
             source = {} if region_source is None else {"region_source": region_source}
             schedule = sampling.method.Schedule(**blocks, **row.schedule)
             model = sampling.patch.patch_model(model, sampling.patch.bind(model, references, schedule, **source))
-        positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self.clip, wanted.prompt).result[0]
+        positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self.clip, prompt).result[0]
         negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
         settings, side = INPUTS["KSampler"], SIZE_PX // 8
-        seed = wanted.number + _SEEDS * row.seed
+        seed = number + _SEEDS * row.seed
         noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed))
         samples = comfy.sample.sample(
             model,
@@ -77,18 +100,21 @@ class Studio:
             settings["scheduler"],
             positive,
             negative,
-            torch.zeros_like(noise),
+            torch.zeros_like(noise) if start is None else self._vae.encode(start[None]),
+            denoise=denoise,
             disable_pbar=True,
             seed=seed,
         )
         picture = self.vae.decode(samples)[0].float().cpu()
-        if not row.uses or row.weight == 0:
+        if not references or row.weight == 0:
             return Made(picture, (), [])
         ((history, index),) = sampling.regions.history.REGION_STORE.find(samples)
         return Made(picture, history.concept_names, [step.concepts[index].long() for step in history.steps])
 
-    def _reference(self, wanted: Combination, concept: Concept, row: Row) -> Any:
-        key = wanted.number, concept.part, row.views, row.masks
+    @torch.inference_mode()
+    def reference(self, concept: Concept, row: Row) -> Any:
+        """A concept's reference, with the settings of a row."""
+        key = concept, row.views, row.masks
         if key not in self._encoded:
             views = concept.views[: row.views]
             self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(

@@ -26,8 +26,18 @@ MEASURES = {
     "hue": False,
     "pattern": True,
 }
+# Those of two persons in one picture.
+PERSON_MEASURES = {
+    "persons": True,
+    "fidelity": True,
+    "swapped": False,
+    "between": False,
+    "leakage": False,
+    "iou": True,
+}
 COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")  # row by row with the row BASE
 BASE = "both"
+_BETTER = MEASURES | PERSON_MEASURES
 _RESAMPLES = 2000
 
 
@@ -54,20 +64,25 @@ def gain(table: Table, measure: str, row: str, over: str) -> tuple[float, float,
     return float(differences.mean()) if len(differences) else math.nan, *interval(differences)
 
 
-def figures_of(table: Table) -> Figures:
+def figures_of(table: Table, base: str = BASE, measures: Sequence[str] = COMPARED) -> Figures:
     """The figures that the tables show.
+
+    Args:
+        table: the scores of each row.
+        base: the row that the others are compared with, if it is in the table.
+        measures: in which they are compared.
 
     Returns:
         table: for each row and measure the mean, and half the width of its interval.
-        differences: for each row and measure the mean difference to the row BASE, and both ends of its interval.
+        differences: for each row and measure the mean difference to the row `base`, and both ends of its interval.
     """
     means: dict[str, dict[str, list[float]]] = {}
     for row, scores in table.items():
         values = {name: values_of(scores, name) for name in sorted({name for entry in scores for name in entry})}
         ends = {name: interval(its) for name, its in values.items()}
         means[row] = {name: [float(its.mean()), (ends[name][1] - ends[name][0]) / 2] for name, its in values.items()}
-    compared = [row for row in table if row != BASE] if BASE in table else []
-    gains = {row: {name: gain(table, name, row, BASE) for name in COMPARED} for row in compared}
+    compared = [row for row in table if row != base] if base in table else []
+    gains = {row: {name: gain(table, name, row, base) for name in measures} for row in compared}
     differences = {
         row: {name: list(its) for name, its in entries.items() if not math.isnan(its[0])}
         for row, entries in gains.items()
@@ -85,19 +100,21 @@ def main_table(
         rows: in the table; all by default.
         measures: the columns.
     """
-    headings = [f"{name} {'+' if MEASURES[name] else '-'}" for name in measures]
+    headings = [f"{name} {'+' if _BETTER[name] else '-'}" for name in measures]
     return lines_of("row", headings, {row: _means(figures, row, measures) for row in rows or figures["table"]})
 
 
-def difference_table(figures: Figures, rows: Iterable[str] | None = None) -> list[str]:
-    """Lines of the table of differences to the row BASE; none without that row."""
+def difference_table(
+    figures: Figures, rows: Iterable[str] | None = None, base: str = BASE, measures: Sequence[str] = COMPARED
+) -> list[str]:
+    """Lines of the table of differences to the row `base`; none without that row."""
     if not figures["differences"]:
         return []
     cells = {}
     for row in rows or figures["differences"]:
         gains = figures["differences"][row]
-        cells[row] = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*gains[name]) if name in gains else "" for name in COMPARED]
-    return lines_of(f"difference to {BASE}", COMPARED, cells)
+        cells[row] = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*gains[name]) if name in gains else "" for name in measures]
+    return lines_of(f"difference to {base}", measures, cells)
 
 
 def part_table(figures: Figures, rows: Iterable[str] | None = None) -> list[str]:

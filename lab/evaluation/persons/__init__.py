@@ -1,0 +1,1 @@
+"""Two persons in one picture, each with references of their own: `dev.py evaluate --persons`."""
