@@ -21,6 +21,7 @@ SECTIONS = (
     "schedule",
     "exact-savings",
     "beyond-the-paper",
+    "masks-from-words",
 )
 # Files of the repository, without caches and environments.
 SOURCES = [
