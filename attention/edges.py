@@ -35,8 +35,8 @@ def guided_filter(picture: Tensor, maps: Tensor, radius_px: int, size: tuple[int
     Returns:
         (b, t, H, W) float32.
 
-    Source: He, Sun and Tang, Guided Image Filtering (TPAMI 2013), eq. 19 to 21; the working size is that of their Fast
-    Guided Filter (arXiv 1505.00996).
+    Source: He, Sun and Tang, Guided Image Filtering (TPAMI 2013), with a guide in colour; the working size as in their
+    Fast Guided Filter (arXiv 1505.00996).
     """
     full = picture.shape[-2:]
     picture = picture.float()

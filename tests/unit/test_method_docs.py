@@ -19,9 +19,10 @@ SECTIONS = (
     "blend-stage",
     "semantic-guidance",
     "schedule",
+    "pieces",
     "exact-savings",
-    "beyond-the-paper",
     "masks-from-words",
+    "beyond-the-paper",
 )
 # Files of the repository, without caches and environments.
 SOURCES = [
