@@ -2,17 +2,25 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, interpolate
+from torch.nn.functional import interpolate, pad
 
 EPS = 1e-4
 """The variance of colour, in (0..1)^2, below which a neighbourhood counts as flat."""
 
 
 def box_mean(maps: Tensor, radius_px: int) -> Tensor:
-    """The mean of maps (b, c, H, W) over squares of side 2 radius + 1, at borders over what lies inside."""
-    side = 2 * radius_px + 1
-    along = avg_pool2d(maps, (1, side), stride=1, padding=(0, radius_px), count_include_pad=False)
-    return avg_pool2d(along, (side, 1), stride=1, padding=(radius_px, 0), count_include_pad=False)
+    """The mean of maps (..., H, W) over squares of side 2 radius + 1, at borders over what lies inside."""
+    return _mean_along_rows(_mean_along_rows(maps, radius_px).mT, radius_px).mT
+
+
+def _mean_along_rows(maps: Tensor, radius_px: int) -> Tensor:
+    # Running sums, whose cost does not grow with the radius; in float32 they would lose the variance of flat areas.
+    width = maps.shape[-1]
+    sums = pad(maps.double().cumsum(dim=-1), (radius_px + 1, 0))
+    sums = torch.cat((sums, sums[..., -1:].expand(*sums.shape[:-1], radius_px)), dim=-1)
+    at = torch.arange(width, device=maps.device)
+    counts = (at + radius_px + 1).clamp(max=width) - (at - radius_px).clamp(min=0)
+    return ((sums[..., 2 * radius_px + 1 :] - sums[..., :width]) / counts).to(maps.dtype)
 
 
 def guided_filter(picture: Tensor, maps: Tensor, radius_px: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -27,8 +35,8 @@ def guided_filter(picture: Tensor, maps: Tensor, radius_px: int, size: tuple[int
     Returns:
         (b, t, H, W) float32.
 
-    Source: He, Sun and Tang, Guided Image Filtering (TPAMI 2013), eq. 19 to 21; the working size is that of their Fast
-    Guided Filter (arXiv 1505.00996).
+    Source: He, Sun and Tang, Guided Image Filtering (TPAMI 2013), with a guide in colour; the working size as in their
+    Fast Guided Filter (arXiv 1505.00996).
     """
     full = picture.shape[-2:]
     picture = picture.float()

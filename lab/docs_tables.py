@@ -2,7 +2,7 @@
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate` and `evaluate --agreement`,
-performance.json those of `bench` and `bench --ways`.
+masks.json has those of `evaluate --masks`, performance.json those of `bench` and `bench --ways`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from safetensors import safe_open
 from devtools.pins import ROOT
 
 from .bench.tables import tables, ways_table
-from .evaluation import agreement
+from .evaluation import agreement, masks
 from .evaluation.rows import ABLATIONS, MAIN
 from .evaluation.tables import BASE, difference_table, main_table, part_table
 from .judge import WEIGHTS
@@ -38,7 +38,7 @@ Tables = dict[str, Callable[[], list[str]]]
 
 def written_tables() -> Tables:
     """The tables whose figures are in files, by name."""
-    evaluated, measured = (json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in PAGES)
+    evaluated, masked, measured = (json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in FILES)
     main, others = ([row.name for row in rows] for rows in (MAIN, ABLATIONS))
     shape = tables(measured["shapes"][SHAPE]["summary"])
     return {
@@ -49,12 +49,16 @@ def written_tables() -> Tables:
         "segmentation-blocks": partial(agreement.table, evaluated["agreement"]),
         "other-rows": partial(main_table, evaluated, [BASE, *others], FEW_MEASURES),
         "other-differences": partial(difference_table, evaluated, others),
+        "mask-parts": partial(masks.part_table, masked),
+        "mask-fidelity": partial(masks.fidelity_table, masked),
+        "mask-choices": partial(masks.choice_table, masked),
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
         "ways": partial(ways_table, measured["ways"]),
     }
 
 
 PAGES = ("evaluation", "performance")
+FILES = ("evaluation", "masks", "performance")
 
 
 def judge_table() -> list[str]:

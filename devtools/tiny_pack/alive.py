@@ -17,6 +17,7 @@ RUN_STATE = (
     ".sampling.run.unet_call",
     ".sampling.references.reference_pass",
     ".sampling.references.cache_session",
+    ".sampling.references.map_reading",
     ".sampling.references.view",
     ".sampling.conditioning.roles",
     ".sampling.regions.segmenter",

@@ -119,8 +119,8 @@ def figures_of(
         row.name: [float(np.mean(_values(half, row.name))) for half in (choosing, quoting)]
         for row in (SHIPPED, RAW, *CHOICES)
     }
-    for key, row in (("fidelity_exact", EXACT), ("fidelity_auto", FROM_WORDS)):
-        scores = table[row.name]
+    for key, way in (("fidelity_exact", EXACT), ("fidelity_auto", FROM_WORDS)):
+        scores = table[way.name]
         names = sorted({name for entry in scores for name in entry})
         figures[key] = float(values_of(scores, "fidelity").mean())
         figures[f"{key}_by_part"] = {

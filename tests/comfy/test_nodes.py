@@ -52,12 +52,12 @@ FROZEN = {
         "latent:LATENT step:INT block:STRING query:COMBO x:INT y:INT image:IMAGE?",
         "view:IMAGE",
     ),
+    "MagicFaceCorrespondence": ("latent:LATENT step:INT block:STRING image:IMAGE?", "view:IMAGE"),
     "MagicFaceConceptMask": (
         "model:MODEL clip:CLIP vae:VAE image:IMAGE caption:STRING concept:STRING size:INT threshold:FLOAT edge_px:INT"
         " blocks:STRING",
         "mask:MASK",
     ),
-    "MagicFaceCorrespondence": ("latent:LATENT step:INT block:STRING image:IMAGE?", "view:IMAGE"),
 }
 TAG = "magicface_prompt"
 

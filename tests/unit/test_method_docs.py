@@ -22,6 +22,7 @@ SECTIONS = (
     "pieces",
     "places",
     "exact-savings",
+    "masks-from-words",
     "beyond-the-paper",
 )
 # Files of the repository, without caches and environments.
