@@ -90,7 +90,7 @@ class Editor:
         self.page.get_by_text("magicface", exact=True).first.click()
         self.page.get_by_text(name, exact=True).first.click()
         self.page.wait_for_function(
-            "window.app.graph.nodes.some((node) => node.type === 'MagicFaceApply')", timeout=READY_S * 1000
+            "window.app.graph.nodes.some((node) => node.subgraph || node.type === 'MagicFaceApply')", timeout=READY_S * 1000
         )
         self.page.wait_for_timeout(1500)
 
