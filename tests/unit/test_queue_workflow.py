@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 API = Path(__file__).resolve().parents[2] / "workflows" / "api"
-DONE = {"status": {"status_str": "success", "messages": []}, "outputs": {}}
+DONE = {"status": {"status_str": "success", "messages": []}, "outputs": {"62": {"images": []}}}
 IMAGE = {"filename": "made.png", "subfolder": "", "type": "output"}
 Queue = Callable[..., tuple[int, str]]
 
@@ -32,9 +32,10 @@ class Server(ThreadingHTTPServer):
         self.posted: list[tuple[str, bytes]] = []
 
     def answer(self, path: str) -> tuple[int, bytes]:
+        for known in (path, path.partition("?")[0]):
+            if known in self.answers:
+                return self.answers[known]
         path = path.partition("?")[0]
-        if path in self.answers:
-            return self.answers[path]
         made: dict[str, Any] = {
             "/prompt": {"prompt_id": "a", "node_errors": {}},
             "/history/a": {"a": self.entry} if self.entry else {},
@@ -251,6 +252,21 @@ def test_all_that_is_shown_is_saved_or_printed(queue: Queue, server: Server, tmp
     status, printed = queue(shipped(), "--output", "a/b")
     assert status == 0 and "MagicFaceSegmentationPreview (node 63): a finding" in printed
     assert {file.name for file in (tmp_path / "a" / "b").iterdir()} == {"made.png", "made_2.png", "up.mp4"}
+
+
+def test_a_file_that_is_gone_costs_no_other(queue: Queue, server: Server, tmp_path: Path) -> None:
+    gone = {"filename": "gone.png", "subfolder": "", "type": "output"}
+    server.entry = {**DONE, "outputs": {"62": {"images": [gone, IMAGE]}}}
+    server.answers["/view?filename=gone.png&subfolder=&type=output"] = 404, b""
+    status, printed = queue(shipped())
+    assert status == 1 and "gone.png: " in printed and "404" in printed
+    assert (tmp_path / "output" / "made.png").read_bytes() == b"picture"
+
+
+def test_a_run_without_outputs_says_so(queue: Queue, server: Server) -> None:
+    server.entry = {**DONE, "outputs": {}}
+    status, printed = queue(shipped())
+    assert status == 0 and "the run has no outputs" in printed
 
 
 @pytest.mark.parametrize(
