@@ -227,8 +227,8 @@ def test_parts_of_another_checkpoint_are_refused(graph_of):
 
 def test_a_model_that_breaks_down_is_named(graph, monkeypatch):
     reading = graph.pack.sampling.references.map_reading
-    power_average = reading.power_average
-    monkeypatch.setattr(reading, "power_average", lambda *given: power_average(*given) * float("nan"))
+    cross_attention_map = reading.cross_attention_map
+    monkeypatch.setattr(reading, "cross_attention_map", lambda *given: cross_attention_map(*given) * float("nan"))
     with pytest.raises(ValueError, match="MagicFaceConceptMask: model: its attention has values that are not finite"):
         masks(graph)
 
