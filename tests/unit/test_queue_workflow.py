@@ -282,7 +282,7 @@ def test_every_seed_is_set(queue: Queue, server: Server, node: str, name: str) -
     prompt = shipped("three_concepts")
     prompt["90"] = {"class_type": node, "inputs": {name: 1}}
     assert queue(prompt, "--seed", "7")[0] == 0
-    assert server.prompt["90"]["inputs"][name] == server.prompt["60"]["inputs"]["seed"] == 7
+    assert server.prompt["90"]["inputs"][name] == server.prompt["50:505"]["inputs"]["seed"] == 7
     # the references' noise is another one
     assert server.prompt["54"]["inputs"]["noise_seed"] == prompt["54"]["inputs"]["noise_seed"]
 
