@@ -15,8 +15,8 @@ from devtools.workflows import NOT_RUN
 
 from .editor import Editor, pixels
 
-APP = "magicface_app"  # see test_blueprints.py
-NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json") if file.stem not in (APP, *NOT_RUN))
+ELSEWHERE = ("magicface_app", "magicface_words", *NOT_RUN)  # see test_blueprints.py
+NAMES = sorted(file.stem for file in WORKFLOWS.glob("*.json") if file.stem not in ELSEWHERE)
 PREVIEWS = ("MagicFaceSegmentationPreview", "MagicFaceAttentionView", "MagicFaceCorrespondence")
 CAPTION = "a person with a face, hair and a shirt, wearing a hat and a scarf"
 PROMPT = "a person with a face, hair and a shirt wearing a hat and a scarf"
