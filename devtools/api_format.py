@@ -68,7 +68,7 @@ class _Graph:
         return _Graph(subgraph["nodes"], links, self.subgraphs, subgraph, node, self, f"{self.path}{node['id']}:")
 
     def source(self, link: int) -> dict[str, Any]:
-        """What a link brings, as {"value": ...}: an output as in API format, or the value of a widget; {} for nothing."""
+        """What a link brings, as {"value": ...}: an output in API format, or a widget's value; {} for nothing."""
         origin, index = self.links[link]
         if origin == _GIVEN:
             return self._given(self.subgraph["inputs"][index]["name"])

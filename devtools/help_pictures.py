@@ -47,7 +47,7 @@ def _each(label: str, class_type: str, name: str, *values: float) -> dict[str, d
 
 
 HELP_PICTURES = {
-    "reference": HelpPicture("magicface_three_concepts"),
+    "reference": HelpPicture("magicface_with_and_without"),
     "weight": HelpPicture(
         "magicface_two_concepts", "SaveImage", _each("weight", "MagicFaceMaskWeight", "weight", 0, 1, 2, 4)
     ),

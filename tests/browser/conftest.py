@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from devtools import browser, environment
+from devtools import browser, environment, front_end
 from devtools.install import Install
 from devtools.server import Server
 
@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, sync_playwright
 from .editor import Editor
 
 SIZE_PX = {"width": 1920, "height": 1200}
+NODES_2 = "Comfy.VueNodes.Enabled"
 SCREENSHOTS = "MAGICFACE_SCREENSHOTS"
 
 
@@ -27,6 +28,18 @@ SCREENSHOTS = "MAGICFACE_SCREENSHOTS"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     core = os.environ.get("MAGICFACE_TEST_COMFYUI") or environment.comfyui("newest")
     with Server(Install(Path(core), Path(sys.executable)), tmp_path_factory.mktemp("base")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def newest_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same core with the newest front end."""
+    static = front_end.newest()
+    if static is None:
+        pytest.skip("the newest front end cannot be downloaded")
+    core = os.environ.get("MAGICFACE_TEST_COMFYUI") or environment.comfyui("newest")
+    install, flags = Install(Path(core), Path(sys.executable)), ("--front-end-root", str(static))
+    with Server(install, tmp_path_factory.mktemp("newest"), flags=flags) as running:
         yield running
 
 
@@ -48,6 +61,25 @@ def editor(server: Server, chromium: Browser) -> Iterator[Editor]:
     context.set_default_timeout(20_000)
     yield Editor(context.new_page(), server.client).open()
     context.close()
+
+
+@pytest.fixture
+def open_editor(request: pytest.FixtureRequest, chromium: Browser) -> Iterator[Callable[[str, bool], Editor]]:
+    """`open_editor(front_end, nodes_2)`: the "pinned" or the "newest" front end, in one of its two renderings."""
+    opened = []
+
+    def start(front_end: str, nodes_2: bool) -> Editor:
+        server: Server = request.getfixturevalue("server" if front_end == "pinned" else "newest_server")
+        server.client.post("/settings", {NODES_2: nodes_2})
+        context = chromium.new_context(viewport=SIZE_PX)  # type: ignore[arg-type]
+        context.set_default_timeout(20_000)
+        opened.append((server, context))
+        return Editor(context.new_page(), server.client).open()
+
+    yield start
+    for server, context in opened:
+        context.close()
+        server.client.post("/settings", {NODES_2: False})
 
 
 @pytest.fixture

@@ -90,7 +90,8 @@ class Editor:
         self.page.get_by_text("magicface", exact=True).first.click()
         self.page.get_by_text(name, exact=True).first.click()
         self.page.wait_for_function(
-            "window.app.graph.nodes.some((node) => node.subgraph || node.type === 'MagicFaceApply')", timeout=READY_S * 1000
+            "window.app.graph.nodes.some((node) => node.subgraph || node.type === 'MagicFaceApply')",
+            timeout=READY_S * 1000,
         )
         self.page.wait_for_timeout(1500)
 
@@ -108,6 +109,10 @@ class Editor:
         """Press the keys that queue the graph, wait for the end, and return the history entry."""
         before = set(self.client.get_json("/history"))
         self.page.keyboard.press("Control+Enter")
+        return self.wait_for_run(before)
+
+    def wait_for_run(self, before: set[str]) -> dict[str, Any]:
+        """Wait until a run has ended that is not among those given, and return its history entry."""
         end = time.monotonic() + DONE_S
         while time.monotonic() < end:
             new = {key: entry for key, entry in self.client.get_json("/history").items() if key not in before}
@@ -166,6 +171,12 @@ class Editor:
     def set(self, node: str, **values: Any) -> None:
         """Set values of widgets."""
         self.page.evaluate(_SET, [node, values])
+
+    def unpack(self, node: str) -> None:
+        """Turn a subgraph node back into the nodes inside it."""
+        self.select(node)
+        self.command("Comfy.Graph.UnpackSubgraph")
+        self.page.wait_for_timeout(1500)
 
     def mute(self, node: str) -> None:
         """Mute a node, which leaves it and its links out of the prompt."""

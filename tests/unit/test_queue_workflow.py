@@ -287,6 +287,21 @@ def test_every_seed_is_set(queue: Queue, server: Server, node: str, name: str) -
     assert server.prompt["54"]["inputs"]["noise_seed"] == prompt["54"]["inputs"]["noise_seed"]
 
 
+def test_nodes_inside_blueprints_are_reached(queue: Queue, server: Server, tmp_path: Path) -> None:
+    """Masks are found in the same caption and picture as the reference's; a given mask takes their place."""
+    prompt = shipped("words")
+    mine = png(tmp_path / "mine.png")
+    status, printed = queue(prompt, "--caption", "hat=a hat", "--picture", f"hat={mine}", "--set", "31:313.weight=2")
+    assert (status, printed) == (0, "")
+    sent = {key: node["inputs"] for key, node in server.prompt.items()}
+    assert sent["30:301"]["caption"] == sent["30:302"]["caption"] == "a hat"
+    assert sent["31:311"]["caption"] == sent["31:312"]["caption"] == prompt["31:311"]["inputs"]["caption"]
+    assert sent["31:313"]["weight"] == 2
+    assert sent["10"]["image"] != prompt["10"]["inputs"]["image"]
+    status, printed = queue(prompt, "--mask", f"hat={mine}")
+    assert status == 0 and "is now the given file alone, not MagicFaceConceptMask (node 30:301)" in printed
+
+
 def test_seeds_that_are_connected(queue: Queue, server: Server) -> None:
     prompt = shipped()
     prompt["60"]["inputs"]["seed"] = ["90", 0]

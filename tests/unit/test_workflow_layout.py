@@ -111,7 +111,12 @@ def shape(subgraph: dict[str, Any]) -> list[Any]:
     """The nodes of a subgraph, its inputs and its links, independent of the numbers of its nodes."""
     numbers = {node["id"]: index for index, node in enumerate(subgraph["nodes"])}
     links = [
-        [numbers.get(link["origin_id"], -1), link["origin_slot"], numbers.get(link["target_id"], -1), link["target_slot"]]
+        [
+            numbers.get(link["origin_id"], -1),
+            link["origin_slot"],
+            numbers.get(link["target_id"], -1),
+            link["target_slot"],
+        ]
         for link in subgraph["links"]
     ]
     nodes = [(node["type"], node["pos"], node["size"]) for node in subgraph["nodes"]]

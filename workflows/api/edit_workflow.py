@@ -127,8 +127,7 @@ def change(prompt: Prompt, given: Namespace) -> list[Upload]:
             note(f"{file} has no transparency; the mask is its red channel, not alpha")
             inputs["channel"] = "red"
         uploads.append(Upload(inputs, Path(file).name, data))
-    for node_id, caption in once(prompt, "caption", given.caption).items():
-        prompt[node_id]["inputs"]["caption"] = caption
+    set_captions(prompt, once(prompt, "caption", given.caption))
     if given.prompt is not None:
         for node_id in nodes_at(prompt, "MagicFacePrompt", "text"):
             prompt[node_id]["inputs"]["text"] = given.prompt
@@ -138,6 +137,15 @@ def change(prompt: Prompt, given: Namespace) -> list[Upload]:
         for node_id in nodes_at(prompt, place, name):
             prompt[node_id]["inputs"][name] = value_of(prompt, node_id, name, text)
     return uploads
+
+
+def set_captions(prompt: Prompt, captions: dict[str, str]) -> None:
+    """Set the captions of references, and of the nodes that find their masks in the same words."""
+    for node_id, caption in captions.items():
+        prompt[node_id]["inputs"]["caption"] = caption
+        mask = source(prompt, node_id, "mask")
+        if mask and prompt[mask]["class_type"] == "MagicFaceConceptMask":
+            prompt[mask]["inputs"]["caption"] = caption
 
 
 def named(prompt: Prompt, node_id: str) -> str:
