@@ -63,6 +63,15 @@ def editor(server: Server, chromium: Browser) -> Iterator[Editor]:
     context.close()
 
 
+@pytest.fixture(scope="module")
+def one_editor(server: Server, chromium: Browser) -> Iterator[Editor]:
+    """One page for several tests that each open a workflow of their own: opening the editor takes several seconds."""
+    context = chromium.new_context(viewport=SIZE_PX)  # type: ignore[arg-type]
+    context.set_default_timeout(20_000)
+    yield Editor(context.new_page(), server.client).open()
+    context.close()
+
+
 @pytest.fixture
 def open_editor(request: pytest.FixtureRequest, chromium: Browser) -> Iterator[Callable[[str, bool], Editor]]:
     """`open_editor(front_end, nodes_2)`: the "pinned" or the "newest" front end, in one of its two renderings."""

@@ -24,7 +24,12 @@ SaveScreenshot = Callable[[Editor, str], None]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_shipped_workflow_runs_as_it_is_opened(editor: Editor, save_screenshot: SaveScreenshot, name: str) -> None:
+def test_a_shipped_workflow_runs_as_it_is_opened(
+    one_editor: Editor, save_screenshot: SaveScreenshot, name: str
+) -> None:
+    editor = one_editor
+    editor.command("Comfy.NewBlankWorkflow")
+    editor.page.wait_for_timeout(500)
     editor.open_template(name)
     nodes = editor.nodes()
     assert [node["type"] for node in nodes if not node["known"]] == []
