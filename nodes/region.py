@@ -30,7 +30,7 @@ class MagicFaceRegion(io.ComfyNode):
             " or to correct a region.",
             search_aliases=["place", "position", "regional", "layout", "two people", "correct a region"],
             inputs=[
-                ReferenceSocket.Input("reference", tooltip="From MagicFace Reference or Mask Weight."),
+                ReferenceSocket.Input("reference", tooltip="From MagicFace Concept, Reference or Mask Weight."),
                 io.Mask.Input(
                     "mask",
                     tooltip="White where the concept goes. It has the shape of the picture that is sampled, not of the"
@@ -60,7 +60,7 @@ class MagicFaceRegion(io.ComfyNode):
         with error_prefix("MagicFaceRegion"):
             check_choice("how", how, get_args(How))
             check_range("feather_px", feather_px, 0, MAX_PX)
-            masks = plain_masks(mask)
+            masks = plain_masks(mask, "mark where the concept goes")
             shares = None
             if feather_px:
                 # The blur reaches twice its radius.

@@ -52,7 +52,7 @@ def concept_without_words(method: Method, concept: Reference, prompts: Sequence[
     listed = "; ".join(dict.fromkeys(", ".join(prompt.words) for prompt in prompts))
     return SamplingError(
         f"concept: {name!r} is not in the positive prompt, whose words are {listed}{hint}{part}. Write the phrase into"
-        " MagicFace Prompt, or name the concept as the prompt does",
+        " the prompt (of MagicFace Prompt, or of MagicFace Picture), or name the concept as the prompt does",
         "Reference",
     )
 

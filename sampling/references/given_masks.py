@@ -90,7 +90,7 @@ def _fitting_masks(mask: Tensor, image: Tensor) -> Tensor:
     mask = _one_by_one(mask, views)
     if len(mask) != views:
         raise ValueError(f"mask: {len(mask)} for {views} pictures; {_advice(len(mask), views)}")
-    mask = plain_masks(mask)
+    mask = plain_masks(mask, "mark the concept, or leave the input unconnected to use the whole picture")
     ratio = (mask.shape[2] / mask.shape[1]) / (width / height)
     if abs(math.log(ratio)) > _ASPECT_TOLERANCE:
         raise ValueError(
@@ -102,8 +102,10 @@ def _fitting_masks(mask: Tensor, image: Tensor) -> Tensor:
     return mask
 
 
-def plain_masks(mask: Tensor) -> Tensor:
+def plain_masks(mask: Tensor, remedy: str) -> Tensor:
     """(n, H, W) float32 in 0..1, in main memory: masks in any of the shapes and kinds that nodes give them.
+
+    The remedy is what to do about an empty one, for the message.
 
     Raises:
         ValueError: names the input and says what to do.
@@ -114,7 +116,7 @@ def plain_masks(mask: Tensor) -> Tensor:
             f"mask: has values outside 0..1 or not finite (from {float(mask.min()):g} to {float(mask.max()):g});"
             " check the node it comes from"
         )
-    marked = torch.stack([_marked(single, number, len(mask)) for number, single in enumerate(mask)])
+    marked = torch.stack([_marked(single, number, len(mask), remedy) for number, single in enumerate(mask)])
     return marked.clamp(0.0, 1.0)
 
 
@@ -147,7 +149,7 @@ def _advice(masks: int, views: int) -> str:
     return f"{advice}: join masks of one picture with Combine Masks (MaskComposite, operation add), or repeat pictures"
 
 
-def _marked(mask: Tensor, view: int, views: int) -> Tensor:
+def _marked(mask: Tensor, view: int, views: int, remedy: str) -> Tensor:
     """One mask (H, W) without its floor; labels of 0 and 1 in 8 or 16 bits as 0 and 1."""
     strongest = float(mask.max())
     if strongest > BLACK:
@@ -161,10 +163,7 @@ def _marked(mask: Tensor, view: int, views: int) -> Tensor:
                 " (64x64 and all zero is what LoadImage gives for a picture without transparency: draw a mask"
                 " with the mask editor, or load one with Load Image (as Mask), channel red)"
             )
-        raise ValueError(
-            f"mask: is empty for {which}{hint}; mark the concept, or leave the input unconnected to use the whole"
-            " picture"
-        )
+        raise ValueError(f"mask: is empty for {which}{hint}; {remedy}")
     if strongest <= _LABEL and not marked.all() and bool((mask[marked] == mask.max()).all()):
         log.info("MagicFace: the mask of %s has the values 0 and %.2g only; taken as labels 0 and 1.", which, strongest)
         return marked.float()
