@@ -167,29 +167,29 @@ def test_cancel_ends_it_and_leaves_nothing(graph, monkeypatch, updates):
         **graph.model.model_options,
         "transformer_options": dict(graph.model.model_options["transformer_options"]),
     }
-    expected, shown = maps_of(graph), []
+    expected, made = maps_of(graph), []
 
-    def hook(value, total, *_, **__):
-        shown.append((value, total))
-        comfy.model_management.interrupt_current_processing(len(shown) == updates)
+    def update(bar, steps):
+        made.append(steps)
+        comfy.model_management.interrupt_current_processing(len(made) == updates)
 
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", hook)
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update", update)
     with pytest.raises(comfy.model_management.InterruptProcessingException):
         masks(graph, image=picture(1, views=2))
     comfy.model_management.interrupt_current_processing(False)
-    assert len(shown) == updates
+    assert len(made) == updates
     assert_nothing_left(graph, options)
     monkeypatch.undo()
     assert torch.equal(maps_of(graph), expected)
 
 
 def test_progress_is_shown(graph, monkeypatch):
-    shown = []
-    monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_HOOK", lambda value, total, *_, **__: shown.append((value, total)))
+    """Of both pictures: one step for encoding, then one for each UNet call."""
+    made = []
+    monkeypatch.setattr(comfy.utils.ProgressBar, "update", lambda bar, steps: made.append((bar.total, steps)))
     masks(graph, image=picture(1, views=2))
     levels = len(graph.pack.sampling.references.concept_mask.LEVELS)
-    # Updates that come quickly after one another are not all shown.
-    assert shown[0] == (1, 2) and shown[-1] == (2 * levels, 2 * levels) and len(shown) > 3
+    assert made == [(2, 1)] * 2 + [(2 * levels, 1)] * 2 * levels
 
 
 # Errors
