@@ -72,7 +72,7 @@ class InjectionRule:
                 part = None if own is None else own[row, tokens]
                 seen = self._seen(label)
                 out[image, tokens] = _inject(attend, q[row, tokens], k[row], v[row], kv, seen, n, part)[0]
-            if self.fade is not None:
+            if self.fade is not None and len(self.fade.tokens[image]):
                 tokens = self.fade.tokens[image]
                 plain = attend(q[row, tokens], k[row], v[row]) if own is None else own[row, tokens]
                 share = self.fade.shares[image, tokens, None].to(out)

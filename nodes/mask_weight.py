@@ -34,7 +34,7 @@ class MagicFaceMaskWeight(io.ComfyNode):
             " setting changes.",
             search_aliases=["weighted mask", "reference strength", "weighted-mask settings"],
             inputs=[
-                ReferenceSocket.Input("reference", tooltip="From MagicFace Reference."),
+                ReferenceSocket.Input("reference", tooltip="From MagicFace Reference or Region."),
                 io.Float.Input(
                     "weight",
                     default=DEFAULT_WEIGHT,

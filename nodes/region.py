@@ -49,7 +49,8 @@ class MagicFaceRegion(io.ComfyNode):
                     default=0,
                     min=0,
                     max=MAX_PX,
-                    tooltip="Lets the concept's effect fade out over this many pixels inside the mask's edge.",
+                    tooltip="Lets the concept's effect fade out inside the mask's edge, over this many of the mask's"
+                    " pixels.",
                 ),
             ],
             outputs=[ReferenceSocket.Output("reference", tooltip="The reference with its place.")],

@@ -153,6 +153,11 @@ class Method:
         return tuple(first.values())
 
     @property
+    def identities(self) -> tuple[Any, ...]:
+        """What makes the concepts what they are, by index: their words and their places."""
+        return tuple(concept.identity for concept in self.concepts)
+
+    @property
     def concept_names(self) -> tuple[str, ...]:
         """The concepts' names for a legend."""
         phrases = [concept.concept_tokens for concept in self.concepts]
@@ -170,6 +175,10 @@ class Method:
     def is_active(self, concept: Reference) -> bool:
         """Whether any reference of the concept is on."""
         return any(r.active for r in self.references if r.identity == concept.identity)
+
+    def is_on(self, concept: Reference, stage: Stage) -> bool:
+        """Whether any reference of the concept takes part in a stage."""
+        return any(r.weight_at(stage) != 0 for r in self.references if r.identity == concept.identity)
 
     @property
     def needs_words(self) -> bool:

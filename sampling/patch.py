@@ -195,7 +195,7 @@ def _begin(method: Method, guider: Any, start: tuple[Tensor, Tensor, Tensor], se
     check_text_widths(context_width(unet_of(guider.model_patcher)), guider.conds)
     noise, latent, sigmas = start
     device = guider.model_patcher.load_device
-    known = None if noise.any() else regions_under(latent, float(sigmas[0]), method.concept_names, device)
+    known = None if noise.any() else regions_under(latent, float(sigmas[0]), method.identities, device)
     run = Run(method, guider, len(sigmas) - 1, known)
     check_prompt(method, guider.conds.get("positive") or [], run.findings)
     report_other_patches(method, guider.model_options, guider.conds)

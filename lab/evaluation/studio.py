@@ -100,7 +100,7 @@ class Studio:
             settings["scheduler"],
             positive,
             negative,
-            torch.zeros_like(noise) if start is None else self._vae.encode(start[None]),
+            torch.zeros_like(noise) if start is None else self.vae.encode(start[None]),
             denoise=denoise,
             disable_pbar=True,
             seed=seed,

@@ -11,6 +11,12 @@ from .fonts import drawable_text, font_for
 from .pillow import BACKGROUND, TEXT, from_pillow
 
 
+def extended(picture: Tensor, height: int) -> Tensor:
+    """A picture (H, W, 3) in 0..1 with background below it, up to a height."""
+    below = torch.tensor(BACKGROUND) / 255
+    return torch.cat((picture, below.expand(height - len(picture), picture.shape[1], 3)))
+
+
 def with_notes(picture: Tensor, notes: Sequence[str]) -> Tensor:
     """A picture (H, W, 3) in 0..1 with notes below it, wrapped to its width; the picture itself if there are none."""
     if not notes:

@@ -9,7 +9,7 @@ from ...attention.masks import token_mask
 from ...sampling.families.unet import LATENT_PX
 from ...sampling.method import Reference
 from ...sampling.references.given_masks import slight_masks
-from .note import with_notes
+from .note import extended, with_notes
 
 _FADED = 0.8
 _RATIOS = (1, 2, 4)  # of the token grids that injection blocks have in the supported families
@@ -36,7 +36,8 @@ def draw_reference(reference: Reference) -> Tensor:
             *doubts,
         ]
         drawn.append(with_notes(faded(picture.float() / 255, mask), lines))
-    return torch.stack(drawn)
+    tallest = max(len(picture) for picture in drawn)  # lines may wrap differently
+    return torch.stack([extended(picture, tallest) for picture in drawn])
 
 
 def faded(picture: Tensor, mask: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class RegionHistory:
         concept_names: for a legend, by concept index.
         steps: the steps that have regions, in order.
         findings: what the run did less than it was asked for, one sentence each.
+        concepts: their identities, by index.
         latest: those of the last evaluation that found some, which a run that goes on with the latent begins with.
         end_level: the noise level at which the run ended.
     """
@@ -49,6 +51,7 @@ class RegionHistory:
     concept_names: tuple[str, ...]
     steps: list[StepRegions] = field(default_factory=list)
     findings: list[str] = field(default_factory=list)
+    concepts: tuple[Any, ...] = ()
     latest: Regions | None = None
     end_level: float = 0.0
 
@@ -65,8 +68,8 @@ class RegionRecorder:
     Regions are read from the device some time after they are added, so that the host need not wait for them.
     """
 
-    def __init__(self, concept_names: tuple[str, ...], findings: list[str]) -> None:
-        self._history = RegionHistory(concept_names, findings=findings)
+    def __init__(self, concept_names: tuple[str, ...], concepts: tuple[Any, ...], findings: list[str]) -> None:
+        self._history = RegionHistory(concept_names, findings=findings, concepts=concepts)
         self._unread: list[tuple[int, RegionIndex]] = []
 
     def add(self, step: int, found: RegionIndex) -> None:
@@ -95,15 +98,13 @@ REGION_STORE: LatentStore[RegionHistory] = LatentStore(_MAX_BYTES)
 """Region histories by latent, for the preview node."""
 
 
-def regions_under(
-    latent: Tensor, level: float, concept_names: tuple[str, ...], device: torch.device
-) -> RegionIndex | None:
+def regions_under(latent: Tensor, level: float, concepts: tuple[Any, ...], device: torch.device) -> RegionIndex | None:
     """The last regions of the run that left a latent (b, ch, H, W) at a noise level.
 
     Args:
         latent: as a sampler gives it out.
         level: at which sampling goes on.
-        concept_names: the run must have had the same concepts.
+        concepts: their identities: the run must have had the same concepts in the same places.
         device: of the regions.
 
     Returns:
@@ -114,7 +115,7 @@ def regions_under(
         (history.latest, index)
         for history, index in found
         if history.latest is not None
-        and history.concept_names == concept_names
+        and history.concepts == concepts
         and math.isclose(history.end_level, level, rel_tol=1e-4)
     ]
     if not known or len(known) != len(found):

@@ -1,10 +1,13 @@
 """The regions of an evaluation, as the blocks of the next one ask for them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ...attention.device import to_device
 from ...attention.injection import InjectionRule, rba
 from ...attention.regions import Regions, resize_nearest
 from ..conditioning.roles import Area, half_grid_span
@@ -14,10 +17,19 @@ from .places import Places
 class RegionIndex:
     """Regions of an evaluation, copied to main memory when first needed, and the injection rules made of them."""
 
-    def __init__(self, on_device: Regions) -> None:
+    def __init__(self, on_device: Regions, in_main_memory: tuple[Tensor, Tensor] | None = None) -> None:
         self.on_device = on_device
-        self._in_main_memory: tuple[Tensor, Tensor] | None = None
+        self._in_main_memory = in_main_memory  # concepts and foreground
         self._rules: dict[tuple[Area | None, tuple[int, int], torch.device, Sequence[int]], InjectionRule] = {}
+
+    @classmethod
+    def known(cls, regions: Regions, device: torch.device) -> RegionIndex:
+        """Regions that are in main memory, and a copy on the device: the host need not wait for them."""
+        labels, concepts, foreground = (
+            to_device(maps, device) for maps in (regions.labels, regions.concepts, regions.foreground)
+        )
+        on_device = Regions(labels, concepts, foreground, regions.label_count)
+        return cls(on_device, (regions.concepts, regions.foreground))
 
     def read_with(self, number: Tensor) -> float:
         """Read a number (1,) from the device, and the regions with it, so that the host waits once."""

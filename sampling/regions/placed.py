@@ -41,4 +41,7 @@ class PlacedRegions:
     def regions(self, conds: KnownConds, device: torch.device) -> Regions | None:
         """See `RegionFinder`."""
         assert self.places is not None
-        return self.places.apply(None if self._found is None else self._found.regions(conds, device), device)
+        found = None if self._found is None else self._found.regions(conds, device)
+        if self._found is not None and found is None:
+            return None
+        return self.places.apply(found, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...attention.device import to_device
 from ...attention.injection import InjectionRule, restricted
 from ...attention.regions import NO_CONCEPT, NO_LABEL, Regions, half_grid
+from ...attention.schedule import Stage
 from ..conditioning.roles import Area, half_grid_span
 from .target import of_batch
 
@@ -34,10 +35,13 @@ class Places:
         self._phrases = [phrases[concept.concept_tokens] for concept in method.concepts]
         self._exact = [concept.region is not None and concept.region.exact for concept in method.concepts]
         self._active = [method.is_active(concept) for concept in method.concepts]
+        self._in_layout = [method.is_on(concept, Stage.LAYOUT) for concept in method.concepts]
         self._masks: list[Tensor | None] = []
         self._shares: list[Tensor | None] = []
-        for concept in method.concepts:
-            mask, share = (None, None) if concept.region is None else concept.region.on_grid(self._grid)
+        self._rules: dict[Any, InjectionRule] = {}
+        for concept, active in zip(method.concepts, self._active, strict=True):
+            region = concept.region if active else None
+            mask, share = (None, None) if region is None else region.on_grid(self._grid)
             self._masks.append(mask if mask is None else of_batch(mask, self._batch))
             self._shares.append(share if share is None else of_batch(share, self._batch))
 
@@ -77,16 +81,29 @@ class Places:
     def rule(
         self, area: Area | None, grid: tuple[int, int], device: torch.device, images: Sequence[int]
     ) -> InjectionRule:
-        """How the queries of a block attend in the layout stage, as `RegionIndex.rule` says it for the blend stage."""
+        """How the queries of a block attend in the layout stage, as `RegionIndex.rule` says it for the blend stage.
+
+        Where a query sees several concepts, the largest share counts.
+        """
+        key = area, grid, device, images
+        if key not in self._rules:
+            self._rules[key] = restricted(*self._seen(area, grid, images), device)
+        return self._rules[key]
+
+    def _seen(self, area: Area | None, grid: tuple[int, int], images: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(N, b, n) bool which concepts a query sees, and (b, n) its share."""
         n = grid[0] * grid[1]
         visible, shares = torch.ones(len(self._masks), len(images), n, dtype=torch.bool), torch.zeros(len(images), n)
         for index, (mask, share) in enumerate(zip(self._masks, self._shares, strict=True)):
+            if not self._in_layout[index]:
+                visible[index] = False
+                continue
             if mask is not None:
                 visible[index] = _on_block(mask, area, grid, images)
             of_concept = torch.ones(len(images), n) if share is None else _on_block(share, area, grid, images)
             shares = torch.where(visible[index], torch.maximum(shares, of_concept), shares)
         shares[~visible.any(dim=0)] = 1.0
-        return restricted(visible, shares, device)
+        return visible, shares
 
     def shares(self, labels: Tensor, area: Area | None, grid: tuple[int, int], images: Sequence[int]) -> Tensor | None:
         """(b, n) in 0..1: how much a concept counts for the queries that belong to it; None if it does in full.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...attention.blocks import Block
+from ...attention.device import to_device
 from ...attention.regions import NO_CONCEPT, NO_LABEL, Regions, half_grid, resize_nearest
 from ...attention.segmentation import AttentionMaps, segment
 from ..conditioning.roles import CondRow, KnownConds, half_grid_span
@@ -51,7 +52,7 @@ class MapsOfCond:
             return first.to(device)
         whole = first.new_zeros(self._batch, *first.shape[1:])
         for images, maps in parts:
-            whole[list(images)] = maps.to(whole)
+            whole[to_device(torch.tensor(images), whole.device)] = maps.to(whole)
         return whole.to(device)
 
 

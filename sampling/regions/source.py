@@ -43,7 +43,7 @@ class RegionFinder(Protocol):
 
         Args:
             conds: of the evaluation, whose order counts: UNet calls come in any order.
-            device: of the regions; the conds may have run on several.
+            device: of the regions; the conds may have run on several. Main memory if no blocks are read.
         """
         ...
 

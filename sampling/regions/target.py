@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import SamplingError
+from ..families.unet import LATENT_PX
 
 _ASPECT_TOLERANCE = 0.02
-_INSIDE = 0.5
+_INSIDE, _ALMOST = 0.5, 0.999
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +32,9 @@ class TargetRegion:
     shares: Tensor | None = None
     _on_grids: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """The same for equal regions."""
+        """The same for equal regions. It is asked for often, and takes time: a mask has a megapixel."""
         digest = hashlib.sha256(f"{self.exact} {tuple(self.masks.shape)}".encode())
         for given in (self.masks, self.shares):
             if given is not None:
@@ -45,7 +47,8 @@ class TargetRegion:
             covered = _mean(self.masks, grid)
             # Of a part that is thinner than a cell, the cells that it covers most.
             most = covered.flatten(1).amax(dim=1).clamp(max=_INSIDE)
-            inside = (covered > 0) & (covered >= most[:, None, None])
+            # Means of equal values may differ by rounding.
+            inside = (covered > 0) & (covered >= _ALMOST * most[:, None, None])
             self._on_grids[grid] = inside, None if self.shares is None else _mean(self.shares, grid)
         return self._on_grids[grid]
 
@@ -57,9 +60,10 @@ class TargetRegion:
         """
         count, height_px, width_px = self.masks.shape
         if abs(math.log(width_px / height_px * height / width)) > _ASPECT_TOLERANCE:
+            sampled = f"{LATENT_PX * width}x{LATENT_PX * height}"
             raise SamplingError(
-                f"mask: that of {name!r} is {width_px}x{height_px}, and the picture to be sampled is"
-                f" {8 * width}x{8 * height}, which is another shape; give a mask of that picture's shape",
+                f"mask: that of {name!r} is {width_px}x{height_px}, and the picture to be sampled is {sampled}, which"
+                " is another shape; give a mask of that picture's shape",
                 "Region",
             )
         if count not in (1, batch):

@@ -28,11 +28,11 @@ class Evaluation:
         level: its first value.
         shape: (b, ch, H, W) of its latent.
         model_options: of the evaluation; references inherit very few of them.
-        finder: collects attention maps until the positive list is done for all images; then None.
+        finder: collects attention maps; None if there are none to collect.
         places: where concepts may be, None for anywhere.
         steering: the regions that steer the blend stage in all its calls: those of the evaluation before.
         kv: keys and values of the references by hook group.
-        mapped: the images for which the positive list is done.
+        mapped: the images for which the positive list is done; later requests of it are other nodes' own.
         rate_pending: whether the guidance rate is still to be applied.
         prompted: whether the positive prompt was requested.
         attended: whether anything attended to the references.

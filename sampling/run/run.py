@@ -13,7 +13,6 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor
 
 from ...attention.guidance import guidance_rate
-from ...attention.regions import Regions
 from ...attention.schedule import Stage, StageSigmas
 from ..conditioning.roles import KnownConds, Texts, known_conds, match_list
 from ..findings import Findings
@@ -59,7 +58,7 @@ class Run:
         self._seed = 0
         self.latest_regions = initial_regions
         self.findings = Findings()
-        self.regions = RegionRecorder(method.concept_names, self.findings.messages)
+        self.regions = RegionRecorder(method.concept_names, method.identities, self.findings.messages)
         self.recorder = AttentionRecorder(method, total_steps) if method.record else None
 
     def install(self, model_options: dict[str, Any], seed: int | None) -> None:
@@ -117,9 +116,10 @@ class Run:
 
         def evaluate(stage: Stage, options: dict[str, Any]) -> Any:
             finder = self._method.region_source(self._method, x.shape) if stage is not Stage.OFF else None
-            if finder is not None and not finder.blocks:
-                self._take(finder.regions({}, x.device))
             places = None if finder is None else finder.places
+            if finder is not None and not finder.blocks:
+                known, finder = finder.regions({}, torch.device("cpu")), None
+                self._take(None if known is None else RegionIndex.known(known, x.device))
             evaluation = Evaluation(stage, timestep, level, x.shape, options, finder, places, self.latest_regions)
             outer, self._evaluation = self._evaluation, evaluation
             try:
@@ -129,7 +129,7 @@ class Run:
 
         self._acting = stage is not Stage.OFF
         begins = stage is Stage.BLEND and not self._outcome.acted
-        if begins and self.latest_regions is None and self._method.needs_words:
+        if begins and self.latest_regions is None and self._method.region_source(self._method, x.shape).blocks:
             log.info("MagicFace: sampling begins in the blend stage, so one more evaluation finds the regions.")
             evaluate(Stage.LAYOUT, {name: given for name, given in model_options.items() if name not in _GUIDANCE})
         prediction, evaluation = evaluate(stage, model_options)
@@ -166,17 +166,17 @@ class Run:
         if has_positive:
             evaluation.prompted = True
             self._run_references(evaluation, known, model, x.device)
-        finder = evaluation.finder if has_positive and images is not None else None
-        recorder = None if finder is None else self.recorder
+        primary = has_positive and images is not None and len(evaluation.mapped) < evaluation.shape[0]
+        finder, recorder = (evaluation.finder, self.recorder) if primary else (None, None)
         with self._in_batch(CondBatch(evaluation, known, finder, recorder, x.shape, self.findings, images)):
             out = executor(model, conds, x, timestep, model_options)
-        if finder is not None and images is not None:
+        if primary and images is not None:
             evaluation.mapped |= set(images)
             if len(evaluation.mapped) == evaluation.shape[0]:
                 requested = [of.role for of, listed in zip(lists, conds, strict=True) if listed is not None]
                 evaluation.rate_pending = sorted(requested) == ["negative", "positive"]
-                self._take(finder.regions(known, x.device))
-                evaluation.finder = None
+                found = None if finder is None else finder.regions(known, x.device)
+                self._take(None if found is None else RegionIndex(found))
         return out
 
     def _images(self, evaluation: Evaluation, x: Tensor, model_options: dict[str, Any]) -> Images | None:
@@ -191,11 +191,10 @@ class Run:
             )
         return images
 
-    def _take(self, found: Regions | None) -> None:
+    def _take(self, found: RegionIndex | None) -> None:
         """The regions of an evaluation, if there are any, are the latest."""
         if found is not None:
-            self._outcome.segmented = True
-            self.latest_regions = RegionIndex(found)
+            self._outcome.segmented, self.latest_regions = True, found
 
     def _run_references(self, evaluation: Evaluation, known: KnownConds, model: Any, device: torch.device) -> None:
         """The reference pass, once for each hook group that positive conds have at this noise level."""

@@ -252,3 +252,60 @@ def test_prompts_with_areas(graph):
     latent = graph.sample(graph.apply(graph.model, *halves(graph)), positive, negative)
     step = graph.regions_by_step(latent)[0][0]
     assert (step[:, :HALF] == 0).all() and (step[:, HALF:] == 1).all() and torch.isfinite(latent).all()
+
+
+def test_a_grey_mask_covers_what_it_marks(graph):
+    """Of a mask below one half everywhere all cells count alike, whatever its size."""
+    grey = graph.region(graph.reference("hat"), torch.full((1, 1000, 1000), 0.3)).region
+    for side in (64, 96, 100):
+        assert grey.on_grid((side, side))[0].all()
+
+
+def test_references_that_are_off_have_no_place(graph):
+    """Neither their number of masks nor their share counts."""
+    hat, scarf = graph.two_references()
+    off = graph.region(graph.mask_weight(scarf, weight=0.0), torch.cat([LEFT, RIGHT, LEFT]))
+    placed = graph.region(hat, LEFT, feather_px=16)
+    expected = graph.sample(graph.apply(graph.model, placed), batch=2)
+    torch.testing.assert_close(
+        graph.sample(graph.apply(graph.model, placed, off), batch=2), expected, rtol=1e-4, atol=1e-3
+    )
+
+
+def test_a_feather_that_one_picture_of_the_batch_has_not(graph):
+    """The second mask covers everything, so nothing fades there."""
+    both = torch.cat([LEFT, torch.ones(1, 128, 128)])
+    latent = graph.sample(graph.apply(graph.model, graph.region(graph.reference("hat"), both, feather_px=16)), batch=2)
+    assert torch.isfinite(latent).all()
+
+
+def test_skipped_evaluations_keep_found_regions(graph):
+    """Where another node skips the UNet, the regions of the evaluation before stay."""
+    hat, scarf = graph.two_references()
+    calls = []
+
+    def skip(apply, args):
+        calls.append(None)
+        return (
+            apply(args["input"], args["timestep"], **args["c"]) if len(calls) < 2 else torch.zeros_like(args["input"])
+        )
+
+    model = graph.apply(graph.model, graph.region(hat, torch.ones(1, 64, 64), "only within"), scarf)
+    model.set_model_unet_function_wrapper(skip)
+    first, *rest = graph.regions_by_step(graph.sample(model))[0]
+    assert rest and all(torch.equal(step, first) for step in rest)
+
+
+def test_a_piece_in_other_places_does_not_go_on_with_the_regions(graph):
+    """The words are the same, but the places are not: the regions are found anew."""
+    from .test_sampling_forms import PIECES, sample_steps
+
+    hat, scarf = graph.two_references()
+
+    def model(mask):
+        return graph.apply(graph.model, graph.region(hat, mask, "only within"), scarf)
+
+    half = sample_steps(graph, 0, 3)(model(LEFT))
+    rest = sample_steps(graph, 3, PIECES, half)(model(RIGHT))["samples"]
+    step = graph.regions_by_step(rest)[0][0]
+    assert not (step[:, :HALF] == 0).any()

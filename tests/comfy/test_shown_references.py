@@ -57,3 +57,14 @@ def test_each_view_is_shown_on_the_node(graph, concept):
     weighted = graph.run("MagicFaceMaskWeight", reference=output[0], weight=2.0)
     assert len(weighted.ui.as_dict()["images"]) == 2
     assert torch.isfinite(drawn(graph, output[0])).all()
+
+
+@pytest.mark.parametrize("width", range(208, 512, 48))
+def test_views_of_different_notes_have_one_height(graph, width):
+    """One view is marked everywhere, the other nearly nowhere, so their lines wrap differently."""
+    reference = graph.reference(
+        image=picture(1, 512, width - width % 16, views=2),
+        mask=torch.cat([torch.ones(1, 512, width - width % 16), box(512, width - width % 16, 9, 9, 29, 29)]),
+        size=64,
+    )
+    assert drawn(graph, reference).shape[0] == 2
