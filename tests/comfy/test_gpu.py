@@ -172,6 +172,19 @@ def test_the_host_waits_once_per_evaluation(gpu, there, schedule):
     assert not any(wait.is_inside("predict_noise") for wait in gpu.waits)  # the sampler itself does not wait either
 
 
+@pytest.mark.parametrize("how", ["exactly here", "only within"])
+def test_the_host_waits_no_more_for_given_regions(gpu, there, how):
+    mask = torch.zeros(1, 128, 128)
+    mask[..., :64] = 1.0
+    placed = [there.region(each, mask, how, feather_px=9) for each in there.two_references()]
+    model = there.apply(there.model, *placed)
+    there.sample(model, steps=STEPS)
+    gpu.waits.clear()
+    there.sample(model, steps=STEPS, seed=2)
+    waits = [wait for wait in gpu.waits if wait.is_inside("predict_noise")]
+    assert len(waits) == STEPS and not any(wait.is_inside("apply_model") for wait in waits)
+
+
 def test_nothing_is_as_large_as_a_map_of_queries_by_keys(gpu, there):
     """No tensor has two sides as long as a block's number of tokens; the inside of torch's attention is not seen."""
     sample(there)  # the weights are loaded
