@@ -1,8 +1,9 @@
 """The tables in docs/, made from figures that are in the repository; `dev.py docs` writes them.
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
-the format of the commands' option --json: evaluation.json joins those of `evaluate` and `evaluate --agreement`,
-performance.json those of `bench` and `bench --ways`.
+the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
+`evaluate --persons`, performance.json those of `bench` and `bench --ways`. Its part "placed" has some of the benchmark's
+ways of sampling in a run of their own.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from safetensors import safe_open
 
 from devtools.pins import ROOT
 
-from .bench.tables import tables, ways_table
+from .bench.tables import tables, way_lines, ways_table
 from .evaluation import agreement
+from .evaluation.persons import persons
 from .evaluation.rows import ABLATIONS, MAIN
 from .evaluation.tables import BASE, difference_table, main_table, part_table
 from .judge import WEIGHTS
@@ -49,7 +51,9 @@ def written_tables() -> Tables:
         "segmentation-blocks": partial(agreement.table, evaluated["agreement"]),
         "other-rows": partial(main_table, evaluated, [BASE, *others], FEW_MEASURES),
         "other-differences": partial(difference_table, evaluated, others),
+        **{name: partial(list, lines) for name, lines in persons.tables(evaluated["persons"]).items()},
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
+        "cost-placed": partial(way_lines, measured["placed"]),
         "ways": partial(ways_table, measured["ways"]),
     }
 

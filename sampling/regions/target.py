@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -30,9 +31,9 @@ class TargetRegion:
     shares: Tensor | None = None
     _on_grids: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = field(default_factory=dict, init=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
-        """The same for equal regions."""
+        """The same for equal regions. It is asked for often, and takes time: a mask has a megapixel."""
         digest = hashlib.sha256(f"{self.exact} {tuple(self.masks.shape)}".encode())
         for given in (self.masks, self.shares):
             if given is not None:
