@@ -2,8 +2,8 @@
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, performance.json those of `bench` and `bench --ways`. Its part "placed" has some of the benchmark's
-ways of sampling in a run of their own.
+`evaluate --persons`, performance.json those of `bench` and `bench --ways`. "placed" in it are some of the benchmark's
+ways of sampling, in a run of their own.
 """
 
 from __future__ import annotations
