@@ -94,7 +94,7 @@ class _Finder:
 
     def __init__(self, source: RecordedRegions, method: Any, own: Any) -> None:
         self._source, self._method, self._own = source, method, own
-        self.blocks = own.blocks
+        self.blocks, self.places = own.blocks, own.places
         self._maps: dict[str, Any] = {}
 
     def new_maps(self, row: Any, size_lat: Sequence[int], images: Sequence[int]) -> Any:

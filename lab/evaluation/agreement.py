@@ -111,6 +111,7 @@ def comparison(pack: Any, layout: Any, found: Agreement) -> Any:
         def __init__(self, method: Any, shape: Sequence[int]) -> None:
             self.blocks = method.segmentation_blocks
             self._all = segmenter(method, shape)
+            self.places = self._all.places
             self._some = {
                 spec: segmenter(replace(method, segmentation_blocks=blocks), shape) for spec, blocks in chosen.items()
             }

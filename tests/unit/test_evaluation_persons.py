@@ -122,11 +122,11 @@ def test_masks_of_what_is_seen_fall_back_to_the_given_ones(pairs: list[Pair]) ->
     assert all(nothing[key] is mask for key, mask in given.items())
 
 
-def test_the_tables_name_their_base() -> None:
+def test_the_tables_compare_with_one_person_alone() -> None:
     table = {
-        persons.ALONE: [{"fidelity": 0.7, "between": 0.1, "persons": 1.0}],
-        "none": [{"fidelity": 0.1, "between": 0.2, "persons": 1.0}],
+        persons.ALONE: [{"fidelity": 0.7, "leakage": 0.1}],
+        "none": [{"fidelity": 0.1, "leakage": 0.2, "between": 0.2, "persons": 1.0}],
     }
     means, differences = persons.tables(tables.figures_of(table, persons.ALONE, persons.COMPARED)).values()
     assert "persons +" in means[0] and "between -" in means[0] and len(means) == 4
-    assert differences[0].startswith("| difference to alone |") and "-0.600" in differences[2]
+    assert differences[0] == "| difference to alone | fidelity | leakage |" and "-0.600" in differences[2]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from magicface.attention.schedule import Stage
 from magicface.sampling.method import Method, Reference, Schedule
 from magicface.sampling.references.noise import SeededNoise
+from magicface.sampling.regions import target
 from magicface.sampling.regions.source import NoRegions
 
 
@@ -28,6 +31,20 @@ def test_references_with_the_same_phrase_are_one_concept() -> None:
         True
     ] * 2
     assert [method.concept_of(reference) for reference in (first, other, again)] == [0, 1, 0]
+
+
+def test_equal_places_are_one_and_are_compared_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask of a megapixel takes a while, and its identity is asked for dozens of times in an evaluation."""
+    digests, original = [], target.hashlib.sha256
+    monkeypatch.setattr(target.hashlib, "sha256", lambda *given: digests.append(given) or original(*given))
+    mask = torch.zeros(1, 8, 8)
+    placed = [
+        replace(reference_of(1), region=target.TargetRegion(given, exact))
+        for given, exact in ((mask, True), (mask.clone(), True), (mask, False), (mask + 1, True))
+    ]
+    method = method_of(*placed)
+    assert [method.concept_of(reference) for reference in placed] == [0, 0, 1, 2]
+    assert len(digests) == len(placed)
 
 
 @pytest.mark.parametrize(
