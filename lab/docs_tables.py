@@ -1,14 +1,9 @@
 """The tables in docs/, made from figures that are in the repository; `dev.py docs` writes them.
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
-<<<<<<< HEAD
-the format of the commands' option --json: evaluation.json joins those of `evaluate` and `evaluate --agreement`,
-masks.json has those of `evaluate --masks`, performance.json those of `bench` and `bench --ways`.
-=======
 the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, performance.json those of `bench` and `bench --ways`. "placed" in it are some of the benchmark's
-ways of sampling, in a run of their own.
->>>>>>> 9461da9b1f86c89f7d655ee8f34bec94905d51f3
+`evaluate --persons`, masks.json has those of `evaluate --masks`, performance.json those of `bench` and `bench --ways`.
+"placed" in it are some of the benchmark's ways of sampling, in a run of their own.
 """
 
 from __future__ import annotations
@@ -26,14 +21,9 @@ from safetensors import safe_open
 
 from devtools.pins import ROOT
 
-<<<<<<< HEAD
-from .bench.tables import tables, ways_table
-from .evaluation import agreement, masks
-=======
 from .bench.tables import tables, way_lines, ways_table
-from .evaluation import agreement
+from .evaluation import agreement, masks
 from .evaluation.persons import persons
->>>>>>> 9461da9b1f86c89f7d655ee8f34bec94905d51f3
 from .evaluation.rows import ABLATIONS, MAIN
 from .evaluation.tables import BASE, difference_table, main_table, part_table
 from .judge import WEIGHTS
@@ -61,13 +51,10 @@ def written_tables() -> Tables:
         "segmentation-blocks": partial(agreement.table, evaluated["agreement"]),
         "other-rows": partial(main_table, evaluated, [BASE, *others], FEW_MEASURES),
         "other-differences": partial(difference_table, evaluated, others),
-<<<<<<< HEAD
         "mask-parts": partial(masks.part_table, masked),
         "mask-fidelity": partial(masks.fidelity_table, masked),
         "mask-choices": partial(masks.choice_table, masked),
-=======
         **{name: partial(list, lines) for name, lines in persons.tables(evaluated["persons"]).items()},
->>>>>>> 9461da9b1f86c89f7d655ee8f34bec94905d51f3
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
         "cost-placed": partial(way_lines, measured["placed"]),
         "ways": partial(ways_table, measured["ways"]),

@@ -31,6 +31,8 @@ from typing import Any
 from edit_workflow import InputError, Prompt, Upload, change, read
 
 TIMEOUT_S = 60.0  # for one answer of the server, not for a run
+# They show the references that they give out, not results.
+SHOW_THEIR_INPUT = ("MagicFaceReference", "MagicFaceMaskWeight")
 VIEWED = ("filename", "subfolder", "type")  # what the address of a saved file is made of
 
 
@@ -130,6 +132,8 @@ def deliver(server: str, prompt: Prompt, uploads: list[Upload], folder: Path) ->
         entry = run(server, prompt)
         missing: list[str] = []
         for node_id, output in entry["outputs"].items():
+            if prompt.get(node_id, {}).get("class_type") in SHOW_THEIR_INPUT:
+                continue
             for name, shown in output.items():
                 for item in shown if isinstance(shown, list) else ():
                     if isinstance(item, dict) and "filename" in item:
