@@ -12,7 +12,7 @@ from torch import Tensor
 from ..attention.blocks import injection_blocks, recorded_blocks, segmentation_blocks
 from .conditioning.checks import check_prompt, check_text_widths
 from .errors import SamplingError, error_prefix
-from .families.unet import context_width, layout_of, unet_of
+from .families.unet import LATENT_PX, context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
 from .references.cache import REFERENCE_CACHE
 from .references.given_masks import slight_masks
@@ -204,7 +204,8 @@ def _begin(method: Method, guider: Any, start: tuple[Tensor, Tensor, Tensor], se
         for note in (*reference.mask_notes, *slight):  # the node that made the mask has logged them
             run.findings.add(f"reference {reference.concept!r}: {note}", logging.DEBUG)
         if reference.region is not None:
-            reference.region.check(reference.concept, latent.shape[0], *latent.shape[-2:])
+            height, width = latent.shape[-2:]
+            reference.region.check(reference.concept, latent.shape[0], height * LATENT_PX, width * LATENT_PX)
     for concept in method.concepts:
         count = sum(r.identity == concept.identity for r in method.references)
         if count > 1:

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from ..errors import SamplingError
-from ..families.unet import LATENT_PX
 
 _ASPECT_TOLERANCE = 0.02
 _INSIDE, _ALMOST = 0.5, 0.999
@@ -52,18 +51,17 @@ class TargetRegion:
             self._on_grids[grid] = inside, None if self.shares is None else _mean(self.shares, grid)
         return self._on_grids[grid]
 
-    def check(self, name: str, batch: int, height: int, width: int) -> None:
-        """Make sure that it fits a latent (batch, ch, height, width).
+    def check(self, name: str, batch: int, height_px: int, width_px: int) -> None:
+        """Make sure that it fits the pictures that are sampled.
 
         Raises:
             SamplingError: names the input, what was given and what to do.
         """
-        count, height_px, width_px = self.masks.shape
-        if abs(math.log(width_px / height_px * height / width)) > _ASPECT_TOLERANCE:
-            sampled = f"{LATENT_PX * width}x{LATENT_PX * height}"
+        count, height, width = self.masks.shape
+        if abs(math.log(width / height * height_px / width_px)) > _ASPECT_TOLERANCE:
             raise SamplingError(
-                f"mask: that of {name!r} is {width_px}x{height_px}, and the picture to be sampled is {sampled}, which"
-                " is another shape; give a mask of that picture's shape",
+                f"mask: that of {name!r} is {width}x{height}, and the picture to be sampled is {width_px}x{height_px},"
+                " which is another shape; give a mask of that picture's shape",
                 "Region",
             )
         if count not in (1, batch):
