@@ -40,7 +40,7 @@ def half_grid(size_lat: Sequence[int]) -> tuple[int, int]:
 
 
 def resize_nearest(maps: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize integer or boolean maps (b, H2, W2) by nearest neighbour."""
+    """Resize maps (b, H2, W2) of any type by nearest neighbour."""
     return interpolate(maps[:, None].float(), size=tuple(size), mode="nearest")[:, 0].to(maps.dtype)
 
 

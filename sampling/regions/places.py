@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...attention.device import to_device
 from ...attention.injection import InjectionRule, restricted
-from ...attention.regions import NO_CONCEPT, NO_LABEL, Regions, half_grid
+from ...attention.regions import NO_CONCEPT, NO_LABEL, Regions, half_grid, resize_nearest
 from ...attention.schedule import Stage
 from ..conditioning.roles import Area, half_grid_span
 from .target import of_batch
@@ -123,6 +123,4 @@ class Places:
 
 def _on_block(maps: Tensor, area: Area | None, grid: tuple[int, int], images: Sequence[int]) -> Tensor:
     rows, columns = half_grid_span(area)
-    part = maps[list(images), rows, columns]
-    resized = torch.nn.functional.interpolate(part[:, None].float(), size=grid, mode="nearest")
-    return resized[:, 0].to(maps.dtype).flatten(1)
+    return resize_nearest(maps[list(images), rows, columns], grid).flatten(1)
