@@ -9,6 +9,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from .finishes import FINISHES, Style, box
+
 Colour = tuple[int, int, int]
 # The colours, (n, 3), at n pixels (y, x) of the canvas; or one colour, (3,), for all of them.
 Filling = Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.float64]]
@@ -23,17 +25,17 @@ class Canvas:
     """A picture that parts are painted on; a part below another loses its pixels.
 
     Args:
-        rng: for the background.
+        rng: for the finish.
         side: in pixels.
+        style: of its finish.
     """
 
-    def __init__(self, rng: Generator, side: int) -> None:
+    def __init__(self, rng: Generator, side: int, style: Style = "flat") -> None:
         self.side = side
-        self.masks: dict[str, Mask] = {}
-        top, bottom = (rng.integers(90, 246, 3) for _ in range(2))
-        blend = np.linspace(0, 1, side)[:, None, None]
-        self.pixels: NDArray[np.float32] = np.empty((side, side, 3), np.float32)
-        self.pixels[:] = top * (1 - blend) + bottom * blend
+        self._finish = FINISHES[style](rng, side)
+        self._pixels = self._finish.ground()
+        self._labels: NDArray[np.uint8] = np.zeros((side, side), np.uint8)
+        self._parts: list[str] = []  # part l - 1 has label l
 
     def shape(self, kind: str, points: Sequence[Point], *more: float) -> Mask:
         """(side, side) bool: the pixels that a shape of pillow's ImageDraw fills.
@@ -49,11 +51,21 @@ class Canvas:
 
     def paint(self, part: str | None, area: Mask, fill: Filling | Colour) -> None:
         """Paint an area. If part is None, its pixels stay those of the parts below."""
-        self.pixels[area] = fill(*np.nonzero(area)) if callable(fill) else fill
+        if not area.any():
+            return
+        rows, columns = box(area)
+        y, x = np.nonzero(area[rows, columns])
+        colours = fill(y + rows.start, x + columns.start) if callable(fill) else np.array(fill, float)
+        self._finish.paint(self._pixels, area, colours)
         if part is not None:
-            for mask in self.masks.values():
-                mask &= ~area
-            self.masks[part] = self.masks.get(part, np.zeros_like(area)) | area
+            if part not in self._parts:
+                self._parts.append(part)
+            self._labels[area] = self._parts.index(part) + 1
+
+    def finished(self) -> tuple[NDArray[np.uint8], dict[str, Mask]]:
+        """The picture, (side, side, 3), and the visible pixels of each part, (side, side)."""
+        pixels, labels = self._finish.finished(self._pixels, self._labels)
+        return pixels.clip(0, 255).astype(np.uint8), {part: labels == i for i, part in enumerate(self._parts, 1)}
 
 
 def near(rng: Generator, colour: Colour) -> NDArray[np.float64]:
@@ -78,6 +90,11 @@ def filling(pattern: str, colours: Sequence[NDArray[np.float64]], period: float,
         return np.where(inside[:, None], second, first)
 
     return at
+
+
+def darker(fill: Filling) -> Filling:
+    """A filling in shade."""
+    return lambda y, x: fill(y, x) * np.asarray(_SHADE)
 
 
 class Figure:
@@ -116,11 +133,8 @@ class Figure:
             fills: the filling of each part.
             worn: which of hat, glasses and scarf it has.
         """
-        rng, tall = self._rng, self._tall
-        if rng.random() < 0.5:
-            self._paint("hair", fills, "ellipse", self._box(-1.35, -tall - 0.15, 1.35, 1.9))
-        wide = rng.uniform(1.7, 2.3)
-        self._paint("shirt", fills, "ellipse", self._box(-wide, 1.45 * tall, wide, 6))
+        self._long_hair(fills)
+        self._shirt(fills)
         self._face(fills["face"])
         self._fringe(fills)
         for part, wear in (("scarf", self._scarf), ("glasses", self._glasses), ("hat", self._hat)):
@@ -130,12 +144,18 @@ class Figure:
     def _paint(self, part: str, fills: Mapping[str, Filling], kind: str, points: Sequence[Point], *more: float) -> None:
         self._canvas.paint(part, self._canvas.shape(kind, points, *more), fills[part])
 
+    def _long_hair(self, fills: Mapping[str, Filling]) -> None:
+        if self._rng.random() < 0.5:
+            self._paint("hair", fills, "ellipse", self._box(-1.35, -self._tall - 0.15, 1.35, 1.9))
+
+    def _shirt(self, fills: Mapping[str, Filling]) -> None:
+        wide = self._rng.uniform(1.7, 2.3)
+        self._paint("shirt", fills, "ellipse", self._box(-wide, 1.45 * self._tall, wide, 6))
+
     def _face(self, skin: Filling) -> None:
         tall, canvas = self._tall, self._canvas
 
-        def shade(y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.float64]:
-            return skin(y, x) * np.asarray(_SHADE)
-
+        shade = darker(skin)
         canvas.paint("face", canvas.shape("rectangle", self._box(-0.38, 0.7, 0.38, 1.6 * tall)), shade)
         for ear in (-1.0, 1.0):
             canvas.paint("face", canvas.shape("ellipse", self._box(ear - 0.15, -0.25, ear + 0.15, 0.25)), shade)

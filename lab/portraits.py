@@ -1,8 +1,8 @@
 """Drawn portraits with exact masks and captions: the world that the small model learns.
 
 A figure has a face, hair and a shirt, and may have a hat, glasses and a scarf. Shapes, positions, sizes, colours and
-patterns are random, and the visible pixels of every part are known. Pictures of twins show two figures of different
-shapes with the same looks, so that something repeats for self-attention to compare.
+patterns are random, and the visible pixels of every part are known. A drawing has one of several styles. Pictures of
+twins show two figures of different shapes with the same looks, so that something repeats for self-attention to compare.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from .finishes import FINISHES, Style
 from .portrait_drawing import Canvas, Figure, filling, near
+from .portrait_shapes import VariedFigure
+from .style_words import style_words
 
 Split = Literal["train", "twins", "reference", "evaluation"]
 Pattern = Literal["plain", "striped", "dotted", "checked"]
+STYLES: tuple[Style, ...] = tuple(FINISHES)
 
 SIZE_PX = 256
-_FINE = 2  # drawn larger by this factor, then averaged down
+_FINE, _FINER = 2, 3  # drawn larger by this factor, then averaged down; in a style by the second
 PATTERNS: tuple[Pattern, ...] = ("plain", "striped", "dotted", "checked")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 44, 48),
@@ -63,6 +67,7 @@ OPENINGS = {
 }
 # The seeds of the splits do not overlap.
 _SEED_BASE: dict[Split, int] = {"train": 0, "reference": 1 << 40, "evaluation": 2 << 40, "twins": 3 << 40}
+_FINISH_SEEDS = 1 << 34
 _TRAINING = ("train", "twins")
 _HELD_OUT_SHARE = 8
 # For each figure of a picture, as shares of its width: the range of its position, and of half its head's width.
@@ -99,12 +104,14 @@ class Portrait:
         masks: by part, its visible pixels, (size, size) bool; invisible parts are missing.
         looks: by part, its look.
         figures: number of figures.
+        style: None for flat colour and simple shapes.
     """
 
     picture: NDArray[np.uint8]
     masks: dict[str, NDArray[np.bool_]]
     looks: dict[str, Look]
     figures: int = 1
+    style: Style | None = None
 
 
 def is_held_out(part: str, look: Look) -> bool:
@@ -131,6 +138,7 @@ def draw_portrait(
     worn: Sequence[str] | None = None,
     size_px: int = SIZE_PX,
     looks: Mapping[str, Look] | None = None,
+    style: Style | None = None,
 ) -> Portrait:
     """Draw portrait `number` of a split, which is always the same.
 
@@ -140,42 +148,45 @@ def draw_portrait(
         worn: which of `WORN` the figure has; None for a random choice.
         size_px: side of the picture.
         looks: the looks of some parts; the other parts' looks are random.
+        style: of the drawing, whose shapes are the same in all styles; None for flat colour and fewer, simple shapes.
 
     Raises:
         ValueError: `worn` has something that is not in `WORN`.
     """
+    fine = _FINE if style is None else _FINER
     rng = generator_of(split, number)
     by_chance = [part for part, share in WORN.items() if rng.random() < share]
     worn = by_chance if worn is None else worn
     if not set(worn) <= set(WORN):
         raise ValueError(f"worn: {sorted(set(worn) - set(WORN))} cannot be drawn; choose among {', '.join(WORN)}")
     chosen = {part: _look(rng, part, split) for part in LOOKS} | dict(looks or {})
-    canvas = Canvas(rng, size_px * _FINE)
+    # The finish has random numbers of its own, so that the styles of one number show the same figure.
+    canvas = Canvas(generator_of(split, _FINISH_SEEDS + number) if style else rng, size_px * fine, style or "flat")
     drawn = {part: look for part, look in chosen.items() if part not in WORN or part in worn}
     colours = {part: [near(rng, colour) for colour in _colours(part, look)] for part, look in drawn.items()}
     for across, size in _TWINS if split == "twins" else _ALONE:
-        figure = Figure(rng, canvas, across, size)
+        figure = (VariedFigure if style else Figure)(rng, canvas, across, size)
         fills = {
             part: filling(look.pattern, colours[part], figure.unit * rng.uniform(0.45, 0.8), rng.uniform(0, np.pi))
             for part, look in drawn.items()
         }
         figure.draw(fills, worn)
 
-    fine = Image.fromarray(canvas.pixels.clip(0, 255).astype(np.uint8))
-    picture = np.asarray(fine.resize((size_px, size_px), Image.Resampling.BOX)).copy()
+    pixels, areas = canvas.finished()
+    picture = np.asarray(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BOX)).copy()
     # A pixel belongs to a part if most of its fine pixels do. A part without pixels is left out.
-    blocks = (size_px, _FINE, size_px, _FINE)
-    masks = {part: mask.reshape(blocks).mean(axis=(1, 3)) > 0.5 for part, mask in canvas.masks.items()}
+    blocks = (size_px, fine, size_px, fine)
+    masks = {part: area.reshape(blocks).mean(axis=(1, 3)) > 0.5 for part, area in areas.items()}
     seen = {part: mask for part, mask in masks.items() if mask.any()}
     looks_seen = {part: look for part, look in chosen.items() if part in seen}
-    return Portrait(picture, seen, looks_seen, len(_TWINS if split == "twins" else _ALONE))
+    return Portrait(picture, seen, looks_seen, len(_TWINS if split == "twins" else _ALONE), style)
 
 
 def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
     """A caption, in one of several phrasings.
 
     Args:
-        portrait: the portrait.
+        portrait: the portrait; its style is named, but for flat colour not always.
         rng: chooses the phrasing.
         with_looks: whether the nouns are preceded by colour and pattern.
     """
@@ -190,15 +201,19 @@ def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
             return phrase
         return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
-    opening = str(rng.choice(OPENINGS[portrait.figures]))
+    ending = ""
+    if portrait.style is None:
+        opening = str(rng.choice(OPENINGS[portrait.figures]))
+    else:
+        opening, ending = style_words(portrait.style, portrait.figures, rng)
     body = [with_article(part) for part in ("face", "hair", "shirt") if part in portrait.masks and rng.random() < 0.8]
     worn = [with_article(part) for part in WORN if part in portrait.masks]
-    style = rng.integers(3)
-    if style == 0:
-        return ", ".join([opening, *body, *worn])
-    verb = "wearing" if style == 1 else "in"
+    phrasing = rng.integers(3)
+    if phrasing == 0:
+        return ", ".join([opening, *body, *worn]) + ending
+    verb = "wearing" if phrasing == 1 else "in"
     text = f"{opening} with {_listed(body)}" if body else opening
-    return f"{text} {verb} {_listed(worn)}" if worn else text
+    return (f"{text} {verb} {_listed(worn)}" if worn else text) + ending
 
 
 def _listed(phrases: Sequence[str]) -> str:

@@ -17,29 +17,34 @@ from tqdm import tqdm
 
 from devtools import cache
 
-from .. import portrait_drawing, portraits
+from .. import finishes, portrait_drawing, portrait_shapes, portraits, style_words
 from ..judge import PARTS
-from ..portraits import PATTERNS, Portrait, Split, caption_of, draw_portrait, generator_of
+from ..portraits import PATTERNS, STYLES, Portrait, Split, caption_of, draw_portrait, generator_of
 
 CHUNK = 256  # drawings in a file
 CAPTIONS = 6  # of each drawing; those with an even index name looks
+SOURCES = [
+    Path(str(module.__file__)) for module in (finishes, portrait_drawing, portrait_shapes, portraits, style_words)
+]
 _CAPTION_SEEDS = 1 << 32
 
 
 @dataclass(frozen=True, eq=False)
 class Drawings:
-    """A set of drawings.
+    """A set of drawings; number n has style n modulo the number of `STYLES`.
 
     Attributes:
         pictures: (n, 256, 256, 3) uint8.
         labels: (n, 256, 256) uint8: 0 is background, l > 0 is part l - 1 of `PARTS`.
         patterns: (n, parts) uint8, index in `PATTERNS` of each part's pattern; 0 for an absent part.
+        styles: (n,) uint8, index in `STYLES`.
         captions: `CAPTIONS` of each; those with an even index name looks.
     """
 
     pictures: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     patterns: NDArray[np.uint8]
+    styles: NDArray[np.uint8]
     captions: list[list[str]]
 
 
@@ -53,8 +58,8 @@ def labels_of(portrait: Portrait) -> NDArray[np.uint8]:
 
 def folder() -> Path:
     """The folder of the drawings, which is another one for each version of the generator."""
-    sources = [Path(str(module.__file__)).read_bytes() for module in (portraits, portrait_drawing)]
-    return cache.root() / "training" / f"drawings-{hashlib.sha256(b''.join(sources)).hexdigest()[:16]}"
+    sources = b"".join(path.read_bytes() for path in SOURCES)
+    return cache.root() / "training" / f"drawings-{hashlib.sha256(sources).hexdigest()[:16]}"
 
 
 def drawings(split: Split, chunk: int) -> Drawings:
@@ -63,7 +68,7 @@ def drawings(split: Split, chunk: int) -> Drawings:
         _draw(split, chunk)
     with np.load(_file(split, chunk)) as stored:
         captions = [str(line).split("\n") for line in stored["captions"]]
-        return Drawings(stored["pictures"], stored["labels"], stored["patterns"], captions)
+        return Drawings(stored["pictures"], stored["labels"], stored["patterns"], stored["styles"], captions)
 
 
 def draw_ahead(wanted: Sequence[tuple[Split, int]]) -> None:
@@ -87,13 +92,15 @@ def _file(split: Split, chunk: int) -> Path:
 
 def _draw(split: Split, chunk: int) -> None:
     path = _file(split, chunk)
-    pictures, labels, patterns, captions = [], [], [], []
+    pictures, labels, patterns, styles, captions = [], [], [], [], []
     for number in range(chunk * CHUNK, (chunk + 1) * CHUNK):
-        portrait = draw_portrait(split, number)
+        style = number % len(STYLES)
+        portrait = draw_portrait(split, number, style=STYLES[style])
         rng = generator_of(split, _CAPTION_SEEDS + number)
         pictures.append(portrait.picture)
         labels.append(labels_of(portrait))
         patterns.append([_pattern(portrait, part) for part in PARTS])
+        styles.append(style)
         captions.append("\n".join(caption_of(portrait, rng, with_looks=index % 2 == 0) for index in range(CAPTIONS)))
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(f".{os.getpid()}.npz")
@@ -102,6 +109,7 @@ def _draw(split: Split, chunk: int) -> None:
         pictures=np.stack(pictures),
         labels=np.stack(labels),
         patterns=np.array(patterns, np.uint8),
+        styles=np.array(styles, np.uint8),
         captions=np.array(captions),
     )
     unfinished.replace(path)

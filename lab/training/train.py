@@ -125,6 +125,7 @@ def gather(chunks: range) -> Drawings:
         np.concatenate([part.pictures for part in parts]),
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.patterns for part in parts]),
+        np.concatenate([part.styles for part in parts]),
         [captions for part in parts for captions in part.captions],
     )
 
