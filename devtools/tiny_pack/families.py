@@ -61,6 +61,8 @@ UNET_SDXL: dict[str, Any] = {
     "context_dim": 32 + 48, "num_classes": "sequential", "adm_in_channels": 48 + 6 * 256,
 }
 UNET_PORTRAITS = {**UNET_SDXL, "channel_mult": [1, 2, 3], "num_head_channels": 32}
+# Twice as wide at the latent's resolution, where patterns need it.
+UNET_STYLES = {**UNET_SDXL, "model_channels": 64, "channel_mult": [1, 1, 2], "num_head_channels": 32}
 # Attention in all levels but the lowest, which has it in the middle block only.
 UNET_SD: dict[str, Any] = {
     **UNET, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "adm_in_channels": None,
@@ -95,6 +97,8 @@ UNET_FULL = {**UNET_NARROW, "model_channels": 320, "context_dim": 768 + 1280, "a
 PORTRAITS = Family(
     comfy.supported_models.SDXL, UNET_PORTRAITS, {"clip_l": 32, "clip_g": 48}, "portraits.safetensors", VAE_PORTRAITS
 )
+# What `dev.py train` trains: it will replace PORTRAITS.
+STYLES = Family(comfy.supported_models.SDXL, UNET_STYLES, PORTRAITS.text, PORTRAITS.file, VAE_PORTRAITS)
 FAMILIES: dict[str, Family] = {
     "portraits": PORTRAITS,
     "sdxl": Family(comfy.supported_models.SDXL, UNET_SDXL, {"clip_l": 32, "clip_g": 48}),

@@ -8,14 +8,14 @@ from comfy.ldm.cascade.stage_a import StageA
 from einops import rearrange
 from torch import Tensor
 
-from devtools.tiny_pack.families import PORTRAITS
+from devtools.tiny_pack.families import STYLES
 
 from .drawn_set import Drawings
 from .initial import initial_weights
 from .loop import Phase, generator_at
 
-STEPS, RATE = 1400, 3e-3
-COUNT, SIDE_PX = 12, 128  # crops in a batch
+STEPS, RATE = 2400, 2e-3
+COUNT, SIDE_PX, PARTS = 6, 128, 2  # crops in a part of a step, and number of parts
 LATENT_NOISE = 0.08  # std, of latents with variance 1: errors of the denoiser must not be visible
 EDGES = 0.5  # weight of the loss on differences between neighbouring pixels
 _BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: no shift after its norms, both branches at full strength
@@ -24,7 +24,7 @@ _LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # 
 
 def make() -> StageA:
     """The untrained autoencoder; its batch norm gives latents of mean 0 and variance 1."""
-    model = StageA(**PORTRAITS.vae)
+    model = StageA(**STYLES.vae)
     # The last layer of each residual branch starts small.
     weights = initial_weights(model, "autoencoder", {"channelwise.2": 0.2, "depthwise.1": 0.5})
     model.load_state_dict({**model.state_dict(), **weights})
@@ -33,6 +33,14 @@ def make() -> StageA:
             weight.data = torch.tensor(_BRANCHES)
         weight.requires_grad_(not name.startswith(_NORM) and not name.endswith((".gammas", "codebook.weight")))
     return model.to(memory_format=torch.channels_last)
+
+
+@torch.no_grad()
+def continue_from(model: StageA, finished: dict[str, Tensor], scale: float) -> None:
+    """Load the weights of a finished autoencoder, and undo what `finish` did with the scale."""
+    model.load_state_dict(finished)
+    model.get_submodule(_NORM).weight.fill_(1)
+    model.get_submodule(_FIRST).weight.mul_(1 / scale)
 
 
 def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
@@ -47,7 +55,7 @@ def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
         return distance(model.decode(latents + noise.to(device)), pictures)
 
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-    return Phase("autoencoder", STEPS, RATE, trained, losses)
+    return Phase("autoencoder", STEPS, RATE, trained, losses, PARTS)
 
 
 def crops(drawings: Drawings, generator: torch.Generator) -> Tensor:

@@ -7,25 +7,26 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from devtools.incore import load_pack
 from devtools.tiny_pack import tiny_model
-from devtools.tiny_pack.families import PORTRAITS
+from devtools.tiny_pack.families import STYLES
 
 from ..judge import PARTS
 from .autoencoder import pixels
-from .drawn_set import CAPTIONS, Drawings
+from .drawn_set import Drawings
 from .grounding import Block, RecordedAttention, noun_loss, thing_loss
 from .initial import initial_weights
 from .loop import Phase, generator_at
 from .text import Tokens, encode
 
-RATE, BATCH = 1.4e-3, 16
+RATE, BATCH, PARTS_OF_STEP = 1e-3, 16, 2  # BATCH drawings in each part of a step
+MOST_SNR = 5.0  # of the noise loss's weights
 NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses; the noise loss has weight 1
 THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
+GROUNDED = 2  # one part of this many has the grounding losses, with as many times their weight
 NO_CAPTION = 0.1  # share of the rows without a caption, for classifier-free guidance
 SIZE_PX, GRID = 256, 16
 TRUE_SIZES = 0.5  # share of the rows whose size conditioning is true
@@ -38,12 +39,14 @@ class LatentSet:
     Attributes:
         latents: (n, 4, 32, 32) float16, in the UNet's space.
         shares: (n, 1 + parts, 16, 16) float16, the share of each cell that is background or a part.
-        captions: `CAPTIONS` of each drawing.
+        ids: for each encoder, (n, captions, 77) int32 token numbers of the captions of each drawing.
+        empty: for each encoder, (77,) int64 token numbers of the empty caption.
     """
 
     latents: Tensor
     shares: Tensor
-    captions: list[list[str]]
+    ids: dict[str, Tensor]
+    empty: dict[str, Tensor]
 
 
 class Denoiser(nn.Module):
@@ -51,11 +54,11 @@ class Denoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = tiny_model.make_unet(PORTRAITS, torch.float32)
+        self.model = tiny_model.make_unet(STYLES, torch.float32)
         # The last layers of residual branches start small, and the prediction starts at 0.
         gains = {"out_layers.3": 0.2, "proj_out": 0.2, "out.2": 0.0}
         self.model.diffusion_model.load_state_dict(initial_weights(self.unet, "denoiser", gains))
-        self.encoders = tiny_model.make_encoders(PORTRAITS)
+        self.encoders = tiny_model.make_encoders(STYLES)
         self.encoders.load_state_dict(
             initial_weights(self.encoders, "text", {"token_embedding": 0.3, "position_embedding": 0.1}), strict=False
         )
@@ -83,15 +86,19 @@ class Denoiser(nn.Module):
 
 @torch.no_grad()
 def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, device: torch.device) -> LatentSet:
-    """Encode drawings into the training data of the denoiser."""
-    latents, shares, captions = [], [], []
+    """Encode drawings and captions into the training data of the denoiser."""
+    latents, shares, ids = [], [], []
+    tokens = Tokens()
     for drawings in parts:
         for pictures in torch.from_numpy(drawings.pictures).split(8):
             batch = pixels(pictures).to(device, memory_format=torch.channels_last)
             latents.append((autoencoder.encode(batch) * scale).half().cpu())
         shares.append(cell_shares(torch.from_numpy(drawings.labels)))
-        captions += drawings.captions
-    return LatentSet(torch.cat(latents), torch.cat(shares), captions)
+        rows = [tokens(captions) for captions in drawings.captions]
+        ids.append({key: torch.stack([row[key] for row in rows]).int() for key in rows[0]})
+    empty = {key: row[0] for key, row in tokens([""]).items()}
+    joined = {key: torch.cat([part[key] for part in ids]) for key in empty}
+    return LatentSet(torch.cat(latents), torch.cat(shares), joined, empty)
 
 
 def cell_shares(labels: Tensor) -> Tensor:
@@ -105,47 +112,46 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
     sigmas = denoiser.model.model_sampling.sigmas.to(device)
     words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
 
-    def losses(step: int) -> dict[str, Tensor]:
-        generator = generator_at(step)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(device)
-
+    def losses(number: int) -> dict[str, Tensor]:
+        generator = generator_at(number)
         chosen = torch.randint(len(data.latents), (BATCH,), generator=generator)
-        ids = denoiser.tokens(_captions(data, chosen, generator))
-        nouns = _nouns(ids["l"], words, data.shares[chosen])
-        context, pooled = encode(denoiser.encoders, {key: rows.to(device) for key, rows in ids.items()})
-        y = denoiser.adm(pooled, _sizes(generator).to(device))
-
+        ids = _captions(data, chosen, generator)
+        sizes = _sizes(generator).to(device)
         clean = data.latents[chosen].float().to(device)
-        noise = normal(*clean.shape)
+        noise = torch.randn(clean.shape, generator=generator).to(device)
         times = torch.randint(len(sigmas), (BATCH,), generator=generator).to(device)
         sigma = sigmas[times].view(-1, 1, 1, 1)
-        noisy = (clean + sigma * noise) / (1 + sigma**2).sqrt()
+        noisy = ((clean + sigma * noise) / (1 + sigma**2).sqrt()).to(memory_format=torch.channels_last)
         own, cross = RecordedAttention(), RecordedAttention()
-        some = torch.randperm(len(denoiser.blocks), generator=generator)[:THING_BLOCKS].tolist()
-        entries = {"attn1": own.entries(denoiser.blocks[i] for i in some), "attn2": cross.entries(denoiser.blocks)}
-        options = {"patches_replace": entries}
-        noisy = noisy.to(memory_format=torch.channels_last)
-        predicted = denoiser.unet(noisy, timesteps=times.float(), context=context, y=y, transformer_options=options)
-        shares = data.shares[chosen].float().to(device)
-        return {
-            "noise": F.mse_loss(predicted, noise),
-            "nouns": NOUNS * noun_loss(cross.maps, shares, nouns),
-            "things": THINGS * thing_loss(own.maps, shares, 1 / (1 + sigma.flatten() ** 2)),
-        }
+        options = {}
+        if number % GROUNDED == 0:
+            some = torch.randperm(len(denoiser.blocks), generator=generator)[:THING_BLOCKS].tolist()
+            entries = {"attn1": own.entries(denoiser.blocks[i] for i in some), "attn2": cross.entries(denoiser.blocks)}
+            options = {"patches_replace": entries}
 
-    return Phase("denoiser", steps, RATE, denoiser.trained(), losses)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            context, pooled = encode(denoiser.encoders, {key: rows.to(device) for key, rows in ids.items()})
+            y = denoiser.adm(pooled, sizes)
+            predicted = denoiser.unet(noisy, times.float(), context, y=y, transformer_options=options)
+        error = (predicted.float() - noise).square().mean((1, 2, 3))
+        # min-SNR (arXiv 2303.09556): what no model can predict, the noise in clear pictures, counts less.
+        found = {"noise": (error * (MOST_SNR * sigma.flatten() ** 2).clamp_max(1)).mean()}
+        if options:
+            shares = data.shares[chosen].float().to(device)
+            nouns = _nouns(ids["l"], words, data.shares[chosen])
+            signal = 1 / (1 + sigma.flatten() ** 2)
+            found["nouns"] = GROUNDED * NOUNS * noun_loss([maps.float() for maps in cross.maps], shares, nouns)
+            found["things"] = GROUNDED * THINGS * thing_loss([maps.float() for maps in own.maps], shares, signal)
+        return found
+
+    return Phase("denoiser", steps, RATE, denoiser.trained(), losses, PARTS_OF_STEP)
 
 
-def _captions(data: LatentSet, chosen: Tensor, generator: torch.Generator) -> list[str]:
-    """One of the captions of each drawing, or an empty one."""
-    which = torch.randint(CAPTIONS, (BATCH,), generator=generator).tolist()
-    dropped = (torch.rand(BATCH, generator=generator) < NO_CAPTION).tolist()
-    return [
-        "" if drop else data.captions[number][index]
-        for number, index, drop in zip(chosen.tolist(), which, dropped, strict=True)
-    ]
+def _captions(data: LatentSet, chosen: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """For each encoder, (BATCH, 77) the tokens of one of the captions of each drawing, or of the empty one."""
+    which = torch.randint(next(iter(data.ids.values())).shape[1], (BATCH,), generator=generator)
+    dropped = torch.rand((BATCH, 1), generator=generator) < NO_CAPTION
+    return {key: torch.where(dropped, data.empty[key], ids[chosen, which].long()) for key, ids in data.ids.items()}
 
 
 def _nouns(ids: Tensor, words: Tensor, shares: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,11 +8,12 @@ from einops import rearrange
 from torch import Tensor
 
 from ..judge import PARTS, SIDE_PX, Judge
-from ..portraits import LOOKS, PATTERNS
+from ..portraits import LOOKS, PATTERNS, STYLES
 from .drawn_set import Drawings
 from .loop import Phase, generator_at
 
-STEPS, RATE, BATCH = 1200, 4e-3, 16
+STEPS, RATE = 1600, 4e-3
+BATCH, PARTS_OF_STEP = 10, 2  # drawings in a part of a step, and number of parts
 RARITY = (1.0, 4.0, 4.0, 4.0)  # weights of `PATTERNS`, since most parts are plain
 NO_PATTERN = -100  # the label that the loss ignores
 _ENOUGH = 100  # pixels that are enough to show a pattern
@@ -23,16 +24,21 @@ def phase(judge: Judge, drawings: Drawings, device: torch.device) -> Phase:
     judge.train()
     rarity = torch.tensor(RARITY, device=device)
 
-    def losses(step: int) -> dict[str, Tensor]:
-        generator = generator_at(step)
+    def losses(number: int) -> dict[str, Tensor]:
+        generator = generator_at(number)
         chosen = torch.randint(len(drawings.pictures), (BATCH,), generator=generator)
         pictures, labels, patterns = (x.to(device) for x in examples(drawings, chosen))
         if torch.rand((), generator=generator) < 0.5:
             pictures, labels, patterns = pictures.flip(-1), labels.flip(-1), patterns.flip(-1)
-        seen, filled = judge(degraded(pictures.cpu(), generator).to(device))
-        return {"parts": F.cross_entropy(seen, labels), "patterns": 0.3 * F.cross_entropy(filled, patterns, rarity)}
+        seen, filled, styles = judge(degraded(pictures.cpu(), generator).to(device))
+        true_styles = torch.from_numpy(drawings.styles[chosen.numpy()]).long().to(device)
+        return {
+            "parts": F.cross_entropy(seen, labels),
+            "patterns": 0.3 * F.cross_entropy(filled, patterns, rarity),
+            "styles": 0.1 * F.cross_entropy(styles, true_styles),
+        }
 
-    return Phase("judge", STEPS, RATE, dict(judge.named_parameters()), losses)
+    return Phase("judge", STEPS, RATE, dict(judge.named_parameters()), losses, PARTS_OF_STEP)
 
 
 def examples(drawings: Drawings, chosen: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,16 +87,19 @@ def finish(judge: Judge, average: dict[str, Tensor], drawings: Drawings, device:
 
 @torch.no_grad()
 def accuracy(judge: Judge, drawings: Drawings) -> dict[str, float]:
-    """The IoU of background and parts over all pixels, and for each pattern how often it is recognised.
+    """The IoU of background and parts over all pixels, and for each pattern and style how often it is recognised.
 
     Patterns are judged by part, as in the measures, if the part can have one and is large enough to show it.
     """
     judge.eval()
     inside, either = torch.zeros(1 + len(PARTS)), torch.zeros(1 + len(PARTS))
-    named: dict[str, list[bool]] = {pattern: [] for pattern in PATTERNS}
+    named: dict[str, list[bool]] = {name: [] for name in (*PATTERNS, *STYLES)}
     for chosen in torch.arange(len(drawings.pictures)).split(32):
         pictures, labels, patterns = examples(drawings, chosen)
-        seen, filled = judge(pictures)
+        seen, filled, styles = judge(pictures)
+        if styles is not None:
+            for style, said in zip(drawings.styles[chosen.numpy()], styles.argmax(1).tolist(), strict=True):
+                named[STYLES[style]].append(bool(style == said))
         found, filled = seen.argmax(1), filled.softmax(1)
         for label, part in enumerate(("background", *PARTS)):
             is_there, is_seen = labels == label, found == label

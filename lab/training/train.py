@@ -20,18 +20,19 @@ from tqdm import tqdm
 
 from devtools import cache, tiny_pack
 from devtools.pins import ROOT
-from devtools.tiny_pack.families import PORTRAITS
+from devtools.tiny_pack import tiny_model
+from devtools.tiny_pack.families import PORTRAITS, STYLES
 
-from .. import judge, portrait_drawing, portraits
+from .. import judge
 from ..portraits import Split
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
 
-SINGLES, TWINS = 44, 24  # number of files of drawings with one figure, and with two
+SINGLES, TWINS = 40, 20  # number of files of drawings with one figure, and with two
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser is not trained on
-CHECKED = 0  # the chunk of evaluation drawings that the judge is measured on
-STEPS = 6400  # of the denoiser
+CHECKED = 1000  # the chunk of evaluation drawings that the judge is measured on
+STEPS = 30_000  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
@@ -50,9 +51,7 @@ def main(minutes: float | None, resume: bool, output: Path) -> int:
     check_version(work)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = comfy.model_management.get_torch_device()
-    wanted: list[tuple[Split, int]] = [("train", chunk) for chunk in (*range(SINGLES), *JUDGE_CHUNKS)]
-    wanted += [("twins", chunk) for chunk in range(TWINS)]
-    drawn_set.draw_ahead(wanted)
+    drawn_set.draw_ahead([("train", chunk) for chunk in (*JUDGE_CHUNKS, *range(AUTOENCODER_CHUNKS))])
     output.mkdir(parents=True, exist_ok=True)
     if train_judge(work, deadline, device, output) and train_model(work, deadline, device, output):
         print(f"Done: {output.resolve()}. Shipped are devtools/tiny_pack/{PORTRAITS.file} and {SHIPPED_JUDGE}.")
@@ -89,7 +88,7 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
 
 def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
     """Train autoencoder, text encoders and UNet; returns whether all finished. An unfinished UNet is written too."""
-    scale = PORTRAITS.config.latent_format().scale_factor
+    scale = STYLES.config.latent_format().scale_factor
     coder, coding = trained_autoencoder(work, deadline, device, scale)
     if coding["steps"] < coding["of"]:
         return False
@@ -101,15 +100,23 @@ def train_model(work: Path, deadline: float, device: torch.device, output: Path)
     state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
     grounding = {"grounding weights": {"nouns": denoiser.NOUNS, "things": denoiser.THINGS}}
     record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding}}
-    write(state, record, output / str(PORTRAITS.file))
+    write(state, record, output / str(STYLES.file))
     return progress.step == phase.steps
 
 
 def trained_autoencoder(
     work: Path, deadline: float, device: torch.device, scale: float
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """Train the autoencoder; returns it, with latents of the family's scale, and its training record."""
-    coder = autoencoder.make().to(device)
+    """Train the autoencoder, which starts with the shipped weights.
+
+    Returns:
+        The autoencoder, with latents of the family's scale, and its training record.
+    """
+    coder = autoencoder.make()
+    shipped = tiny_model.trained_weights(PORTRAITS, "vae")
+    if shipped:
+        autoencoder.continue_from(coder, shipped, scale)
+    coder.to(device)
     seen = gather(range(AUTOENCODER_CHUNKS))
     phase = autoencoder.phase(coder, seen, device)
     progress = loop.run(phase, work, deadline)
@@ -136,10 +143,11 @@ def encoded_latents(work: Path, coder: nn.Module, scale: float, device: torch.de
     if not path.is_file():
         chunks: list[tuple[Split, int]] = [("train", chunk) for chunk in range(SINGLES)]
         chunks += [("twins", chunk) for chunk in range(TWINS)]
+        drawn_set.draw_ahead(chunks)
         parts = (drawings(*chunk) for chunk in tqdm(chunks, desc="encoding drawings", file=sys.stdout))
         data = denoiser.encode_drawings(coder, parts, scale, device)
         unfinished = path.with_suffix(".half")
-        torch.save({"latents": data.latents, "shares": data.shares, "captions": data.captions}, unfinished)
+        torch.save(vars(data), unfinished)
         unfinished.replace(path)
     return denoiser.LatentSet(**torch.load(path, weights_only=True))
 
@@ -167,8 +175,9 @@ def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
 def code_version() -> str:
     """Hash of the sources that determine the weights."""
     folders = [Path(str(module.__file__)).parent for module in (drawn_set, tiny_pack)]
-    files = [Path(str(module.__file__)) for module in (portraits, portrait_drawing, judge)]
-    sources = sorted([*files, *(path for folder in folders for path in folder.glob("*.py"))])
+    sources = sorted(
+        [*drawn_set.SOURCES, Path(str(judge.__file__)), *(path for folder in folders for path in folder.glob("*.py"))]
+    )
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -36,7 +36,7 @@ def _at(judge: Judge, part: Tensor, height: int) -> Tensor:
     larger = F.interpolate(part, (height, width), mode="bilinear", antialias=True)
     beside = width * (_USUAL_WIDTH - 1) if height == SIDE_PX else -width % _MULTIPLE
     left = beside // 2
-    seen = judge(F.pad(larger, (left, beside - left, 0, 0), mode="replicate"))
+    seen = judge(F.pad(larger, (left, beside - left, 0, 0), mode="replicate"))[:2]
     found = [logits[..., left : left + width] for logits in seen]
     return torch.cat(
         [F.interpolate(logits, size, mode="bilinear", antialias=True).softmax(dim=1) for logits in found], dim=1
