@@ -36,7 +36,7 @@ STEPS = 30_000  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
-def main(minutes: float | None, resume: bool, output: Path) -> int:
+def main(minutes: float | None, resume: bool, output: Path, only: str | None = None) -> int:
     """Train, or continue to, and write `portraits.safetensors` and `judge.safetensors`.
 
     Args:
@@ -44,6 +44,7 @@ def main(minutes: float | None, resume: bool, output: Path) -> int:
             limit.
         resume: continue from the last checkpoint instead of starting again.
         output: folder for the two files.
+        only: "judge", "autoencoder" or "model" (which includes the autoencoder) to train nothing else.
     """
     work = cache.root() / "training" / "checkpoints"
     if not resume:
@@ -53,7 +54,12 @@ def main(minutes: float | None, resume: bool, output: Path) -> int:
     device = comfy.model_management.get_torch_device()
     drawn_set.draw_ahead([("train", chunk) for chunk in (*JUDGE_CHUNKS, *range(AUTOENCODER_CHUNKS))])
     output.mkdir(parents=True, exist_ok=True)
-    if train_judge(work, deadline, device, output) and train_model(work, deadline, device, output):
+    finished = {
+        "judge": lambda: train_judge(work, deadline, device, output),
+        "autoencoder": lambda: trained_autoencoder(work, deadline, device)[1],
+        "model": lambda: train_model(work, deadline, device, output),
+    }
+    if all(finished[name]() for name in ([only] if only else ["judge", "model"])):
         print(f"Done: {output.resolve()}. Shipped are devtools/tiny_pack/{PORTRAITS.file} and {SHIPPED_JUDGE}.")
     else:
         print("Stopped before the end; `dev.py train --resume` continues.")
@@ -89,8 +95,8 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
 def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
     """Train autoencoder, text encoders and UNet; returns whether all finished. An unfinished UNet is written too."""
     scale = STYLES.config.latent_format().scale_factor
-    coder, coding = trained_autoencoder(work, deadline, device, scale)
-    if coding["steps"] < coding["of"]:
+    coder, coding = trained_autoencoder(work, deadline, device)
+    if not coding:
         return False
     data = encoded_latents(work, coder, scale, device)
     model = denoiser.Denoiser().to(device)
@@ -104,14 +110,13 @@ def train_model(work: Path, deadline: float, device: torch.device, output: Path)
     return progress.step == phase.steps
 
 
-def trained_autoencoder(
-    work: Path, deadline: float, device: torch.device, scale: float
-) -> tuple[nn.Module, dict[str, Any]]:
+def trained_autoencoder(work: Path, deadline: float, device: torch.device) -> tuple[nn.Module, dict[str, Any]]:
     """Train the autoencoder, which starts with the shipped weights.
 
     Returns:
-        The autoencoder, with latents of the family's scale, and its training record.
+        The autoencoder, with latents of the family's scale, and its training record, which is empty if time was up.
     """
+    scale = STYLES.config.latent_format().scale_factor
     coder = autoencoder.make()
     shipped = tiny_model.trained_weights(PORTRAITS, "vae")
     if shipped:
@@ -122,7 +127,7 @@ def trained_autoencoder(
     progress = loop.run(phase, work, deadline)
     some = autoencoder.pixels(torch.from_numpy(seen.pictures[:256])).to(device)
     autoencoder.finish(coder, progress.average, some, scale)
-    return coder, recorded(phase, progress)
+    return coder, recorded(phase, progress) if progress.step == phase.steps else {}
 
 
 def gather(chunks: range) -> Drawings:
