@@ -26,6 +26,7 @@ from .families import FAMILIES, MEASURED, TEXT_LAYERS, VAE, Family
 from .random_weights import OWN, TEXT_GAINS, UNET_GAINS, carry_input, random_weights
 
 Weights = dict[str, torch.Tensor]
+TABLE, VOCABULARY = "token_embedding.weight", 49408
 
 
 def make_unet(family: Family, dtype: torch.dtype, v_prediction: bool = False) -> comfy.model_base.BaseModel:
@@ -70,11 +71,39 @@ def trained_weights(family: Family, part: str) -> Weights | None:
     if family.file is None:
         return None
     start = f"{part}."
-    return {
-        name.removeprefix(start): weight.float()
-        for name, weight in _read(family.file).items()
-        if name.startswith(start)
-    }
+    return whole_tables(
+        {
+            name.removeprefix(start): weight.float()
+            for name, weight in _read(family.file).items()
+            if name.startswith(start)
+        }
+    )
+
+
+def known_rows(weights: Weights, tokens: torch.Tensor) -> Weights:
+    """The weights with only those rows of each token table that belong to known tokens, which keeps a file small.
+
+    Args:
+        weights: of text encoders.
+        tokens: (k,) int64, the known tokens.
+    """
+    small = dict(weights)
+    for name in weights:
+        if name.endswith(TABLE):
+            small[name + ".rows"] = small.pop(name)[tokens].clone()
+            small[name + ".tokens"] = tokens.clone()
+    return small
+
+
+def whole_tables(weights: Weights) -> Weights:
+    """The inverse of `known_rows`; unknown tokens have rows of zeros."""
+    whole = {name: weight for name, weight in weights.items() if not name.endswith((".rows", ".tokens"))}
+    for name, rows in weights.items():
+        if name.endswith(f"{TABLE}.rows"):
+            table = torch.zeros(VOCABULARY, rows.shape[1], dtype=rows.dtype)
+            table[weights[name.removesuffix("rows") + "tokens"].long()] = rows
+            whole[name.removesuffix(".rows")] = table
+    return whole
 
 
 def load_unet(

@@ -123,8 +123,8 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         sigma = sigmas[times].view(-1, 1, 1, 1)
         noisy = ((clean + sigma * noise) / (1 + sigma**2).sqrt()).to(memory_format=torch.channels_last)
         own, cross = RecordedAttention(), RecordedAttention()
-        options = {}
-        if number % GROUNDED == 0:
+        options, grounded = {}, number % GROUNDED == 0
+        if grounded:
             some = torch.randperm(len(denoiser.blocks), generator=generator)[:THING_BLOCKS].tolist()
             entries = {"attn1": own.entries(denoiser.blocks[i] for i in some), "attn2": cross.entries(denoiser.blocks)}
             options = {"patches_replace": entries}
@@ -136,7 +136,7 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         error = (predicted.float() - noise).square().mean((1, 2, 3))
         # min-SNR (arXiv 2303.09556): what no model can predict, the noise in clear pictures, counts less.
         found = {"noise": (error * (MOST_SNR * sigma.flatten() ** 2).clamp_max(1)).mean()}
-        if options:
+        if grounded:
             shares = data.shares[chosen].float().to(device)
             nouns = _nouns(ids["l"], words, data.shares[chosen])
             signal = 1 / (1 + sigma.flatten() ** 2)
@@ -172,8 +172,9 @@ def _sizes(generator: torch.Generator) -> Tensor:
     return torch.where(is_true, true, other)
 
 
-def state_of(denoiser: Denoiser, average: dict[str, Tensor]) -> dict[str, Any]:
-    """The averaged weights, and those that are not trained."""
+def state_of(denoiser: Denoiser, average: dict[str, Tensor], data: LatentSet) -> dict[str, Any]:
+    """The averaged weights, and those that are not trained; the rows of the tokens that the captions have."""
     whole = {f"unet.{name}": value for name, value in denoiser.unet.state_dict().items()}
     whole |= {f"text.{name}": value for name, value in denoiser.encoders.state_dict().items()}
-    return whole | average
+    known = torch.cat([ids.flatten() for ids in (*data.ids.values(), *data.empty.values())]).unique().long()
+    return tiny_model.known_rows(whole | average, known)

@@ -102,7 +102,7 @@ def train_model(work: Path, deadline: float, device: torch.device, output: Path)
     model = denoiser.Denoiser().to(device)
     phase = denoiser.phase(model, data, STEPS, device)
     progress = loop.run(phase, work, deadline)
-    state = denoiser.state_of(model, progress.average)
+    state = denoiser.state_of(model, progress.average, data)
     state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
     grounding = {"grounding weights": {"nouns": denoiser.NOUNS, "things": denoiser.THINGS}}
     record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding}}
