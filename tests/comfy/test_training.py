@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from comfy.ldm.cascade.stage_a import StageA
 from torch import Tensor
 
 from devtools.tiny_pack import tiny_model
-from devtools.tiny_pack.families import PORTRAITS
+from devtools.tiny_pack.families import STYLES
 from lab import judge
 from lab.judge import PARTS
+from lab.portraits import STYLES as STYLE_NAMES
 from lab.portraits import draw_portrait
-from lab.training import autoencoder, denoiser, drawn_set, judging, text, train
+from lab.training import autoencoder, denoiser, drawn_set, judging, loop, text, train
 from lab.training.drawn_set import CAPTIONS, Drawings, labels_of
 
 CAPTION = "a person with hair wearing a red striped hat and a scarf"
@@ -38,18 +40,19 @@ def with_gradients() -> Iterator[None]:
 
 
 def few_drawings() -> Drawings:
-    drawn = [draw_portrait("train", number) for number in range(3)]
+    drawn = [draw_portrait("train", number, style=style) for number, style in enumerate(STYLE_NAMES)]
     captions = [[CAPTION] * CAPTIONS for _ in drawn]
     patterns = np.zeros((len(drawn), len(PARTS)), np.uint8)
-    return Drawings(np.stack([d.picture for d in drawn]), np.stack([labels_of(d) for d in drawn]), patterns, captions)
+    pictures, labels = np.stack([d.picture for d in drawn]), np.stack([labels_of(d) for d in drawn])
+    return Drawings(pictures, labels, patterns, np.arange(len(drawn), dtype=np.uint8), captions)
 
 
 def test_text_is_encoded_as_comfyui_does(untrained: denoiser.Denoiser) -> None:
     clip = comfy.sd.CLIP(
-        tiny_model.clip_target(PORTRAITS),
+        tiny_model.clip_target(STYLES),
         None,
         state_dict=untrained.encoders.state_dict(),
-        model_options=tiny_model.clip_options(PORTRAITS),
+        model_options=tiny_model.clip_options(STYLES),
     )
     for caption in (CAPTION, ""):
         context, pooled = text.encode(untrained.encoders, untrained.tokens([caption]))
@@ -79,7 +82,7 @@ def test_block_names_are_those_of_a_unet_call(untrained: denoiser.Denoiser) -> N
             torch.zeros(1, 4, 32, 32),
             timesteps=torch.zeros(1),
             context=torch.zeros(1, 77, 80),
-            y=torch.zeros(1, PORTRAITS.unet["adm_in_channels"]),
+            y=torch.zeros(1, STYLES.unet["adm_in_channels"]),
             transformer_options={"patches": {"attn2_patch": [note]}},
         )
     assert untrained.blocks == called
@@ -104,7 +107,7 @@ def test_each_cell_has_the_shares_of_its_parts() -> None:
 def test_latents_have_the_familys_scale() -> None:
     coder = autoencoder.make()
     pictures = autoencoder.pixels(torch.from_numpy(few_drawings().pictures))
-    scale = PORTRAITS.config.latent_format().scale_factor
+    scale = STYLES.config.latent_format().scale_factor
     before = coder.eval().decode(torch.ones(1, 4, 4, 4))
     autoencoder.finish(coder, {}, pictures, scale)
     latents = coder.encode(pictures) * scale
@@ -124,7 +127,7 @@ def test_a_few_steps_reduce_the_losses() -> None:
     optimizer = torch.optim.Adam(list(phase.weights.values()), 2e-3)
     history = []
     for step in range(6):
-        losses = phase.losses(step % 2)
+        losses = phase.losses(2 * (step % 2))  # with the grounding losses
         optimizer.zero_grad()
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
@@ -152,12 +155,64 @@ def test_training_stops_continues_and_writes_the_shipped_files(tmp_path: Path, m
     assert train.main(0.0, False, tmp_path / "out") == 0
     assert not list((tmp_path / "out").iterdir())
     assert train.main(None, True, tmp_path / "out") == 0
-    shipped = [Path(tiny_model.__file__).with_name(str(PORTRAITS.file)), judge.WEIGHTS]
-    for file in shipped:
-        made, kept = (shapes(path) for path in (tmp_path / "out" / file.name, file))
-        assert made == kept
+    written = safetensors.torch.load_file(tmp_path / "out" / str(STYLES.file))
+    assert sum(weight.nbytes for weight in written.values()) <= 24e6
+    unet, encoders = tiny_model.make_unet(STYLES, torch.float32).diffusion_model, tiny_model.make_encoders(STYLES)
+    for part, module in (("unet", unet), ("text", encoders), ("vae", StageA(**STYLES.vae))):
+        weights = {name.removeprefix(f"{part}."): w for name, w in written.items() if name.startswith(f"{part}.")}
+        weights = tiny_model.whole_tables(weights)
+        assert {weight.dtype for weight in weights.values()} <= {torch.float16, torch.int64}
+        assert {name: w.shape for name, w in weights.items()} == {n: w.shape for n, w in module.state_dict().items()}
+    assert judge.load_judge(tmp_path / "out" / judge.WEIGHTS.name).style is not None
 
 
-def shapes(file: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shapes and types of the tensors in a file."""
-    return {name: (weight.shape, weight.dtype) for name, weight in safetensors.torch.load_file(file).items()}
+def test_unknown_tokens_have_rows_of_zeros() -> None:
+    name = f"text_model.embeddings.{tiny_model.TABLE}"
+    table = torch.arange(2.0 * tiny_model.VOCABULARY).view(-1, 2) + 1
+    known = torch.tensor([3, 70, 49407])
+    small = tiny_model.known_rows({name: table, "other": table[:2]}, known)
+    assert sum(weight.nbytes for weight in small.values()) < 100
+    whole = tiny_model.whole_tables(small)
+    assert set(whole) == {name, "other"} and torch.equal(whole["other"], table[:2])
+    assert torch.equal(whole[name][known], table[known]) and int(whole[name].any(1).sum()) == len(known)
+
+
+def test_steps_are_the_same_after_a_stop(tmp_path: Path) -> None:
+    coder, drawings = autoencoder.make(), few_drawings()
+    autoencoder.finish(coder, {}, autoencoder.pixels(torch.from_numpy(drawings.pictures)), 1.0)
+    data = denoiser.encode_drawings(coder, [drawings], 1.0, torch.device("cpu"))
+
+    def trained(folder: Path, stops: int | None) -> dict[str, Tensor]:
+        phase = denoiser.phase(denoiser.Denoiser(), data, 3, torch.device("cpu"))
+        if stops is not None:
+            phase.losses = interrupted(phase.losses, stops * phase.parts)
+            with pytest.raises(KeyboardInterrupt):
+                loop.run(phase, folder)
+            phase = denoiser.phase(denoiser.Denoiser(), data, 3, torch.device("cpu"))
+        return loop.run(phase, folder).average
+
+    expected, resumed = trained(tmp_path / "whole", None), trained(tmp_path / "parts", 2)
+    assert all(torch.equal(weight, resumed[name]) for name, weight in expected.items())
+
+
+def interrupted(losses: Any, number: int) -> Any:
+    """Losses that end the training at a part."""
+
+    def until(part: int) -> Any:
+        if part >= number:
+            raise KeyboardInterrupt
+        return losses(part)
+
+    return until
+
+
+def test_the_autoencoder_continues_from_a_finished_one() -> None:
+    pictures = autoencoder.pixels(torch.from_numpy(few_drawings().pictures[:, :64, :64]))
+    finished = autoencoder.make()
+    autoencoder.finish(finished, {}, pictures, 0.13)
+    again = autoencoder.make()
+    autoencoder.continue_from(again, finished.state_dict(), 0.13)
+    again.eval()
+    latents = again.encode(pictures)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=0.02, rtol=0)
+    torch.testing.assert_close(again.decode(latents), finished.decode(finished.encode(pictures)), atol=1e-4, rtol=0)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from lab.training import loop
 STEPS = 300
 
 
-def phase(steps: int = STEPS) -> loop.Phase:
+def phase(steps: int = STEPS, parts: int = 1) -> loop.Phase:
     """A phase that fits a line to noisy points."""
     slope = nn.Parameter(torch.zeros(2))
 
@@ -24,7 +26,7 @@ def phase(steps: int = STEPS) -> loop.Phase:
         y = 3 * x - 1 + 0.1 * torch.randn(16, generator=generator)
         return {"error": (slope[0] * x + slope[1] - y).square().mean()}
 
-    return loop.Phase("line", steps, 0.1, {"slope": slope}, losses)
+    return loop.Phase("line", steps, 0.1, {"slope": slope}, losses, parts)
 
 
 class Stopped(Exception):
@@ -56,6 +58,45 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path: Path, monkeypat
     assert progress.step == STEPS
     assert torch.equal(resumed.weights["slope"], whole.weights["slope"])
     assert torch.equal(progress.average["slope"], expected.average["slope"])
+
+
+def killed_while_training(folder: Path, step: int) -> None:
+    """Train in this process, which ends at a step without any clean-up."""
+    doomed = phase(parts=2)
+    losses = doomed.losses
+    doomed.losses = lambda number: losses(number) if number < 2 * step else os._exit(1)
+    loop.CHECKPOINT_SECONDS = 0.0  # a checkpoint after every step
+    loop.run(doomed, folder)
+
+
+def test_a_killed_training_continues_from_its_last_checkpoint(tmp_path: Path) -> None:
+    whole = phase(parts=2)
+    expected = loop.run(whole, tmp_path / "whole")
+    process = get_context("spawn").Process(target=killed_while_training, args=(tmp_path / "parts", 20))
+    process.start()
+    process.join()
+    assert process.exitcode == 1
+    resumed = phase(parts=2)
+    assert torch.load(tmp_path / "parts" / "line.pt", weights_only=True)["step"] == 20
+    progress = loop.run(resumed, tmp_path / "parts")
+    assert torch.equal(resumed.weights["slope"], whole.weights["slope"])
+    assert torch.equal(progress.average["slope"], expected.average["slope"])
+    assert progress.curve == expected.curve
+
+
+def test_the_gradient_of_a_step_is_the_mean_over_its_parts(tmp_path: Path) -> None:
+    """A step of two parts is a step of one with both parts' loss."""
+    two, one = phase(3, parts=2), phase(3)
+    part = one.losses
+
+    def both(step: int) -> dict[str, Tensor]:
+        return {"error": (part(2 * step)["error"] + part(2 * step + 1)["error"]) / 2}
+
+    one.losses = both
+    for which in (two, one):
+        loop.run(which, tmp_path / str(which.parts))
+    assert two.weights["slope"].detach().abs().min() > 0
+    torch.testing.assert_close(two.weights["slope"], one.weights["slope"])
 
 
 def test_a_deadline_in_the_past_trains_nothing(tmp_path: Path) -> None:
