@@ -17,13 +17,14 @@ from .loop import Phase, generator_at
 STEPS, RATE = 1500, 5e-4
 COUNT, SIDE_PX, PARTS = 6, 128, 2  # crops in a part of a step, and number of parts
 LATENT_NOISE = 0.08  # std, of latents with variance 1: errors of the denoiser must not be visible
+SCALE = 0.02  # weight of the loss that keeps the variance of latents near 1, without which the noise would be nothing
 EDGES = 0.5  # weight of the loss on differences between neighbouring pixels
 _BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: no shift after its norms, both branches at full strength
 _LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # the layers next to the latent
 
 
 def make() -> StageA:
-    """The untrained autoencoder; its batch norm gives latents of mean 0 and variance 1."""
+    """The untrained autoencoder; `finish` sets its batch norm, so that latents have mean 0 and variance 1."""
     model = StageA(**STYLES.vae)
     # The last layer of each residual branch starts small.
     weights = initial_weights(model, "autoencoder", {"channelwise.2": 0.2, "depthwise.1": 0.5})
@@ -44,15 +45,17 @@ def continue_from(model: StageA, finished: dict[str, Tensor], scale: float) -> N
 
 
 def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
-    """The phase that trains on random crops."""
+    """The phase that trains on random crops. The norm stays as it is: with the mean of few crops it would blur colours."""
     model.train()
+    model.get_submodule(_NORM).eval()
 
-    def losses(step: int) -> dict[str, Tensor]:
-        generator = generator_at(step)
+    def losses(number: int) -> dict[str, Tensor]:
+        generator = generator_at(number)
         pictures = crops(drawings, generator).to(device, memory_format=torch.channels_last)
         latents = model.encode(pictures)
         noise = LATENT_NOISE * torch.randn(latents.shape, generator=generator)
-        return distance(model.decode(latents + noise.to(device)), pictures)
+        found = distance(model.decode(latents + noise.to(device)), pictures)
+        return {**found, "scale": SCALE * (latents.square().mean() - 1).square()}
 
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     return Phase("autoencoder", STEPS, RATE, trained, losses, PARTS)
