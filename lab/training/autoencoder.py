@@ -45,7 +45,7 @@ def continue_from(model: StageA, finished: dict[str, Tensor], scale: float) -> N
 
 
 def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
-    """The phase that trains on random crops. The norm stays as it is: with the mean of few crops it would blur colours."""
+    """The phase that trains on random crops. Its norm stays as it is: the mean of few crops would take their colour."""
     model.train()
     model.get_submodule(_NORM).eval()
 
