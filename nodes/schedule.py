@@ -91,6 +91,13 @@ class MagicFaceSchedule(io.ComfyNode):
                     advanced=True,
                     tooltip="Where the cache is: main memory (RAM), or device (VRAM, avoids copies).",
                 ),
+                fraction_input(
+                    "refresh",
+                    _DEFAULTS.refresh,
+                    "Part of sampling for which the references are computed once: 0.17 = six times in a run, which is"
+                    " much faster and loses next to nothing. 0 = at every noise level, as in the paper.",
+                    optional=True,
+                ),
             ],
             outputs=[ScheduleSocket.Output("schedule", tooltip="For MagicFace Apply.")],
         )
@@ -109,9 +116,12 @@ class MagicFaceSchedule(io.ComfyNode):
         noise_seed: int,
         keep_mb: int = _DEFAULTS.cache_mb,
         keep_on: CacheLocation = _DEFAULTS.cache_location,
+        refresh: float = _DEFAULTS.refresh,
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceSchedule"):
-            fractions = {"switch": switch, "start": start, "end": end, "token_suppression": token_suppression}
+            fractions = {
+                "switch": switch, "start": start, "end": end, "token_suppression": token_suppression, "refresh": refresh
+            }  # fmt: skip
             for name, value in fractions.items():
                 check_range(name, value, 0.0, 1.0)
             if start > end:
@@ -139,6 +149,7 @@ class MagicFaceSchedule(io.ComfyNode):
             noise_seed=noise_seed,
             cache_mb=keep_mb,
             cache_location=keep_on,
+            refresh=refresh,
         )
         return io.NodeOutput(schedule)
 

@@ -18,9 +18,9 @@ RecordSocket = io.Custom("MAGICFACE_RECORD")
 _MAX_PX = 4096
 
 
-def fraction_input(name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool | None = None) -> Any:
+def fraction_input(name: str, default: float, tooltip: str, step: float = 0.01, **options: bool) -> Any:
     """A number from 0 to 1."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, advanced=advanced, tooltip=tooltip)
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, **options)
 
 
 def size_input() -> Any:

@@ -89,6 +89,7 @@ class Schedule:
         noise_seed: of the references' noise.
         cache_mb: room in the reference cache, in units of 2^20 bytes; 0 for none.
         cache_location: where the cached keys and values are.
+        refresh: the part of sampling for which references are computed once, 0..1; 0 for once at every noise level.
     """
 
     start: float = 0.0
@@ -102,6 +103,7 @@ class Schedule:
     noise_seed: int = 0
     cache_mb: int = 0
     cache_location: CacheLocation = "main memory"
+    refresh: float = 0.0
 
 
 @dataclass(frozen=True)

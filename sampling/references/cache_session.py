@@ -56,7 +56,7 @@ class CacheSession:
             return None
         override = options.get("optimized_attention_override")
         attention = None if override is None else (IdentityKey(override), self._digest_of(options.get("sample_sigmas")))
-        return self._run_key, sigma, _strengths(hooks), attention, digests
+        return self._run_key, sigma, strengths(hooks), attention, digests
 
     def _digest_of(self, sigmas: Any) -> bytes:
         """Of the run's noise levels, which are on the device: read once."""
@@ -112,8 +112,8 @@ def _callbacks(patcher: Any) -> list[Any]:
     ]
 
 
-def _strengths(hooks: Any) -> Hashable:
-    """A key of what a hook group does to the weights."""
+def strengths(hooks: Any) -> Hashable:
+    """A key of what a hook group, at its present keyframe, does to the weights."""
     if hooks is None:
         return None
     return tuple(
