@@ -11,7 +11,7 @@ from torch import Tensor
 from ..conditioning.prompt import Token, read_tokens
 from ..errors import error_prefix
 from ..families.clip import default_side_px
-from ..families.unet import LATENT_PX
+from ..families.unet import LATENT_PX, context_width, unet_of
 from ..method import Reference
 from .given_masks import log_notes, masks_of, slight_masks
 
@@ -84,6 +84,32 @@ def _encoded(vae: Any, pixels: Tensor) -> Tensor:
         latents.append(vae.encode(view).float().cpu())
         bar.update(1)
     return latents[0] if len(latents) == 1 else torch.cat(latents)  # torch.cat would change the memory format
+
+
+def check_fits(reference: Reference, model: Any, text_input: str, picture_input: str, target: str = "") -> None:
+    """Check that a reference was encoded with the text encoder and the VAE of a model's checkpoint.
+
+    Args:
+        reference: the encoded reference.
+        model: ComfyUI's ModelPatcher.
+        text_input, picture_input: the inputs that errors name for the one and the other.
+        target: ends the advice, such as " to MagicFace Reference".
+
+    Raises:
+        ValueError: the text's width or the latents' channels are not those of the model.
+    """
+    given, width = reference.conditioning[0][0].shape[-1], context_width(unet_of(model))
+    if given != width:
+        raise ValueError(
+            f"{text_input}: the caption of {reference.concept!r} was encoded {given} wide and this model reads {width}:"
+            f" connect the CLIP of the same checkpoint{target}"
+        )
+    channels, expected = reference.latents.shape[1], model.model.latent_format.latent_channels
+    if channels != expected:
+        raise ValueError(
+            f"{picture_input}: the picture of {reference.concept!r} was encoded to {channels} channels and this model"
+            f" has {expected}: connect the VAE of the same checkpoint{target}"
+        )
 
 
 def _small(image: Tensor) -> Tensor:
