@@ -9,7 +9,7 @@ from ..attention.blocks import Block
 from ..attention.masks import MaskResize
 from ..attention.schedule import Stage
 from .conditioning.prompt import PromptTokens, Token
-from .references.cache import CacheLocation
+from .references.cache import AUTO_MB, CacheLocation
 from .references.noise import NoiseSource
 from .regions.source import RegionSource
 from .regions.target import TargetRegion
@@ -87,7 +87,7 @@ class Schedule:
         foreground: whether regions are cut to the foreground; "auto": if the suppression is below 0.9.
         guidance: whether semantic guidance acts.
         noise_seed: of the references' noise.
-        cache_mb: room in the reference cache, in units of 2^20 bytes; 0 for none.
+        cache_mb: room in the reference cache, in units of 2^20 bytes; 0 for none, -1 for what is free to give.
         cache_location: where the cached keys and values are.
         refresh: the part of sampling for which references are computed once, 0..1; 0 for once at every noise level.
     """
@@ -101,7 +101,7 @@ class Schedule:
     foreground: Foreground = "auto"
     guidance: bool = True
     noise_seed: int = 0
-    cache_mb: int = 0
+    cache_mb: int = AUTO_MB
     cache_location: CacheLocation = "main memory"
     refresh: float = 0.0
 

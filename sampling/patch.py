@@ -14,7 +14,7 @@ from .conditioning.checks import check_prompt, check_text_widths
 from .errors import SamplingError, error_prefix
 from .families.unet import LATENT_PX, context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
-from .references.cache import REFERENCE_CACHE
+from .references.cache_budget import to_main_memory
 from .references.encoding import check_fits
 from .references.given_masks import slight_masks
 from .references.noise import NoiseSource, SeededNoise
@@ -95,7 +95,7 @@ def _check_wrapper(errors: Callable[[], AbstractContextManager[None]], patcher: 
 def _on_detach(patcher: Any, unpatch_all: bool) -> None:
     """A model leaves the device. ComfyUI also calls this with False when it switches clones; ignore that."""
     if unpatch_all:
-        REFERENCE_CACHE.to_main_memory(patcher.model)
+        to_main_memory(patcher.model)
 
 
 def patch_model(

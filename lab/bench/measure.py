@@ -104,7 +104,7 @@ def ways_of(scene: Scene) -> dict[str, Callable[[int], Evaluations]]:
     ways = {UNPATCHED: sampling(scene.model)}
     for count in COUNTS:
         ways[str(count)] = sampling(scene.patched_model(count))
-    # The other ways run with a cache size of 0, so they may have emptied the cache since the last round.
+    # All other ways run with a cache size of 0, so they may have emptied the cache since the last round.
     ways[CACHED] = partial(_second_run, scene)
     ways[UNSEGMENTED] = sampling(scene.patched_model(3, segmented=False))
     ways[PLACED] = sampling(scene.patched_model(3, placed=True))

@@ -131,13 +131,15 @@ class Scene:
             coverage: of their masks.
             segmented: without segmentation there are no regions, and both stages do the same.
             placed: whether each reference is exactly in one of `count` columns of the picture.
-            schedule: settings.
+            schedule: settings; unless they name another size of the cache, references are computed in each evaluation.
         """
         sampling, references = self.pack.sampling, self.references(count, coverage)
         source = None if segmented else sampling.regions.source.NoRegions
         if placed:
             references = tuple(self._placed(reference, number, count) for number, reference in enumerate(references))
-        method = sampling.patch.bind(self.model, references, sampling.method.Schedule(**schedule), region_source=source)
+        method = sampling.patch.bind(
+            self.model, references, sampling.method.Schedule(**{"cache_mb": 0, **schedule}), region_source=source
+        )
         return sampling.patch.patch_model(self.model, method, lambda model: self._watch)
 
     def _placed(self, reference: Any, number: int, count: int) -> Any:

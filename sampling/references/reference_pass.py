@@ -19,7 +19,8 @@ from ..method import Method, Reference
 from ..run.evaluation import Evaluation
 from ..run.host_attention import HostAttention
 from ..run.other_patches import name_of, replaced_forwards
-from .cache import REFERENCE_CACHE, GroupKV
+from .cache import GroupKV
+from .cache_budget import to_main_memory
 from .cache_session import CacheSession, strengths
 from .identity import IdentityKey
 from .levels import ReferenceLevels
@@ -144,7 +145,7 @@ class ReferencePass:
             return kv
         # Outside the handler, so that the failed pass's tensors are gone. From now on the run uses smaller groups.
         self._held.clear()
-        REFERENCE_CACHE.to_main_memory(self._model)
+        to_main_memory(self._model)
         comfy.model_management.soft_empty_cache(True)
         self._max_group = len(group) // 2
         parts = [self._run_group(part, level, hooks, options) for part in _split(group, self._max_group)]
