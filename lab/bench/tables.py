@@ -9,6 +9,9 @@ Summary = dict[str, dict[str, Any]]
 STAGES = ("layout", "blend")
 # What each ratio means.
 MEANT = {
+    "first_n3": "a first picture with 3 references and the nodes' own settings, 20 steps / unpatched",
+    "next_n3": "the same with another seed after it / unpatched",
+    "floor_n3": "an evaluation with 3 references computed / the UNet rows that it needs, the worse stage",
     "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
     "cold_n2": "with 2",
     "cold_n3": "with 3",
@@ -27,11 +30,11 @@ MEANT = {
 
 
 def tables(figures: Summary) -> dict[str, list[str]]:
-    """Lines of the tables of a summary: "ratios", "ways", "parts" and "exponents"."""
+    """Lines of the tables of a summary: "ratios", "ways", "parts" and "exponents", as far as there are figures."""
     ratios_of = [f"| {name} | {value:.3g} | {MEANT[name]} |" for name, value in figures["ratios"].items()]
     whole = sum(figures["parts"].values())
     parts = [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in figures["parts"].items()]
-    return {
+    found = {
         "ratios": ["| ratio | value | what |", "|---|---|---|", *ratios_of],
         "ways": way_lines(figures["ways"]),
         "parts": ["| part | seconds | of the whole |", "|---|---|---|", *parts, f"| together | {whole:.4f} | |"],
@@ -40,6 +43,7 @@ def tables(figures: Summary) -> dict[str, list[str]]:
             *(f"| {name} | {power:.2f} |" for name, power in figures["exponents"].items()),
         ],
     }  # fmt: skip
+    return {name: lines for name, lines in found.items() if figures[name]}
 
 
 def way_lines(ways: Summary) -> list[str]:
@@ -47,7 +51,8 @@ def way_lines(ways: Summary) -> list[str]:
     lines = [f"| references | {' | '.join(STAGES)} | seconds | most memory, MB |", "|---|---|---|---|---|"]
     for name, its in ways.items():
         cells = " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*its[stage]) for stage in STAGES)
-        lines.append(f"| {name} | {cells} | {its['seconds']:.3f} | {its['peak_mb']:.0f} |")
+        peak = f"{its['peak_mb']:.0f}" if "peak_mb" in its else ""
+        lines.append(f"| {name} | {cells} | {its['seconds']:.3f} | {peak} |")
     return lines
 
 
