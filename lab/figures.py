@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,4 +16,4 @@ def write(file: Path, figures: Any) -> None:
     """Write figures in place of what a file holds. It has the old or the new ones at any time, never half of them."""
     part = file.with_name(f"{file.name}.part")
     part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, file)
+    part.replace(file)

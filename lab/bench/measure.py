@@ -93,9 +93,8 @@ def measure_shape(
         save(found)
     scene.run(scene.model)  # loads the model, and lets memory be taken from the system
     for number in range(rounds):
-        _round(
-            found, scene, number, lambda what, number=number: say(f"round {number + 1} of {rounds}: {what}"), plan, save
-        )
+        title = f"round {number + 1} of {rounds}"
+        _round(found, scene, number, lambda what, title=title: say(f"{title}: {what}"), plan, save)
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
     if plan.growth:
         _growth(found, scene, say, save)

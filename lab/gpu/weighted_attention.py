@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from statistics import median
 from typing import Any
@@ -51,7 +52,8 @@ class Inputs:
 def biased(x: Inputs) -> Tensor:
     """A bias for each key, memory-efficient: the way in use."""
     keys, values = x.joined
-    with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+    kernels = [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(kernels) if x.q.device.type == "cuda" else nullcontext():  # as the product does
         return scaled_dot_product_attention(x.q, keys, values, attn_mask=x.bias[None, None, None])
 
 
