@@ -24,7 +24,11 @@ CARRY, OWN = 1.0, 0.35  # shares of the predicted noise: the UNet's input, and t
 
 
 def random_weights(
-    module: nn.Module, seed: str, gains: Mapping[str, float], dtype: torch.dtype = torch.float32
+    module: nn.Module,
+    seed: str,
+    gains: Mapping[str, float],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
 ) -> dict[str, torch.Tensor]:
     """Random weights for every layer of a module.
 
@@ -36,14 +40,16 @@ def random_weights(
         gains: suffix of a layer's name -> factor on its weight; the first match counts.
         dtype: of the result. Each weight is drawn in float32 and converted at once, so that large models never exist in
             float32.
+        device: where they are drawn, which is faster on a GPU and gives other weights there; None for the CPU.
 
     Returns:
-        A state dict for `module`.
+        A state dict for `module`, in main memory.
     """
-    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
+    generator = torch.Generator(device or "cpu").manual_seed(zlib.crc32(seed.encode()))
 
     def normal(shape: tuple[int, ...], std: float, mean: float = 0.0) -> torch.Tensor:
-        return (mean + torch.randn(shape, generator=generator) * std).to(dtype)
+        drawn = torch.randn(shape, generator=generator, device=generator.device)
+        return (mean + drawn * std).to(dtype).cpu()
 
     weights: dict[str, torch.Tensor] = {}
     shape: tuple[int, ...]

@@ -146,7 +146,9 @@ class Scene:
 
     def schedule(self, **settings: Any) -> Any:
         """The shipped schedule, but references are computed in every evaluation; and with these settings."""
-        return self.pack.sampling.method.Schedule(**{"cache_mb": 0, **settings})
+        shipped = self.pack.sampling.method.Schedule
+        always = {"cache_mb": 0, **({"refresh": 0.0} if hasattr(shipped, "refresh") else {})}
+        return shipped(**always | settings)
 
     def _placed(self, reference: Any, number: int, count: int) -> Any:
         column = torch.arange(8 * self.side_lat) * count // (8 * self.side_lat)

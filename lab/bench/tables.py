@@ -11,6 +11,7 @@ STAGES = ("layout", "blend")
 MEANT = {
     "first_n3": "a first picture with 3 references and the nodes' own settings, 20 steps / unpatched",
     "next_n3": "the same with another seed after it / unpatched",
+    "refresh_n3": "a first picture with the setting refresh at its recommended value / unpatched",
     "floor_n3": "an evaluation with 3 references computed / the UNet rows that it needs, the worse stage",
     "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
     "cold_n2": "with 2",

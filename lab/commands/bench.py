@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, help="how often each way of sampling runs, in turns (3; 1 with --quick)")
     parser.add_argument("--json", type=Path, help="file for the figures, written after each measurement")
     parser.add_argument("--plot", type=Path, help="file for a plot of how the cost grows")
+    parser.add_argument("--sizes", action="store_true", help="what a picture of 512, 768 and 1024 pixels costs instead")
     parser.add_argument("--ways", action="store_true", help="compare other ways of computing the same instead")
 
 
@@ -30,10 +31,12 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported
     incore.prepare()
-    from ..bench import bench, ways
+    from ..bench import bench, sizes, ways
 
     if arguments.ways:
         return ways.main(arguments.json)
+    if arguments.sizes:
+        return sizes.main(arguments.json, arguments.rounds or 1)
     names = [name.strip() for name in arguments.shapes.split(",") if name.strip()]
     rounds = arguments.rounds or (1 if arguments.quick or names == ["full"] else 3)
     return bench.main(names, rounds, arguments.json, arguments.plot, arguments.quick)
