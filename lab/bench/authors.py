@@ -19,8 +19,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.benchmark import timer
 
+from .clock import timer
 from .scene import CFG, Around, Evaluations, Scene
 
 COND, UNCOND = 0, 1

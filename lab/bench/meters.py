@@ -11,7 +11,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import timer
+
+from .clock import timer
 
 # The profiler's names of waits. Copies to and from the host use the first one.
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")

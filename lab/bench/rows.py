@@ -8,8 +8,8 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
-from torch.utils.benchmark import timer
 
+from .clock import timer
 from .scene import Around, Evaluations, Scene
 
 

@@ -11,10 +11,11 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
-from torch.utils.benchmark import timer
 
 from devtools.incore import load_pack
 from devtools.tiny_pack import tiny_model
+
+from .clock import timer
 
 CONCEPTS = ("hat", "scarf", "coat", "shirt", "face")
 PROMPT = "a person with a face and a shirt, wearing a hat and a scarf and a coat, in a park"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from .. import MB
@@ -16,6 +15,7 @@ from .meters import peak_bytes
 from .names import UNPATCHED
 from .sampled import PLENTY_MB, ways_of
 from .scene import SHAPES, Scene
+from .tables import sizes_table
 from .whole_runs import whole_runs
 
 SHAPE = "narrow"
@@ -38,7 +38,7 @@ def main(file: Path | None, rounds: int, sides_lat: Sequence[int] = SIDES_LAT) -
             its[name] = measured()
             if file:
                 write(file, figures)
-    print("\n".join(table(figures["sizes"])))
+    print("\n".join(sizes_table(figures["sizes"])))
     return 0
 
 
@@ -66,25 +66,3 @@ def _measurements(scene: Scene, rounds: int) -> dict[str, Callable[[], Any]]:
         "memory_mb": memory_mb,
         "cached_mb": cached_mb,
     }
-
-
-def table(sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Lines of the table, with the seconds of each whole run and its ratio to the unpatched one."""
-    names = list(next(iter(sizes.values()))["seconds"])
-    lines = [
-        f"| picture | {', s | '.join(names)}, s | memory beyond unpatched, MB | cached for each noise level, MB |"
-        " the authors' way / ours |",
-        "|---" * (len(names) + 4) + "|",
-    ]
-    for side, its in sizes.items():
-        plain, *others = its["seconds"].values()
-        cells = [f"{median(plain):.0f}"]
-        for run in others:
-            ratio = median(a / b for a, b in zip(run, plain, strict=True))
-            cells.append(f"{median(run):.0f} ({ratio:.2f})")
-        px = 8 * int(side)
-        lines.append(
-            f"| {px} x {px} | {' | '.join(cells)} | {its['memory_mb']:.0f} | {its['cached_mb']:.0f} |"
-            f" {its['authors_over_ours']:.2f} |"
-        )
-    return lines

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 Summary = dict[str, dict[str, Any]]
@@ -66,4 +67,26 @@ def ways_table(rows: Iterable[Sequence[Any]]) -> list[str]:
     lines = ["| what | way (the first is in use) | ms | ratio | largest difference |", "|---|---|---|---|---|"]
     for what, name, seconds, ratio, error in rows:
         lines.append(f"| {what} | {name} | {1000 * seconds:.2f} | {ratio:.2f} | {error:.0e} |")
+    return lines
+
+
+def sizes_table(sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of the table of `sizes.main`: seconds of each whole run and its ratio to the unpatched one."""
+    names = list(next(iter(sizes.values()))["seconds"])
+    lines = [
+        f"| picture | {', s | '.join(names)}, s | memory beyond unpatched, MB | cached for each noise level, MB |"
+        " the authors' way / ours |",
+        "|---" * (len(names) + 4) + "|",
+    ]
+    for side, its in sizes.items():
+        plain, *others = its["seconds"].values()
+        cells = [f"{median(plain):.0f}"]
+        for run in others:
+            ratio = median(a / b for a, b in zip(run, plain, strict=True))
+            cells.append(f"{median(run):.0f} ({ratio:.2f})")
+        px = 8 * int(side)
+        lines.append(
+            f"| {px} x {px} | {' | '.join(cells)} | {its['memory_mb']:.0f} | {its['cached_mb']:.0f} |"
+            f" {its['authors_over_ours']:.2f} |"
+        )
     return lines

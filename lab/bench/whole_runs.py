@@ -8,8 +8,8 @@ from typing import Any
 
 import comfy.samplers
 import torch
-from torch.utils.benchmark import timer
 
+from .clock import timer
 from .scene import Scene
 
 STEPS = 20

@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shapes", default="", help="such as tiny,narrow (default: all that take minutes here)")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="cpu: not the GPU, if there is one")
     parser.add_argument("--rounds", type=int, help="how often each way of sampling runs, in turns (3; 1 with --quick)")
+    parser.add_argument("--busy", action="store_true", help="for a busy machine: one thread, the time of the process")
     parser.add_argument("--json", type=Path, help="file for the figures, written after each measurement")
     parser.add_argument("--plot", type=Path, help="file for a plot of how the cost grows")
     parser.add_argument("--sizes", action="store_true", help="what a picture of 512, 768 and 1024 pixels costs instead")
@@ -31,8 +32,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported
     incore.prepare()
-    from ..bench import bench, sizes, ways
+    from ..bench import bench, clock, sizes, ways
 
+    if arguments.busy:
+        clock.use_process_time()
     if arguments.ways:
         return ways.main(arguments.json)
     if arguments.sizes:
