@@ -91,7 +91,6 @@ def measure_shape(
         say("exactness")
         found.difference = difference(Scene(scene.shape, plan.exact_side_lat or scene.side_lat), 3)
         save(found)
-    scene.run(scene.model)  # loads the model, and lets memory be taken from the system
     for number in range(rounds):
         title = f"round {number + 1} of {rounds}"
         _round(found, scene, number, lambda what, title=title: say(f"{title}: {what}"), plan, save)

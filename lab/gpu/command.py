@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,12 @@ LIMITS_S = {
     "authors": 60,
     "tests": 60,
 }
+# On a shape for trying the command, few tests are enough.
+TESTS = {
+    "tiny": ["tests/comfy/test_bench.py", "-k", "product_is_exact"],
+    "full": ["tests/comfy/test_bench.py", "tests/comfy/test_reference_cache.py"],
+}
+FILE = "{figures}"
 SLOWER = 20  # times these limits without a GPU, where the command is only tried
 DONE, FAILED, CUT_OFF, LEFT_OUT = "done", "failed", "cut off", "left out: no time"
 
@@ -55,8 +61,7 @@ def main(device: str, shape: str, file: Path | None) -> int:
     ends = time.monotonic() + TOTAL_S * slower
     for name, limit_s in LIMITS_S.items():
         print(f"\n### {name}\n", flush=True)
-        own = [sys.executable, str(ROOT / "dev.py"), "--inside", "gpu", "--device", device, "--shapes", shape]
-        found = run_part([*own, "--part", name], min(limit_s * slower, ends - time.monotonic()))
+        found = run_part(command_of(name, device, shape), min(limit_s * slower, ends - time.monotonic()))
         figures["parts"][name] = found
         if file:
             write(file, figures)
@@ -69,13 +74,21 @@ def main(device: str, shape: str, file: Path | None) -> int:
     return int(any(found["state"] != DONE for found in figures["parts"].values()))
 
 
-def run_part(command: Sequence[str], limit_s: float, variables: Mapping[str, str] | None = None) -> dict[str, Any]:
+def command_of(name: str, device: str, shape: str) -> list[str]:
+    """The command of a part, in which FILE stands for the file of its figures."""
+    if name == "tests":
+        tests = TESTS.get(shape, TESTS["full"])
+        return [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    own = [sys.executable, str(ROOT / "dev.py"), "--inside", "gpu", "--device", device, "--shapes", shape]
+    return [*own, "--part", name, "--figures", FILE]
+
+
+def run_part(command: Sequence[str], limit_s: float) -> dict[str, Any]:
     """Run a part until it ends or its time is over.
 
     Args:
-        command: to which `--figures FILE` is added: where the part writes its figures as it goes.
+        command: of the part, which writes its figures to FILE as it goes.
         limit_s: seconds; the process is ended after them.
-        variables: the environment, by default this process's.
 
     Returns:
         state: how it ended; seconds: how long it ran; figures: what it wrote.
@@ -85,7 +98,8 @@ def run_part(command: Sequence[str], limit_s: float, variables: Mapping[str, str
     with tempfile.TemporaryDirectory(prefix="magicface-gpu-") as folder:
         file, begins = Path(folder) / "figures.json", time.monotonic()
         try:
-            ended = subprocess.run([*command, "--figures", str(file)], timeout=limit_s, env=variables, check=False)
+            named = [str(file) if word == FILE else word for word in command]
+            ended = subprocess.run(named, timeout=limit_s, cwd=ROOT, check=False)
             state = DONE if ended.returncode == 0 else FAILED
         except subprocess.TimeoutExpired:
             state = CUT_OFF

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-
-from devtools.pins import ROOT
 
 from ..bench.exactness import difference
 from ..bench.measure import Measured, Plan, measure_shape
@@ -46,11 +42,6 @@ EVALUATIONS = Plan(
     growth=False,
     memory_in_rounds=True,
 )
-# With a shape for trying the command, few tests are enough.
-TESTS = {
-    "tiny": ["tests/comfy/test_bench.py", "-k", "product_is_exact"],
-    "full": ["tests/comfy/test_bench.py", "tests/comfy/test_reference_cache.py"],
-}
 
 
 def run(name: str, shape: str, file: Path) -> int:
@@ -149,14 +140,6 @@ def authors(shape: str, save: Save) -> int:
     return 0
 
 
-def tests(shape: str, save: Save) -> int:
-    """Tests of the pack on the device."""
-    save({})
-    chosen = TESTS.get(shape, TESTS["full"])
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *chosen]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
-
-
 def _rounds(shape: str) -> int:
     return 1 if shape == "tiny" else 2  # the tiny one only tries the command
 
@@ -172,5 +155,4 @@ PARTS: dict[str, Callable[[str, Save], int]] = {
     "profile": profile,
     "pictures": pictures,
     "authors": authors,
-    "tests": tests,
 }
