@@ -2,8 +2,9 @@
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, masks.json has those of `evaluate --masks`, performance.json those of `bench` and `bench --ways`.
-"placed" in it are some of the benchmark's ways of sampling, in a run of their own.
+`evaluate --persons`, masks.json has those of `evaluate --masks`, performance.json those of `bench`, `bench --ways`,
+`bench --sizes` and `bench --shapes full --device cpu`. "placed" in it are some of the benchmark's ways of sampling, in
+a run of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from safetensors import safe_open
 
 from devtools.pins import ROOT
 
-from .bench.tables import tables, way_lines, ways_table
+from .bench.tables import sizes_table, tables, way_lines, ways_table
 from .evaluation import agreement, masks
 from .evaluation.persons import persons
 from .evaluation.rows import ABLATIONS, MAIN
@@ -56,6 +57,8 @@ def written_tables() -> Tables:
         "mask-choices": partial(masks.choice_table, masked),
         **{name: partial(list, lines) for name, lines in persons.tables(evaluated["persons"]).items()},
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
+        "cost-sizes": partial(sizes_table, measured["sizes"]),
+        "cost-full": partial(way_lines, measured["shapes"]["full"]["summary"]["ways"]),
         "cost-placed": partial(way_lines, measured["placed"]),
         "ways": partial(ways_table, measured["ways"]),
     }
