@@ -23,6 +23,8 @@ Foreground = Literal["auto", "always", "never"]
 # more likeness than "nearest", above all for thin things. The authors use weights of 1.2 to 4, and "nearest".
 DEFAULT_WEIGHT = 1.5
 DEFAULT_RESIZE: MaskResize = "area"
+# Six levels of references give what all levels give, for a third of the passes or fewer (docs/evaluation.md#refresh).
+DEFAULT_REFRESH = 0.17
 # The authors' rule (docs/method.md#segmentation): the more concepts, the lower the factor on other words.
 _AUTO_SUPPRESSION = {1: 0.9, 2: 0.6}
 _AUTO_SUPPRESSION_MANY = 0.5
@@ -103,7 +105,7 @@ class Schedule:
     noise_seed: int = 0
     cache_mb: int = AUTO_MB
     cache_location: CacheLocation = "main memory"
-    refresh: float = 0.0
+    refresh: float = DEFAULT_REFRESH
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from .rows import Row
 
 SIZE_PX = INPUTS["MagicFaceReference"]["size"]
 _SEEDS = 1 << 20  # distance between two rows' sets of seeds
+_CACHE_MB = 512  # most rows of a combination have the same references
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,22 +83,23 @@ class Studio:
         sampling = self.pack.sampling
         model = self.model
         if references:
-            blocks = {} if row.segmentation is None else {"segmentation_blocks": row.segmentation}
+            chosen = {"segmentation_blocks": row.segmentation, "refresh": row.refresh}
+            settings = {name: value for name, value in chosen.items() if value is not None}
             source = {} if region_source is None else {"region_source": region_source}
-            schedule = sampling.method.Schedule(**blocks, **row.schedule)
+            schedule = sampling.method.Schedule(**{"cache_mb": _CACHE_MB, **settings, **row.schedule})
             model = sampling.patch.patch_model(model, sampling.patch.bind(model, references, schedule, **source))
         positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self.clip, prompt).result[0]
         negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
-        settings, side = INPUTS["KSampler"], SIZE_PX // 8
+        sampler, side = INPUTS["KSampler"], SIZE_PX // 8
         seed = number + _SEEDS * row.seed
         noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed))
         samples = comfy.sample.sample(
             model,
             noise,
-            settings["steps"],
-            settings["cfg"],
-            settings["sampler_name"],
-            settings["scheduler"],
+            sampler["steps"],
+            sampler["cfg"],
+            sampler["sampler_name"],
+            sampler["scheduler"],
             positive,
             negative,
             torch.zeros_like(noise) if start is None else self.vae.encode(start[None]),
