@@ -31,8 +31,8 @@ def size_input() -> Any:
         min=0,
         max=_MAX_PX,
         step=64,
-        tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is kept,"
-        " nothing is cropped (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
+        tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is kept"
+        " (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
     )
 
 

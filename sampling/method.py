@@ -41,7 +41,7 @@ class Reference:
         caption: what the pictures show.
         conditioning: the encoded caption, as ComfyUI's CONDITIONING.
         latents: (V, ch, h, w) clean latents as the VAE gives them, in main memory.
-        masks: (V, H_px, W_px) in 0..1, at the pictures' own size.
+        masks: (V, H_px, W_px) in 0..1, at the pictures' own size, or that of the part that is encoded.
         weight: w of stage 1; 0 means off.
         blend_weight: w of stage 2; 0 means off.
         resize: how masks are resized to token grids.

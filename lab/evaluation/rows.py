@@ -30,6 +30,8 @@ class Row:
         refresh: the setting of that name; None for the nodes' default.
         masks: "exact" ones, or those that MagicFace Mask from Words finds.
         schedule: the settings that differ from the default schedule.
+        size_px: at which references are encoded; None for the workflows' size.
+        crop: whether they are cropped to their masks.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Row:
     refresh: float | None = 0.0
     masks: Literal["exact", "words"] = "exact"
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    size_px: int | None = None
+    crop: bool = False
 
 
 _SHIPPED: dict[str, Any] = {"weight": None, "resize": None, "segmentation": None}

@@ -45,7 +45,7 @@ class Studio:
         self.pack = load_pack()
         self.model, self.clip, self.vae = tiny_model.load("portraits")
         self.layout = self.pack.sampling.families.unet.layout_of(self.model.model.diffusion_model)
-        self._encoded: dict[tuple[Concept, int, str], Any] = {}
+        self._encoded: dict[tuple[object, ...], Any] = {}
 
     def make(self, wanted: Combination, row: Row, region_source: Any = None) -> Made:
         """Sample the picture of a combination in the way of a row.
@@ -116,7 +116,7 @@ class Studio:
     @torch.inference_mode()
     def reference(self, concept: Concept, row: Row) -> Any:
         """A concept's reference, with the settings of a row."""
-        key = concept, row.views, row.masks
+        key = concept, row.views, row.masks, row.size_px, row.crop
         if key not in self._encoded:
             views = concept.views[: row.views]
             self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(
@@ -126,7 +126,8 @@ class Studio:
                 self.clip,
                 concept.views[0].caption,
                 concept.part,
-                SIZE_PX,
+                row.size_px or SIZE_PX,
+                row.crop,
             )
         changed: dict[str, Any] = {} if row.resize is None else {"resize": row.resize}
         if row.weight is not None:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("as_node")
 # Saved graphs contain these names: never change them; add new ones only at the end.
 FROZEN = {
     "MagicFaceReference": (
-        "image:IMAGE vae:VAE clip:CLIP caption:STRING concept:STRING size:INT mask:MASK?",
+        "image:IMAGE vae:VAE clip:CLIP caption:STRING concept:STRING size:INT mask:MASK? crop:BOOLEAN?",
         "reference:MAGICFACE_REFERENCE",
     ),
     "MagicFaceMaskWeight": (
