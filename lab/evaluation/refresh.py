@@ -22,9 +22,6 @@ from .tables import Figures, Scores, difference_table, figures_of, main_table
 
 MEASURES = ("passes", "prompt", "fidelity", "leakage", "pattern", "iou_steps")
 COMPARED = ("prompt", "fidelity", "leakage", "pattern", "iou_steps")
-CHOSEN_ON = 32
-"""The first combinations, on which the shipped way was chosen."""
-
 Axis = Literal["part of sampling", "log sigma", "angle"]
 
 
@@ -101,6 +98,15 @@ def table(figures: Figures) -> list[str]:
 def differences(figures: Figures) -> list[str]:
     """Lines of the table of differences to passes at every level."""
     return difference_table(figures, None, BASE, COMPARED)
+
+
+def tables(figures: Mapping[str, Figures]) -> dict[str, Callable[[], list[str]]]:
+    """The tables of docs/evaluation.md, by name, from figures of the `first` combinations and the `others`."""
+    return {
+        f"refresh-{kind}-{half}": partial(lines, figures[half])
+        for kind, lines in (("means", table), ("differences", differences))
+        for half in ("first", "others")
+    }
 
 
 def _work(number: int, schemes: Sequence[Scheme]) -> dict[str, Scores]:
