@@ -56,6 +56,7 @@ COMMANDS = {
     "parity": Command("lab.commands.parity", "compare with recorded runs of the authors' program"),
     "evaluate": Command("lab.commands.evaluate", "measure the paper's claims on the small model"),
     "bench": Command("lab.commands.bench", "measure cost against the unpatched sampler and the authors' way"),
+    "gpu": Command("lab.commands.gpu", "measure all that matters on a GPU, in eight minutes"),
     "soak": Command("lab.commands.soak", "run many prompts on one server and check its memory", in_own_comfyui=True),
     "train": Command("lab.commands.train", "train the small model and the judge"),
 }

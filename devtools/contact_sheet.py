@@ -47,6 +47,20 @@ def contact_sheet(rows: Sequence[Sequence[Entry]]) -> Image.Image:
     return sheet
 
 
+def in_rows(entries: Sequence[Entry], most_px: int) -> list[list[Entry]]:
+    """Entries in rows of about equal width, as few as keep below a width in pixels where one entry does."""
+    widths = [_width(entry.picture) + GAP_PX for entry in entries]
+    count = max(1, -(-sum(widths) // most_px))
+    rows: list[list[Entry]] = [[]]
+    filled = 0.0
+    for entry, width in zip(entries, widths, strict=True):
+        if len(rows) < count and filled >= sum(widths) * len(rows) / count:
+            rows.append([])
+        rows[-1].append(entry)
+        filled += width
+    return rows
+
+
 def save_small(picture: Image.Image, file: Path, max_side_px: int) -> None:
     """Save a picture as JPEG, scaled down if a side is longer than the given number of pixels."""
     picture.thumbnail((max_side_px, max_side_px))

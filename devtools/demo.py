@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from .client import Client, Prompt, PromptError
-from .contact_sheet import Entry, contact_sheet, dim
+from .contact_sheet import Entry, contact_sheet, dim, in_rows
 from .install import chosen
 from .model import with_model
 from .pins import ROOT
@@ -21,7 +21,7 @@ from .server import Server, ServerError
 
 WORKFLOW = ROOT / "workflows" / "api" / "magicface_with_and_without.json"
 PICTURES = ROOT / "workflows" / "inputs"
-_PER_ROW = 4
+_ROW_PX = 1400
 # The nodes whose pictures are saved, and the file name for each class.
 SAVED = {
     "MagicFaceConceptMask": "mask",
@@ -91,8 +91,7 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
     saved = _save(client, prompt, outputs, output)
     sheet = output / "sheet.png"
     made = [Entry(Image.open(path), path.stem.replace("_", " ")) for path in saved]
-    rows = [made[first : first + _PER_ROW] for first in range(0, len(made), _PER_ROW)]
-    contact_sheet([references(prompt, files), *rows]).save(sheet)
+    contact_sheet([references(prompt, files), *in_rows(made, _ROW_PX)]).save(sheet)
     return [*saved, sheet]
 
 

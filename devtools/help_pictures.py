@@ -70,6 +70,12 @@ HELP_PICTURES = {
         {"by words": {}},
         placed={"hat above, scarf below": ("upper", "lower"), "hat below, scarf above": ("lower", "upper")},
     ),
+    "mask": HelpPicture(
+        "magicface_with_and_without",
+        "MagicFaceConceptMask",
+        {part: {"MagicFaceConceptMask": {"concept": part}} for part in ("hat", "face", "hair", "scarf", "shirt")},
+        with_references=False,
+    ),
     "attention": HelpPicture("magicface_attention_views", "MagicFaceAttentionView", with_references=False),
     "correspondence": HelpPicture("magicface_attention_views", "MagicFaceCorrespondence", with_references=False),
 }
@@ -79,6 +85,8 @@ def write(client: Client, name: str) -> Path:
     """Make a picture, given its name in HELP_PICTURES; returns its file."""
     wanted = HELP_PICTURES[name]
     prompt = with_model(json.loads((API_WORKFLOWS / f"{wanted.workflow}.json").read_text(encoding="utf-8")))
+    if wanted.shows == "MagicFaceConceptMask":
+        prompt = only_mask(prompt)
     files = {file: PICTURES / file for file in pictures_read(prompt)}
     above = references(prompt, files) if wanted.with_references else []
     variants = wanted.variants if wanted.shows else {}
@@ -94,6 +102,19 @@ def write(client: Client, name: str) -> Path:
     FOLDER.mkdir(parents=True, exist_ok=True)
     save_small(picture, FOLDER / f"{name}.jpg", _MAX_SIDE_PX)
     return FOLDER / f"{name}.jpg"
+
+
+def only_mask(prompt: Prompt) -> Prompt:
+    """A prompt that finds a mask in the picture of the first reference, with the checkpoint of another prompt."""
+    reference = next(node["inputs"] for node in prompt.values() if node["class_type"] == "MagicFaceReference")
+    (loader,) = {reference["clip"][0], reference["vae"][0]}
+    inputs = {name: reference[name] for name in ("clip", "vae", "image", "caption", "concept", "size")}
+    inputs |= {"model": [loader, 0], "threshold": 0.25, "edge_px": 24, "blocks": "auto"}
+    picture = reference["image"][0]
+    return {
+        **{name: copy.deepcopy(prompt[name]) for name in (loader, picture)},
+        "mask": {"class_type": "MagicFaceConceptMask", "inputs": inputs},
+    }
 
 
 def with_inputs(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:

@@ -2,8 +2,9 @@
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, masks.json has those of `evaluate --masks`, performance.json those of `bench` and `bench --ways`.
-"placed" in it are some of the benchmark's ways of sampling, in a run of their own.
+`evaluate --persons`, masks.json has those of `evaluate --masks`, refresh.json those of `evaluate --refresh` for the
+first 32 combinations and for the others, performance.json those of `bench`, `bench --ways`, `bench --sizes` and
+`bench --shapes full --device cpu`. "placed" in it are some of the benchmark's ways of sampling, in a run of their own.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from safetensors import safe_open
 
 from devtools.pins import ROOT
 
-from .bench.tables import tables, way_lines, ways_table
-from .evaluation import agreement, masks
+from .bench.tables import sizes_table, tables, way_lines, ways_table
+from .evaluation import agreement, masks, refresh
 from .evaluation.persons import persons
 from .evaluation.rows import ABLATIONS, MAIN
 from .evaluation.tables import BASE, difference_table, main_table, part_table
@@ -40,7 +41,9 @@ Tables = dict[str, Callable[[], list[str]]]
 
 def written_tables() -> Tables:
     """The tables whose figures are in files, by name."""
-    evaluated, masked, measured = (json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in FILES)
+    evaluated, masked, measured, refreshed = (
+        json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in FILES
+    )
     main, others = ([row.name for row in rows] for rows in (MAIN, ABLATIONS))
     shape = tables(measured["shapes"][SHAPE]["summary"])
     return {
@@ -51,18 +54,21 @@ def written_tables() -> Tables:
         "segmentation-blocks": partial(agreement.table, evaluated["agreement"]),
         "other-rows": partial(main_table, evaluated, [BASE, *others], FEW_MEASURES),
         "other-differences": partial(difference_table, evaluated, others),
+        **refresh.tables(refreshed),
         "mask-parts": partial(masks.part_table, masked),
         "mask-fidelity": partial(masks.fidelity_table, masked),
         "mask-choices": partial(masks.choice_table, masked),
         **{name: partial(list, lines) for name, lines in persons.tables(evaluated["persons"]).items()},
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
+        "cost-sizes": partial(sizes_table, measured["sizes"]),
+        "cost-full": partial(way_lines, measured["shapes"]["full"]["summary"]["ways"]),
         "cost-placed": partial(way_lines, measured["placed"]),
         "ways": partial(ways_table, measured["ways"]),
     }
 
 
 PAGES = ("evaluation", "performance")
-FILES = ("evaluation", "masks", "performance")
+FILES = ("evaluation", "masks", "performance", "refresh")
 
 
 def judge_table() -> list[str]:

@@ -118,4 +118,5 @@ def schedule_of(pack: Any, model: Any, tensors: dict[str, Tensor], meta: dict[st
         switch=math.floor(switch * 1e6) / 1e6,
         injection_blocks=",".join(str(block) for block in chosen),
         suppression=float(meta["ca_scale"]),
+        refresh=0.0,
     )

@@ -44,6 +44,13 @@ class MagicFaceReference(io.ComfyNode):
                     tooltip="Where the concept is (white), a mask for each picture. Values up to 0.08 (20 of 255)"
                     " count as black. Not connected = the picture's alpha, or the whole picture where it has none.",
                 ),
+                io.Boolean.Input(
+                    "crop",
+                    default=False,
+                    optional=True,
+                    tooltip="Encode only the part around the mask, with a margin of half its size: more tokens for"
+                    " something small in a large picture. Off = the whole picture.",
+                ),
             ],
             outputs=[
                 ReferenceSocket.Output(
@@ -56,11 +63,19 @@ class MagicFaceReference(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, image: Tensor, vae: VAE, clip: CLIP, caption: str, concept: str, size: int, mask: Tensor | None = None
+        cls,
+        image: Tensor,
+        vae: VAE,
+        clip: CLIP,
+        caption: str,
+        concept: str,
+        size: int,
+        mask: Tensor | None = None,
+        crop: bool = False,
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceReference"):
             check_size(size)
-            reference = encode_reference(image, mask, vae, clip, caption, concept, size)
+            reference = encode_reference(image, mask, vae, clip, caption, concept, size, crop)
         return io.NodeOutput(reference, ui=preview_of(cls, reference))
 
 

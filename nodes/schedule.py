@@ -7,7 +7,7 @@ from comfy_api.latest import io
 from ..attention.blocks import PRESETS
 from ..sampling.errors import error_prefix
 from ..sampling.method import Foreground, Schedule
-from ..sampling.references.cache import CacheLocation
+from ..sampling.references.cache import AUTO_MB, CacheLocation
 from .sockets import CATEGORY, ScheduleSocket, check_choice, check_range, fraction_input
 
 _DEFAULTS = Schedule()
@@ -77,11 +77,11 @@ class MagicFaceSchedule(io.ComfyNode):
                 io.Int.Input(
                     "keep_mb",
                     default=_DEFAULTS.cache_mb,
-                    min=0,
+                    min=AUTO_MB,
                     max=1 << 20,
                     optional=True,
                     tooltip="Cache (MB) for the references' keys and values: later runs, also with other seeds, prompts"
-                    " or weights, then cost little extra. The log says how much would hold all. 0 = no cache.",
+                    " or weights, then cost little extra. -1 = auto: up to half of the free memory. 0 = no cache.",
                 ),
                 io.Combo.Input(
                     "keep_on",
@@ -90,6 +90,13 @@ class MagicFaceSchedule(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Where the cache is: main memory (RAM), or device (VRAM, avoids copies).",
+                ),
+                fraction_input(
+                    "refresh",
+                    _DEFAULTS.refresh,
+                    "Part of sampling for which the references are computed once: 0.17 = six times in a run, which is"
+                    " much faster and loses next to nothing. 0 = at every noise level, as in the paper.",
+                    optional=True,
                 ),
             ],
             outputs=[ScheduleSocket.Output("schedule", tooltip="For MagicFace Apply.")],
@@ -109,9 +116,12 @@ class MagicFaceSchedule(io.ComfyNode):
         noise_seed: int,
         keep_mb: int = _DEFAULTS.cache_mb,
         keep_on: CacheLocation = _DEFAULTS.cache_location,
+        refresh: float = _DEFAULTS.refresh,
     ) -> io.NodeOutput:
         with error_prefix("MagicFaceSchedule"):
-            fractions = {"switch": switch, "start": start, "end": end, "token_suppression": token_suppression}
+            fractions = {
+                "switch": switch, "start": start, "end": end, "token_suppression": token_suppression, "refresh": refresh
+            }  # fmt: skip
             for name, value in fractions.items():
                 check_range(name, value, 0.0, 1.0)
             if start > end:
@@ -121,8 +131,8 @@ class MagicFaceSchedule(io.ComfyNode):
                     f"switch: is {switch:g}, outside start..end ({start:g}..{end:g}); move it between them"
                 )
             check_choice("foreground", foreground, get_args(Foreground))
-            if keep_mb < 0:
-                raise ValueError(f"keep_mb: is {keep_mb}; give the cache budget in MB, or 0 for no cache")
+            if keep_mb < AUTO_MB:
+                raise ValueError(f"keep_mb: is {keep_mb}; give the cache budget in MB, -1 for auto, or 0 for no cache")
             check_choice("keep_on", keep_on, get_args(CacheLocation))
             for name, blocks in (("injection_blocks", injection_blocks), ("segmentation_blocks", segmentation_blocks)):
                 if not blocks.strip():
@@ -139,6 +149,7 @@ class MagicFaceSchedule(io.ComfyNode):
             noise_seed=noise_seed,
             cache_mb=keep_mb,
             cache_location=keep_on,
+            refresh=refresh,
         )
         return io.NodeOutput(schedule)
 

@@ -18,9 +18,9 @@ RecordSocket = io.Custom("MAGICFACE_RECORD")
 _MAX_PX = 4096
 
 
-def fraction_input(name: str, default: float, tooltip: str, step: float = 0.01, advanced: bool | None = None) -> Any:
+def fraction_input(name: str, default: float, tooltip: str, step: float = 0.01, **options: bool) -> Any:
     """A number from 0 to 1."""
-    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, advanced=advanced, tooltip=tooltip)
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=step, tooltip=tooltip, **options)
 
 
 def size_input() -> Any:
@@ -31,8 +31,8 @@ def size_input() -> Any:
         min=0,
         max=_MAX_PX,
         step=64,
-        tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is kept,"
-        " nothing is cropped (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
+        tooltip="The picture is scaled to the area of a square of this side in pixels; its aspect ratio is kept"
+        " (sides: multiples of 64). 0 = 1024 for SDXL, 512 for SD 1.x and 2.x.",
     )
 
 

@@ -9,7 +9,7 @@ from ..attention.blocks import Block
 from ..attention.masks import MaskResize
 from ..attention.schedule import Stage
 from .conditioning.prompt import PromptTokens, Token
-from .references.cache import CacheLocation
+from .references.cache import AUTO_MB, CacheLocation
 from .references.noise import NoiseSource
 from .regions.source import RegionSource
 from .regions.target import TargetRegion
@@ -23,6 +23,8 @@ Foreground = Literal["auto", "always", "never"]
 # more likeness than "nearest", above all for thin things. The authors use weights of 1.2 to 4, and "nearest".
 DEFAULT_WEIGHT = 1.5
 DEFAULT_RESIZE: MaskResize = "area"
+# Six levels of references give what all levels give, for a third of the passes or fewer (docs/evaluation.md#refresh).
+DEFAULT_REFRESH = 0.17
 # The authors' rule (docs/method.md#segmentation): the more concepts, the lower the factor on other words.
 _AUTO_SUPPRESSION = {1: 0.9, 2: 0.6}
 _AUTO_SUPPRESSION_MANY = 0.5
@@ -39,7 +41,7 @@ class Reference:
         caption: what the pictures show.
         conditioning: the encoded caption, as ComfyUI's CONDITIONING.
         latents: (V, ch, h, w) clean latents as the VAE gives them, in main memory.
-        masks: (V, H_px, W_px) in 0..1, at the pictures' own size.
+        masks: (V, H_px, W_px) in 0..1, at the pictures' own size, or that of the part that is encoded.
         weight: w of stage 1; 0 means off.
         blend_weight: w of stage 2; 0 means off.
         resize: how masks are resized to token grids.
@@ -87,8 +89,9 @@ class Schedule:
         foreground: whether regions are cut to the foreground; "auto": if the suppression is below 0.9.
         guidance: whether semantic guidance acts.
         noise_seed: of the references' noise.
-        cache_mb: room in the reference cache, in units of 2^20 bytes; 0 for none.
+        cache_mb: room in the reference cache, in units of 2^20 bytes; 0 for none, -1 for what is free to give.
         cache_location: where the cached keys and values are.
+        refresh: the part of sampling for which references are computed once, 0..1; 0 for once at every noise level.
     """
 
     start: float = 0.0
@@ -100,8 +103,9 @@ class Schedule:
     foreground: Foreground = "auto"
     guidance: bool = True
     noise_seed: int = 0
-    cache_mb: int = 0
+    cache_mb: int = AUTO_MB
     cache_location: CacheLocation = "main memory"
+    refresh: float = DEFAULT_REFRESH
 
 
 @dataclass(frozen=True)

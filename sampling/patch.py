@@ -14,7 +14,8 @@ from .conditioning.checks import check_prompt, check_text_widths
 from .errors import SamplingError, error_prefix
 from .families.unet import LATENT_PX, context_width, layout_of, unet_of
 from .method import KEY, Method, RecordSettings, Reference, Schedule
-from .references.cache import REFERENCE_CACHE
+from .references.cache_budget import to_main_memory
+from .references.encoding import check_fits
 from .references.given_masks import slight_masks
 from .references.noise import NoiseSource, SeededNoise
 from .regions.history import REGION_STORE, RegionHistory, regions_under
@@ -61,35 +62,19 @@ def bind(
         ValueError: names the wrong input and says what to do.
     """
     with error_prefix("model"):
-        unet = unet_of(model)
-    layout = layout_of(unet)
+        layout = layout_of(unet_of(model))
     with error_prefix("schedule: injection_blocks"):
         injection = injection_blocks(schedule.injection_blocks, layout)
     with error_prefix("schedule: segmentation_blocks"):
         segmentation = segmentation_blocks(schedule.segmentation_blocks, layout)
     for reference in references:
-        _check_fits(reference, context_width(unet), model)
+        check_fits(reference, model, "references", "references", " to MagicFace Reference")
     with error_prefix("record: blocks"):
         recorded = recorded_blocks(record.blocks, injection) if record else ()
     noise = noise or SeededNoise(schedule.noise_seed)
     if region_source is None:
         region_source = PlacedRegions if any(reference.region for reference in references) else Segmenter
     return Method(references, schedule, injection, segmentation, noise, region_source, record, recorded, strict)
-
-
-def _check_fits(reference: Reference, width: int, model: Any) -> None:
-    given = reference.conditioning[0][0].shape[-1]
-    if given != width:
-        raise ValueError(
-            f"references: the caption of {reference.concept!r} was encoded {given} wide and this model reads {width}:"
-            " connect the CLIP of the same checkpoint to MagicFace Reference"
-        )
-    channels, expected = reference.latents.shape[1], model.model.latent_format.latent_channels
-    if channels != expected:
-        raise ValueError(
-            f"references: the picture of {reference.concept!r} was encoded to {channels} channels and this model"
-            f" has {expected}: connect the VAE of the same checkpoint to MagicFace Reference"
-        )
 
 
 def _check_wrapper(errors: Callable[[], AbstractContextManager[None]], patcher: Any) -> None:
@@ -110,7 +95,7 @@ def _check_wrapper(errors: Callable[[], AbstractContextManager[None]], patcher: 
 def _on_detach(patcher: Any, unpatch_all: bool) -> None:
     """A model leaves the device. ComfyUI also calls this with False when it switches clones; ignore that."""
     if unpatch_all:
-        REFERENCE_CACHE.to_main_memory(patcher.model)
+        to_main_memory(patcher.model)
 
 
 def patch_model(

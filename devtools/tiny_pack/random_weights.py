@@ -23,7 +23,13 @@ CARRY, OWN = 1.0, 0.35  # shares of the predicted noise: the UNet's input, and t
 # fmt: on
 
 
-def random_weights(module: nn.Module, seed: str, gains: Mapping[str, float]) -> dict[str, torch.Tensor]:
+def random_weights(
+    module: nn.Module,
+    seed: str,
+    gains: Mapping[str, float],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+) -> dict[str, torch.Tensor]:
     """Random weights for every layer of a module.
 
     The shapes follow from the layers' sizes, since ComfyUI may create the parameters only when it loads weights.
@@ -32,14 +38,18 @@ def random_weights(module: nn.Module, seed: str, gains: Mapping[str, float]) -> 
         module: the module; it is only read.
         seed: any text; equal texts give equal weights.
         gains: suffix of a layer's name -> factor on its weight; the first match counts.
+        dtype: of the result. Each weight is drawn in float32 and converted at once, so that large models never exist in
+            float32.
+        device: where they are drawn, which is faster on a GPU and gives other weights there; None for the CPU.
 
     Returns:
-        A float32 state dict for `module`.
+        A state dict for `module`, in main memory.
     """
-    generator = torch.Generator().manual_seed(zlib.crc32(seed.encode()))
+    generator = torch.Generator(device or "cpu").manual_seed(zlib.crc32(seed.encode()))
 
-    def normal(shape: tuple[int, ...], std: float) -> torch.Tensor:
-        return torch.randn(shape, generator=generator) * std
+    def normal(shape: tuple[int, ...], std: float, mean: float = 0.0) -> torch.Tensor:
+        drawn = torch.randn(shape, generator=generator, device=generator.device)
+        return (mean + drawn * std).to(dtype).cpu()
 
     weights: dict[str, torch.Tensor] = {}
     shape: tuple[int, ...]
@@ -64,7 +74,7 @@ def random_weights(module: nn.Module, seed: str, gains: Mapping[str, float]) -> 
             weights[f"{name}.weight"] = normal((layer.num_embeddings, layer.embedding_dim), gain)
         elif isinstance(layer, (nn.GroupNorm, nn.LayerNorm)) and layer.weight is not None:
             channels = layer.num_channels if isinstance(layer, nn.GroupNorm) else layer.normalized_shape[0]
-            weights[f"{name}.weight"] = 1 + normal((channels,), 0.1)
+            weights[f"{name}.weight"] = normal((channels,), 0.1, mean=1.0)
             weights[f"{name}.bias"] = normal((channels,), 0.05)
     return weights
 

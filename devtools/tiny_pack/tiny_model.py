@@ -118,11 +118,12 @@ def load_unet(
     weights = trained_weights(family, "unet")
     if weights is None:
         gains = {**UNET_GAINS, "out.2": 1.5 if v_prediction else OWN}
-        weights = random_weights(model.diffusion_model, f"{name}/unet/{seed}", gains)
+        where = device if name in MEASURED else None
+        weights = random_weights(model.diffusion_model, f"{name}/unet/{seed}", gains, dtype, where)
         if not v_prediction:
             carry_input(weights, last=len(model.diffusion_model.output_blocks) - 1)
     weights = {key: weight.to(dtype) for key, weight in weights.items()}
-    model.load_model_weights(weights, "", assign=patcher.is_dynamic())
+    model.load_model_weights(weights, "", assign=True)  # without a second copy in memory
     patcher.cached_patcher_init = (load_unet, (name, seed, dtype, v_prediction))
     return patcher
 

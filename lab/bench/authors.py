@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -18,9 +19,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
-from torch.utils.benchmark import timer
 
-from .scene import CFG, Evaluations, Scene
+from .clock import timer
+from .scene import CFG, Around, Evaluations, Scene
 
 COND, UNCOND = 0, 1
 SHARED = (
@@ -85,7 +86,7 @@ class Authors:
         return {name: cond.process_cond(batch_size=1, area=None) for name, cond in encoded[0]["model_conds"].items()}
 
     @torch.inference_mode()
-    def run(self, seed: int = 0, steering: Sequence[Any] | None = None) -> Evaluations:
+    def run(self, seed: int = 0, around: Around | None = None, steering: Sequence[Any] | None = None) -> Evaluations:
         """Like `Scene.run`. `steering` are regions for each evaluation, in place of those found here."""
         found = Evaluations()
         levels = [(stage, level) for stage, levels in self._scene.levels.items() for level in levels]
@@ -95,7 +96,8 @@ class Authors:
         for step, ((stage, level), level_after) in enumerate(zip(levels, following, strict=True)):
             given = steering and steering[step]
             before = timer()
-            denoised = self.evaluate(x, level, stage, given)
+            evaluate = partial(self.evaluate, x, level, stage, given)
+            denoised = around(evaluate) if around and stage != "first" else evaluate()
             found.add(stage, timer() - before, x, denoised)
             self.regions = given or self.regions
             x = x + (x - denoised) / level * (level_after - level)

@@ -11,10 +11,11 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import timer
+
+from .clock import timer
 
 # The profiler's names of waits. Copies to and from the host use the first one.
-_WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 PARTS = ("reference pass", "injection", "segmentation", "guidance", "UNet")
 
 
@@ -108,4 +109,4 @@ def host_waits(work: Callable[[], Any]) -> int:
     """How many times the host waits for the GPU during the work."""
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as watch:
         work()
-    return sum(event.count for event in watch.key_averages() if event.key in _WAITS)
+    return sum(event.count for event in watch.key_averages() if event.key in WAITS)

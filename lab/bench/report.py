@@ -12,7 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .. import MB
-from .measure import AGAINST, MEMORY, UNPATCHED, UNPATCHED_BATCH, Measured, exponent, ratios
+from .growth import AGAINST, MEMORY, exponent
+from .measure import Measured
+from .names import UNPATCHED, UNPATCHED_BATCH
+from .ratios import ratios
 from .tables import STAGES, Summary
 
 _LEAST = 1e-6  # a logarithmic axis has no 0
@@ -23,6 +26,7 @@ def as_json(found: Measured) -> dict[str, Any]:
     """All figures: the summary that the tables show, and what was measured."""
     return {
         "summary": summary(found),
+        "whole_runs_seconds": found.whole_runs,
         "seconds": {name: times.by_stage for name, times in found.times.items()},
         "peak_bytes": found.peak_bytes,
         "parts_seconds": found.parts,
@@ -36,17 +40,18 @@ def summary(found: Measured) -> Summary:
     Returns:
         ratios: see `ratios`.
         ways: for each way of sampling the ratio to the unpatched sampler by stage (median, least, most of the rounds),
-            the median seconds of an evaluation, and the peak memory in MB.
+            the median seconds of an evaluation, and the peak memory in MB if it was measured.
         parts: median seconds of each part of an evaluation.
         exponents: by what is varied, the power that the cost grows with.
     """
     ways: dict[str, dict[str, Any]] = {}
     for name, times in found.times.items():
         plain = found.times[UNPATCHED_BATCH if "batch" in name else UNPATCHED]
-        over = {stage: times.over(plain, stage) for stage in STAGES}
+        over = {stage: times.over([plain], stage) for stage in STAGES}
         ways[name] = {stage: [median(its), min(its), max(its)] for stage, its in over.items()}
-        ways[name]["seconds"] = median(second for stage in STAGES for second in times.by_stage[stage])
-        ways[name]["peak_mb"] = found.peak_bytes[name] / MB
+        ways[name]["seconds"] = times.usual
+        if name in found.peak_bytes:
+            ways[name]["peak_mb"] = found.peak_bytes[name] / MB
     return {
         "ratios": ratios(found),
         "ways": ways,

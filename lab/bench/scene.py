@@ -11,10 +11,11 @@ import comfy.model_management
 import comfy.samplers
 import torch
 from torch import Tensor
-from torch.utils.benchmark import timer
 
 from devtools.incore import load_pack
 from devtools.tiny_pack import tiny_model
+
+from .clock import timer
 
 CONCEPTS = ("hat", "scarf", "coat", "shirt", "face")
 PROMPT = "a person with a face and a shirt, wearing a hat and a scarf and a coat, in a park"
@@ -44,6 +45,10 @@ SHAPES = {
     "narrow": Shape("narrow", 64, (32, 48, 96)),
     "full": Shape("full", 128, (64, 96), torch.float16),
 }
+# The largest of "full" that two cores run in minutes. Its weights take 5 GB.
+FULL_ON_CPU = Shape("full", 64, (), torch.bfloat16)
+Around = Callable[[Callable[[], Tensor]], Tensor]
+"""Called with an evaluation in place of it, to measure it; returns the prediction."""
 
 
 @dataclass(eq=False)
@@ -122,7 +127,7 @@ class Scene:
         )
 
     def patched_model(
-        self, count: int, coverage: float = 0.5, segmented: bool = True, placed: bool = False, **schedule: Any
+        self, count: int, coverage: float = 0.5, segmented: bool = True, placed: bool = False, schedule: Any = None
     ) -> Any:
         """The model with references.
 
@@ -131,14 +136,18 @@ class Scene:
             coverage: of their masks.
             segmented: without segmentation there are no regions, and both stages do the same.
             placed: whether each reference is exactly in one of `count` columns of the picture.
-            schedule: settings.
+            schedule: a Schedule; None for `schedule()`.
         """
         sampling, references = self.pack.sampling, self.references(count, coverage)
         source = None if segmented else sampling.regions.source.NoRegions
         if placed:
             references = tuple(self._placed(reference, number, count) for number, reference in enumerate(references))
-        method = sampling.patch.bind(self.model, references, sampling.method.Schedule(**schedule), region_source=source)
+        method = sampling.patch.bind(self.model, references, schedule or self.schedule(), region_source=source)
         return sampling.patch.patch_model(self.model, method, lambda model: self._watch)
+
+    def schedule(self, **settings: Any) -> Any:
+        """The shipped schedule, but references are computed in every evaluation; and with these settings."""
+        return self.pack.sampling.method.Schedule(**{"cache_mb": 0, "refresh": 0.0} | settings)
 
     def _placed(self, reference: Any, number: int, count: int) -> Any:
         column = torch.arange(8 * self.side_lat) * count // (8 * self.side_lat)
@@ -160,17 +169,22 @@ class Scene:
         shape = (batch, 4, self.side_lat, self.side_lat)
         return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
+    def guider(self, model: Any) -> Any:
+        """ComfyUI's guider with the prompts."""
+        guider = comfy.samplers.CFGGuider(model)
+        guider.set_conds(self.positive, self.negative)
+        guider.set_cfg(CFG)
+        return guider
+
     @torch.inference_mode()
-    def run(
-        self, model: Any, batch: int = 1, seed: int = 0, around: Callable[[Callable[[], Tensor]], Tensor] | None = None
-    ) -> Evaluations:
+    def run(self, model: Any, batch: int = 1, seed: int = 0, around: Around | None = None) -> Evaluations:
         """Sample with Euler's method over the noise levels and time every evaluation.
 
         Args:
             model: patched or not.
             batch: number of images.
             seed: of the noise.
-            around: called with each evaluation in place of it, to measure it.
+            around: called with each evaluation but the first.
         """
         found = Evaluations()
         self._regions = []
@@ -189,11 +203,8 @@ class Scene:
             return x
 
         sigmas = torch.tensor([level for levels in self.levels.values() for level in levels] + [0.0])
-        guider = comfy.samplers.CFGGuider(model)
-        guider.set_conds(self.positive, self.negative)
-        guider.set_cfg(CFG)
         start = self.start(batch, seed)
-        guider.sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(sampler), sigmas, seed=seed)
+        self.guider(model).sample(start, torch.zeros_like(start), comfy.samplers.KSAMPLER(sampler), sigmas, seed=seed)
         found.regions, self._regions = self._regions, []
         return found
 

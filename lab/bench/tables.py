@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 Summary = dict[str, dict[str, Any]]
 STAGES = ("layout", "blend")
 # What each ratio means.
 MEANT = {
+    "first_n3": "a first picture with 3 references and the nodes' own settings, 20 steps / unpatched",
+    "next_n3": "the same with another seed after it / unpatched",
+    "refresh_n3": "a first picture with the setting refresh at its recommended value / unpatched",
+    "floor_n3": "an evaluation with 3 references computed / the UNet rows that it needs, the worse stage",
     "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
     "cold_n2": "with 2",
     "cold_n3": "with 3",
@@ -27,11 +32,11 @@ MEANT = {
 
 
 def tables(figures: Summary) -> dict[str, list[str]]:
-    """Lines of the tables of a summary: "ratios", "ways", "parts" and "exponents"."""
+    """Lines of the tables of a summary: "ratios", "ways", "parts" and "exponents", as far as there are figures."""
     ratios_of = [f"| {name} | {value:.3g} | {MEANT[name]} |" for name, value in figures["ratios"].items()]
     whole = sum(figures["parts"].values())
     parts = [f"| {part} | {seconds:.4f} | {seconds / whole:.1%} |" for part, seconds in figures["parts"].items()]
-    return {
+    found = {
         "ratios": ["| ratio | value | what |", "|---|---|---|", *ratios_of],
         "ways": way_lines(figures["ways"]),
         "parts": ["| part | seconds | of the whole |", "|---|---|---|", *parts, f"| together | {whole:.4f} | |"],
@@ -40,6 +45,7 @@ def tables(figures: Summary) -> dict[str, list[str]]:
             *(f"| {name} | {power:.2f} |" for name, power in figures["exponents"].items()),
         ],
     }  # fmt: skip
+    return {name: lines for name, lines in found.items() if figures[name]}
 
 
 def way_lines(ways: Summary) -> list[str]:
@@ -47,7 +53,8 @@ def way_lines(ways: Summary) -> list[str]:
     lines = [f"| references | {' | '.join(STAGES)} | seconds | most memory, MB |", "|---|---|---|---|---|"]
     for name, its in ways.items():
         cells = " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*its[stage]) for stage in STAGES)
-        lines.append(f"| {name} | {cells} | {its['seconds']:.3f} | {its['peak_mb']:.0f} |")
+        peak = f"{its['peak_mb']:.0f}" if "peak_mb" in its else ""
+        lines.append(f"| {name} | {cells} | {its['seconds']:.3f} | {peak} |")
     return lines
 
 
@@ -60,4 +67,26 @@ def ways_table(rows: Iterable[Sequence[Any]]) -> list[str]:
     lines = ["| what | way (the first is in use) | ms | ratio | largest difference |", "|---|---|---|---|---|"]
     for what, name, seconds, ratio, error in rows:
         lines.append(f"| {what} | {name} | {1000 * seconds:.2f} | {ratio:.2f} | {error:.0e} |")
+    return lines
+
+
+def sizes_table(sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Lines of the table of `sizes.main`: seconds of each whole run and its ratio to the unpatched one."""
+    names = list(next(iter(sizes.values()))["seconds"])
+    lines = [
+        f"| picture | {', s | '.join(names)}, s | memory beyond unpatched, MB | cached for each noise level, MB |"
+        " the authors' way / ours |",
+        "|---" * (len(names) + 4) + "|",
+    ]
+    for side, its in sizes.items():
+        plain, *others = its["seconds"].values()
+        cells = [f"{median(plain):.0f}"]
+        for run in others:
+            ratio = median(a / b for a, b in zip(run, plain, strict=True))
+            cells.append(f"{median(run):.0f} ({ratio:.2f})")
+        px = 8 * int(side)
+        lines.append(
+            f"| {px} x {px} | {' | '.join(cells)} | {its['memory_mb']:.0f} | {its['cached_mb']:.0f} |"
+            f" {its['authors_over_ours']:.2f} |"
+        )
     return lines

@@ -98,5 +98,5 @@ class MaskMaker:
             enlarged = interpolate(relative, size=guide.shape[-2:], mode="bilinear", align_corners=False)
             side, reach_px, reach_colour = _BILATERAL
             return kornia.filters.joint_bilateral_blur(enlarged, guide, side, reach_colour, reach_px)
-        fitted: Tensor = self._studio.pack.attention.edges.guided_filter(guide, relative, edge_px)
+        fitted: Tensor = self._references.edges.fit_to_edges(guide, relative, edge_px, (SIZE_PX, SIZE_PX))
         return fitted

@@ -1,7 +1,7 @@
 """The rows of the table: each is a way of making the pictures.
 
-Most change one setting of the authors' settings, which are weight 2, masks resized by nearest and regions from all
-blocks. The nodes' defaults follow from these rows.
+Most change one setting of the authors' settings, which are weight 2, masks resized by nearest, regions from all blocks
+and references at every noise level. The nodes' defaults follow from these rows.
 """
 
 from __future__ import annotations
@@ -27,8 +27,11 @@ class Row:
         segmentation: names of the segmentation blocks; None for the nodes' default.
         seed: selects a set of seeds for the sampler.
         views: number of views of each concept, 1 or 2.
+        refresh: the setting of that name; None for the nodes' default.
         masks: "exact" ones, or those that MagicFace Mask from Words finds.
         schedule: the settings that differ from the default schedule.
+        size_px: at which references are encoded; None for the workflows' size.
+        crop: whether they are cropped to their masks.
     """
 
     name: str
@@ -38,16 +41,21 @@ class Row:
     segmentation: str | None = "all"
     views: int = 1
     seed: int = 0
+    refresh: float | None = 0.0
     masks: Literal["exact", "words"] = "exact"
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    size_px: int | None = None
+    crop: bool = False
 
+
+_SHIPPED: dict[str, Any] = {"weight": None, "resize": None, "segmentation": None}
 
 MAIN = (
     Row("none", uses=False),
     Row("rsa", schedule=LAYOUT_ONLY),
     Row("rba", schedule=BLEND_ONLY),
     Row("both"),
-    Row("as shipped", weight=None, resize=None, segmentation=None),
+    Row("as shipped", refresh=None, **_SHIPPED),
 )
 ABLATIONS = (
     Row("no weighted masks", weight=NO_BIAS),
@@ -73,4 +81,8 @@ ABLATIONS = (
     *(Row(f"seed {seed}", seed=seed) for seed in (1, 2)),
     Row("noise seed 1", schedule={"noise_seed": 1}),
 )
-ROWS = {row.name: row for row in (*MAIN, *ABLATIONS)}
+REFRESHED = (
+    *(Row(f"shipped, refresh {refresh:g}", refresh=refresh, **_SHIPPED) for refresh in (0.0, 0.1, 0.17, 0.25, 0.33)),
+    Row("shipped, refresh 0, noise seed 1", schedule={"noise_seed": 1}, **_SHIPPED),
+)
+ROWS = {row.name: row for row in (*MAIN, *ABLATIONS, *REFRESHED)}

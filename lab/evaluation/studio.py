@@ -20,6 +20,7 @@ from .rows import Row
 
 SIZE_PX = INPUTS["MagicFaceReference"]["size"]
 _SEEDS = 1 << 20  # distance between two rows' sets of seeds
+_CACHE_MB = 512  # most rows of a combination have the same references
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +45,7 @@ class Studio:
         self.pack = load_pack()
         self.model, self.clip, self.vae = tiny_model.load("portraits")
         self.layout = self.pack.sampling.families.unet.layout_of(self.model.model.diffusion_model)
-        self._encoded: dict[tuple[Concept, int, str], Any] = {}
+        self._encoded: dict[tuple[object, ...], Any] = {}
 
     def make(self, wanted: Combination, row: Row, region_source: Any = None) -> Made:
         """Sample the picture of a combination in the way of a row.
@@ -82,22 +83,23 @@ class Studio:
         sampling = self.pack.sampling
         model = self.model
         if references:
-            blocks = {} if row.segmentation is None else {"segmentation_blocks": row.segmentation}
+            chosen = {"segmentation_blocks": row.segmentation, "refresh": row.refresh}
+            settings = {name: value for name, value in chosen.items() if value is not None}
             source = {} if region_source is None else {"region_source": region_source}
-            schedule = sampling.method.Schedule(**blocks, **row.schedule)
+            schedule = sampling.method.Schedule(**{"cache_mb": _CACHE_MB, **settings, **row.schedule})
             model = sampling.patch.patch_model(model, sampling.patch.bind(model, references, schedule, **source))
         positive = self.pack.nodes.prompt.MagicFacePrompt.execute(self.clip, prompt).result[0]
         negative = self.clip.encode_from_tokens_scheduled(self.clip.tokenize(""))
-        settings, side = INPUTS["KSampler"], SIZE_PX // 8
+        sampler, side = INPUTS["KSampler"], SIZE_PX // 8
         seed = number + _SEEDS * row.seed
         noise = torch.randn((1, 4, side, side), generator=torch.Generator().manual_seed(seed))
         samples = comfy.sample.sample(
             model,
             noise,
-            settings["steps"],
-            settings["cfg"],
-            settings["sampler_name"],
-            settings["scheduler"],
+            sampler["steps"],
+            sampler["cfg"],
+            sampler["sampler_name"],
+            sampler["scheduler"],
             positive,
             negative,
             torch.zeros_like(noise) if start is None else self.vae.encode(start[None]),
@@ -114,7 +116,7 @@ class Studio:
     @torch.inference_mode()
     def reference(self, concept: Concept, row: Row) -> Any:
         """A concept's reference, with the settings of a row."""
-        key = concept, row.views, row.masks
+        key = concept, row.views, row.masks, row.size_px, row.crop
         if key not in self._encoded:
             views = concept.views[: row.views]
             self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(
@@ -124,7 +126,8 @@ class Studio:
                 self.clip,
                 concept.views[0].caption,
                 concept.part,
-                SIZE_PX,
+                row.size_px or SIZE_PX,
+                row.crop,
             )
         changed: dict[str, Any] = {} if row.resize is None else {"resize": row.resize}
         if row.weight is not None:

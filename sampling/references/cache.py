@@ -16,7 +16,10 @@ from ...attention.kv import ViewKV
 
 CacheLocation = Literal["main memory", "device"]
 MEGABYTE = 2**20
+AUTO_MB = -1
+"""In place of a size in MB: as much as is free to give (see `cache_budget`)."""
 _RUNS_IN_USE = 2
+_RUNS_REMEMBERED = 8
 
 GroupKV = Mapping[Block, Sequence[ViewKV]]
 """Keys and values of the views that went through the UNet together, by block."""
@@ -41,6 +44,11 @@ class _Entry:
     nbytes: int
     run: int
 
+    @property
+    def location(self) -> torch.device:
+        """Where it is."""
+        return next(view.k.device for views in self.group.values() for view in views)
+
 
 class ReferenceCache:
     """Keys and values of all models' references. Those of a model are dropped with the model.
@@ -60,12 +68,30 @@ class ReferenceCache:
         with self.locked():
             return self._size()
 
-    def open(self, max_bytes: int) -> int:
-        """Begin a run: drop unused entries until `max_bytes` is met. Returns the run's number."""
+    def nbytes_on(self, location: torch.device) -> int:
+        """Size in bytes of the entries at a location."""
+        with self.locked():
+            return sum(entry.nbytes for entry in self._entries.values() if entry.location.type == location.type)
+
+    def open(self, max_bytes: int, forget: bool = False) -> int:
+        """Begin a run: drop unused entries until `max_bytes` is met. Returns the run's number.
+
+        Args:
+            max_bytes: for all entries.
+            forget: whether to drop also what none of the last eight runs used, so that a cache whose size nobody chose
+                does not grow with every reference that is tried.
+        """
         with self.locked():
             run = next(self._runs)
+            if forget:
+                self._drop(self._unused(run, _RUNS_REMEMBERED), 0)
             self._drop(self._unused(run), max_bytes)
             return run
+
+    def shrink(self, max_bytes: int) -> None:
+        """Drop entries, those that were used last at last, until `max_bytes` is met."""
+        with self.locked():
+            self._drop(list(self._entries), max_bytes)
 
     def clear(self) -> None:
         """Drop all entries."""
@@ -96,18 +122,25 @@ class ReferenceCache:
             self._entries[key] = entry
             return True
 
-    def to_main_memory(self, model: Any) -> None:
-        """Move a model's entries off the device."""
+    def to_main_memory(self, model: Any, max_bytes: int) -> None:
+        """Move a model's entries off the device, those used last first; what exceeds `max_bytes` is dropped."""
+        cpu = torch.device("cpu")
         with self.locked():
-            for entry in self._entries.values():
-                if entry.model() is model:
-                    entry.group = move(entry.group, torch.device("cpu"))
+            entries = [(key, entry) for key, entry in self._entries.items() if entry.model() is model]
+            for key, entry in reversed(entries):
+                if entry.location == cpu:
+                    continue
+                max_bytes -= entry.nbytes
+                if max_bytes < 0:
+                    del self._entries[key]
+                else:
+                    entry.group = move(entry.group, cpu)
 
     def _size(self) -> int:
         return sum(entry.nbytes for entry in self._entries.values())
 
-    def _unused(self, run: int) -> list[Hashable]:
-        return [key for key, entry in self._entries.items() if run - entry.run >= _RUNS_IN_USE]
+    def _unused(self, run: int, runs: int = _RUNS_IN_USE) -> list[Hashable]:
+        return [key for key, entry in self._entries.items() if run - entry.run >= runs]
 
     def _drop(self, oldest_first: list[Hashable], max_bytes: int) -> None:
         total = self._size()

@@ -13,6 +13,7 @@ import torch
 from ..method import KEY, Method
 from ..run.other_patches import replaced_forwards
 from .cache import MEGABYTE, REFERENCE_CACHE, GroupKV, move, size_of
+from .cache_budget import CacheBudget
 from .identity import IdentityKey, content, identity
 
 log = logging.getLogger(__name__)
@@ -26,14 +27,15 @@ class CacheSession:
     def __init__(self, method: Method, model: Any, device: torch.device) -> None:
         schedule = method.schedule
         self._model, self._device = model, device
-        self._max_bytes = schedule.cache_mb * MEGABYTE
         self._location = device if schedule.cache_location == "device" else torch.device("cpu")
-        self._run = REFERENCE_CACHE.open(self._max_bytes)
+        self._budget = CacheBudget(schedule.cache_mb, self._location)
+        self._run = REFERENCE_CACHE.open(self._budget.most, forget=self._budget.is_auto)
+        self._budget.begin()
         self._left_out: dict[Hashable, int] = {}
         self._found = self._requested = 0
         self._levels: tuple[Any, bytes] | None = None
         self._run_key: Hashable = None
-        if self._max_bytes:
+        if self._budget.most:
             types = model.get_dtype(), getattr(model, "manual_cast_dtype", None), device
             patcher = model.current_patcher
             given = [*(getattr(patcher, name, None) for name in _PATCHES), _callbacks(patcher)]
@@ -56,7 +58,7 @@ class CacheSession:
             return None
         override = options.get("optimized_attention_override")
         attention = None if override is None else (IdentityKey(override), self._digest_of(options.get("sample_sigmas")))
-        return self._run_key, sigma, _strengths(hooks), attention, digests
+        return self._run_key, sigma, strengths(hooks), attention, digests
 
     def _digest_of(self, sigmas: Any) -> bytes:
         """Of the run's noise levels, which are on the device: read once."""
@@ -68,6 +70,7 @@ class CacheSession:
         """The cached keys and values, on the run's device."""
         if key is None:
             return None
+        self._budget.now()  # which drops entries if memory has become short
         self._requested += 1
         group = REFERENCE_CACHE.find(key, self._run)
         if group is None:
@@ -84,25 +87,32 @@ class CacheSession:
             self._left_out[key] = size_of(group)
 
     def _add(self, key: Hashable, group: GroupKV) -> bool:
-        return REFERENCE_CACHE.add(key, self._model, group, self._location, self._run, self._max_bytes)
+        return REFERENCE_CACHE.add(key, self._model, group, self._location, self._run, self._budget.now())
 
     def end(self) -> None:
         """Log what was found and cached, and whether there was too little room."""
+        if self._budget.is_auto and not self._budget.most:
+            log.info("MagicFace: memory is short, so nothing is cached of the references (keep_mb = -1).")
         if not self._requested:
             return
         log.info(
             "MagicFace: of %d reference passes %d were found in the cache, which now holds %d MB.",
             self._requested,
             self._found,
-            -(-REFERENCE_CACHE.nbytes // MEGABYTE),
+            _megabytes(REFERENCE_CACHE.nbytes),
         )
         left_out = sum(self._left_out.values())
         if left_out:
             log.info(
-                "MagicFace: %d MB more did not fit; set keep_mb to %d in MagicFace Schedule to cache everything.",
-                -(-left_out // MEGABYTE),
-                -(-(left_out + self._max_bytes) // MEGABYTE),
+                "MagicFace: %d MB more did not fit%s; set keep_mb to %d in MagicFace Schedule to cache everything.",
+                _megabytes(left_out),
+                f" into the {_megabytes(self._budget.most)} MB that are free to give" if self._budget.is_auto else "",
+                _megabytes(left_out + (REFERENCE_CACHE.nbytes if self._budget.is_auto else self._budget.most)),
             )
+
+
+def _megabytes(nbytes: int) -> int:
+    return -(-nbytes // MEGABYTE)
 
 
 def _callbacks(patcher: Any) -> list[Any]:
@@ -112,8 +122,8 @@ def _callbacks(patcher: Any) -> list[Any]:
     ]
 
 
-def _strengths(hooks: Any) -> Hashable:
-    """A key of what a hook group does to the weights."""
+def strengths(hooks: Any) -> Hashable:
+    """A key of what a hook group, at its present keyframe, does to the weights."""
     if hooks is None:
         return None
     return tuple(

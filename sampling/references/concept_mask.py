@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ...attention.blocks import concept_mask_blocks
 from ...attention.concept_map import above, relative_map
-from ...attention.edges import guided_filter
 from ..conditioning.prompt import PromptTokens, Token, read_tokens
 from ..conditioning.words import near_words
 from ..errors import error_prefix
-from ..families.unet import LATENT_PX, context_width, layout_of, unet_of
+from ..families.unet import LATENT_PX, layout_of, unet_of
 from ..method import Reference
-from .encoding import check_texts, encode_reference
+from .edges import fit_to_edges
+from .encoding import check_fits, check_texts, encode_reference
 from .map_reading import Reading, loaded, read_maps
 from .noise import SeededNoise
 
@@ -73,20 +73,20 @@ def concept_masks(
     """
     settings = settings or MaskSettings()
     with error_prefix("model"):
-        unet = unet_of(model)
+        layout = layout_of(unet_of(model))
     with error_prefix("blocks"):
-        blocks = concept_mask_blocks(settings.blocks, layout_of(unet))
+        blocks = concept_mask_blocks(settings.blocks, layout)
     phrase = check_texts(vae, clip, caption, concept)
     positions = _positions(read_tokens(clip, caption), phrase, concept.strip())
     image = image[..., :3] if image.ndim == 4 and image.shape[-1] == 4 else image
     encoded = encode_reference(image, None, vae, clip, caption, concept, size_px)
-    _check_fits(model, context_width(unet), encoded)
+    check_fits(encoded, model, text_input="clip", picture_input="vae")
     reading = Reading(positions, blocks, settings.levels, settings.noises, SeededNoise(0))
     size = encoded.latents.shape[-2] * LATENT_PX, encoded.latents.shape[-1] * LATENT_PX
     masks = []
     for picture, maps in zip(image.split(1), word_maps(model, encoded, reading), strict=True):
         guide = picture.float().cpu().clamp(0, 1).movedim(-1, 1)
-        masks.append(above(guided_filter(guide, relative_map(maps), settings.edge_px, size), settings.threshold))
+        masks.append(above(fit_to_edges(guide, relative_map(maps), settings.edge_px, size), settings.threshold))
     _check_found(masks, concept, settings.threshold)
     return torch.cat(masks)
 
@@ -116,21 +116,6 @@ def _positions(prompt: PromptTokens, phrase: tuple[Token, ...], concept: str) ->
             f"{f'; did you mean {near}?' if near else '.'} Name the concept in the caption with exactly these words"
         )
     return positions
-
-
-def _check_fits(model: Any, width: int, encoded: Reference) -> None:
-    given = encoded.conditioning[0][0].shape[-1]
-    if given != width:
-        raise ValueError(
-            f"clip: the caption was encoded {given} wide and this model reads {width}: connect the CLIP of the model's"
-            " checkpoint"
-        )
-    channels, expected = encoded.latents.shape[1], model.model.latent_format.latent_channels
-    if channels != expected:
-        raise ValueError(
-            f"vae: the picture was encoded to {channels} channels and this model has {expected}: connect the VAE of the"
-            " model's checkpoint"
-        )
 
 
 def _check_found(masks: list[Tensor], concept: str, threshold: float) -> None:

@@ -1,6 +1,5 @@
 """Reference encoding: from the pictures, masks and caption of one concept to a `Reference`."""
 
-import math
 from typing import Any
 
 import comfy.model_management
@@ -11,17 +10,26 @@ from torch import Tensor
 from ..conditioning.prompt import Token, read_tokens
 from ..errors import error_prefix
 from ..families.clip import default_side_px
-from ..families.unet import LATENT_PX
+from ..families.unet import LATENT_PX, context_width, unet_of
 from ..method import Reference
+from .cropping import crop_to_masks, encoded_size
 from .given_masks import log_notes, masks_of, slight_masks
 
-_MULTIPLE_PX = 64
+CROP_MARGIN = 0.5
+"""What is left around a cropped concept on each side, as a part of its longer side: measured, docs/evaluation.md."""
 _MAX_SHOWN_PX = 512
 _OVERSHOOT = 0.5  # decoders and resizing leave some
 
 
 def encode_reference(
-    image: Tensor, mask: Tensor | None, vae: Any, clip: Any, caption: str, concept: str, size_px: int
+    image: Tensor,
+    mask: Tensor | None,
+    vae: Any,
+    clip: Any,
+    caption: str,
+    concept: str,
+    size_px: int,
+    crop: bool = False,
 ) -> Reference:
     """Encode the views of one concept.
 
@@ -32,6 +40,7 @@ def encode_reference(
         caption: what the pictures show.
         concept: phrase that names the concept in the target prompt.
         size_px: the encoded picture has the area of a square of this side; 0 = chosen by the text encoder.
+        crop: whether only the part that the masks mark is encoded, with a margin; see `crop_to_masks`.
 
     Raises:
         ValueError: names the wrong input and says what to do.
@@ -42,7 +51,12 @@ def encode_reference(
     image = _readable(image)
 
     tokens = clip.tokenize(caption)
-    height, width = encoded_size(image.shape[1], image.shape[2], size_px or default_side_px(tokens))
+    side_px = size_px or default_side_px(tokens)
+    if crop and bool((masks > 0).all()):
+        notes.append("there is nothing to crop to: without a mask the whole picture is the concept.")
+    elif crop:
+        image, masks = crop_to_masks(image, masks, CROP_MARGIN, side_px)
+    height, width = encoded_size(image.shape[1], image.shape[2], side_px)
     pixels = comfy.utils.common_upscale(image[..., :3].movedim(-1, 1), width, height, "lanczos", "disabled")
     log_notes([*notes, *slight_masks(masks, (height // LATENT_PX, width // LATENT_PX))])
     return Reference(
@@ -86,6 +100,32 @@ def _encoded(vae: Any, pixels: Tensor) -> Tensor:
     return latents[0] if len(latents) == 1 else torch.cat(latents)  # torch.cat would change the memory format
 
 
+def check_fits(reference: Reference, model: Any, text_input: str, picture_input: str, target: str = "") -> None:
+    """Check that a reference was encoded with the text encoder and the VAE of a model's checkpoint.
+
+    Args:
+        reference: the encoded reference.
+        model: ComfyUI's ModelPatcher.
+        text_input, picture_input: the inputs that errors name for the one and the other.
+        target: ends the advice, such as " to MagicFace Reference".
+
+    Raises:
+        ValueError: the text's width or the latents' channels are not those of the model.
+    """
+    given, width = reference.conditioning[0][0].shape[-1], context_width(unet_of(model))
+    if given != width:
+        raise ValueError(
+            f"{text_input}: the caption of {reference.concept!r} was encoded {given} wide and this model reads {width}:"
+            f" connect the CLIP of the same checkpoint{target}"
+        )
+    channels, expected = reference.latents.shape[1], model.model.latent_format.latent_channels
+    if channels != expected:
+        raise ValueError(
+            f"{picture_input}: the picture of {reference.concept!r} was encoded to {channels} channels and this model"
+            f" has {expected}: connect the VAE of the same checkpoint{target}"
+        )
+
+
 def _small(image: Tensor) -> Tensor:
     """(V, h_px, w_px, 3) uint8 thumbnails, no side longer than 512."""
     height, width = image.shape[1:3]
@@ -93,13 +133,6 @@ def _small(image: Tensor) -> Tensor:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = comfy.utils.common_upscale(image[..., :3].float().cpu().movedim(-1, 1), *size, "area", "disabled")
     return (small.movedim(1, -1).clamp(0, 1) * 255).round().to(torch.uint8)
-
-
-def encoded_size(height_px: int, width_px: int, side_px: int) -> tuple[int, int]:
-    """(height, width) of the encoded picture: the area of side x side in the picture's aspect, in multiples of 64."""
-    scale = side_px / math.sqrt(height_px * width_px)
-    height, width = (max(1, round(px * scale / _MULTIPLE_PX)) * _MULTIPLE_PX for px in (height_px, width_px))
-    return height, width
 
 
 def _readable(image: Tensor) -> Tensor:

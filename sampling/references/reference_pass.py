@@ -1,6 +1,7 @@
 """The reference pass: noised references through the unmodified UNet, to read their keys and values."""
 
 import logging
+from collections.abc import Hashable
 from itertools import groupby
 from typing import Any
 
@@ -18,12 +19,19 @@ from ..method import Method, Reference
 from ..run.evaluation import Evaluation
 from ..run.host_attention import HostAttention
 from ..run.other_patches import name_of, replaced_forwards
-from .cache import REFERENCE_CACHE, GroupKV
-from .cache_session import CacheSession
+from .cache import GroupKV
+from .cache_budget import to_main_memory
+from .cache_session import CacheSession, strengths
+from .identity import IdentityKey
+from .levels import ReferenceLevels
 from .unmodified_unet import LastBlockReached, call_unet, conds_of, new_options
 from .view import ReferenceView
 
 log = logging.getLogger(__name__)
+# Samplers of a higher order return to a level that they left, with at most one other between (docs/performance.md).
+_LEVELS_HELD = 2
+
+KVByView = dict[Block, dict[ReferenceView, ViewKV]]
 
 
 class ReferencePass:
@@ -35,6 +43,8 @@ class ReferencePass:
     def __init__(self, method: Method, model: Any, device: torch.device, seed: int, findings: Findings) -> None:
         self._method, self._model, self._device, self._findings = method, model, device, findings
         self._cache = CacheSession(method, model, device)
+        self._levels = ReferenceLevels(method.schedule.refresh, model.model_sampling)
+        self._held: dict[float, dict[Hashable, KVByView]] = {}  # by level, the latest last
         self._views: list[ReferenceView] = []
         self._max_group = sum(len(reference.latents) for reference in method.references)
         occurrence: dict[tuple[Any, str], int] = {}
@@ -81,11 +91,7 @@ class ReferencePass:
         patcher.apply_hooks(hooks=hooks)
 
         views = [view for view in self._views if view.reference.weight_at(evaluation.stage) != 0]
-        kv: dict[Block, dict[ReferenceView, ViewKV]] = {block: {} for block in self._method.injection_blocks}
-        for group in by_shape(views, evaluation.level):
-            for part in _split(group, self._max_group):
-                for block, of_views in self._run_group(part, evaluation, hooks).items():
-                    kv[block].update(zip(part, of_views, strict=True))
+        kv = self.kv_for(views, evaluation, hooks)
         concepts: list[list[ReferenceView]] = [[] for _ in self._method.concepts]
         for view in views:
             concepts[self._method.concept_of(view.reference)].append(view)
@@ -100,15 +106,37 @@ class ReferencePass:
         """End the run."""
         self._cache.end()
 
-    def _run_group(self, group: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> GroupKV:
+    def kv_for(self, views: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> KVByView:
+        """The views' keys and values for an evaluation: those at the noise level that the schedule's refresh gives."""
+        return self.kv_at(self._levels.level_for(evaluation.level), views, evaluation, hooks)
+
+    def kv_at(self, level: float, views: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> KVByView:
+        """The views' keys and values at a noise level; the run holds those of its latest levels."""
+        sigma = evaluation.sigma[:1] if level == evaluation.level else torch.full_like(evaluation.sigma[:1], level)
+        options = new_options(sigma, evaluation.model_options)
+        override = options.get("optimized_attention_override")
+        held = self._held.pop(level, {})
+        while len(self._held) >= _LEVELS_HELD:
+            del self._held[next(iter(self._held))]
+        self._held[level] = held
+        key = strengths(hooks), override and IdentityKey(override), tuple(views)
+        if key not in held:
+            kv: KVByView = {block: {} for block in self._method.injection_blocks}
+            for group in by_shape(views, level):
+                for part in _split(group, self._max_group):
+                    for block, of_views in self._run_group(part, level, hooks, options).items():
+                        kv[block].update(zip(part, of_views, strict=True))
+            held[key] = kv
+        return held[key]
+
+    def _run_group(self, group: list[ReferenceView], level: float, hooks: Any, options: dict[str, Any]) -> GroupKV:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        options = new_options(evaluation.sigma, evaluation.model_options)
-        key = self._cache.key(evaluation.level, hooks, options, (view.digest_at(evaluation.level) for view in group))
+        key = self._cache.key(level, hooks, options, (view.digest_at(level) for view in group))
         found = self._cache.find(key)
         if found is not None:
             return found
         try:
-            kv = self.through_unet(group, evaluation, options)
+            kv = self.through_unet(group, level, options)
         except Exception as error:
             if not _is_out_of_memory(error):
                 _explain(self._model, error)
@@ -119,22 +147,22 @@ class ReferencePass:
             self._cache.add(key, kv)
             return kv
         # Outside the handler, so that the failed pass's tensors are gone. From now on the run uses smaller groups.
-        REFERENCE_CACHE.to_main_memory(self._model)
+        self._held.clear()
+        to_main_memory(self._model)
         comfy.model_management.soft_empty_cache(True)
         self._max_group = len(group) // 2
-        parts = [self._run_group(part, evaluation, hooks) for part in _split(group, self._max_group)]
+        parts = [self._run_group(part, level, hooks, options) for part in _split(group, self._max_group)]
         return {block: [view for part in parts for view in part[block]] for block in self._method.injection_blocks}
 
-    def through_unet(self, group: list[ReferenceView], evaluation: Evaluation, options: dict[str, Any]) -> GroupKV:
-        """Send views through the UNet together, up to the last injection block."""
-        level = evaluation.level
+    def through_unet(self, group: list[ReferenceView], level: float, options: dict[str, Any]) -> GroupKV:
+        """Send views through the UNet together at a noise level, up to the last injection block."""
         latents = torch.cat([view.latent for view in group])
         noise = torch.cat([self._method.noise(view.name, level, tuple(view.latent.shape)) for view in group])
         kv: dict[Block, list[ViewKV]] = {}
         readers = {block: self.reader(block, group, kv) for block in self._method.injection_blocks}
         conds = [view.conds_at(level) for view in group]
         patched = with_attention(options, {"attn1": readers})
-        call_unet(self._model, latents, noise, evaluation.sigma, conds, patched)
+        call_unet(self._model, latents, noise, options["sigmas"], conds, patched)
         missing = [str(block) for block in self._method.injection_blocks if block not in kv]
         if missing:
             raise RuntimeError(f"the self-attention of {', '.join(missing)} was not reached")

@@ -16,6 +16,7 @@ READY_S, DONE_S = 180, 120
 _NODES = """() => window.app.graph.nodes.map((node) => ({
     id: String(node.id),
     type: node.type,
+    title: node.title,
     known: node.type in LiteGraph.registered_node_types,
     faulty: !!node.has_errors || (node.inputs ?? []).some((input) => input.hasErrors),
     pictures: (node.imgs ?? []).map((img) => [img.naturalWidth, img.naturalHeight]),
@@ -32,6 +33,11 @@ _SLOT = """([id, output, name]) => {
     const [left, top] = window.app.canvas.ds.convertOffsetToCanvas([x, y]);
     const box = window.app.canvas.canvas.getBoundingClientRect();
     return [box.left + left, box.top + top];
+}"""
+_LINK = """([source, output, target, name]) => {
+    const [from, to] = [source, target].map((id) => window.app.graph.getNodeById(id));
+    const find = (slots, name) => slots.findIndex((slot) => slot.name === name || slot.label === name);
+    if (!from.connect(find(from.outputs, output), to, find(to.inputs, name))) throw new Error(`not linked: ${name}`);
 }"""
 _MOVE = """([id, x, y]) => {
     const node = window.app.graph.getNodeById(id);
@@ -166,6 +172,11 @@ class Editor:
         self.page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, steps=4)
         self.page.mouse.move(*end, steps=4)
         self.page.mouse.up()
+        self.page.wait_for_timeout(150)
+
+    def link(self, source: str, output: str, target: str, name: str) -> None:
+        """Connect two slots as the editor does after a drag, wherever a rendering draws them."""
+        self.page.evaluate(_LINK, [source, output, target, name])
         self.page.wait_for_timeout(150)
 
     def set(self, node: str, **values: Any) -> None:

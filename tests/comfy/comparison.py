@@ -44,6 +44,7 @@ class Case:
     guidance: bool = True
     segmented: tuple[tuple[str, int, int], ...] | None = None
     from_step: int = 0
+    refresh: float = 0.0
     picture: tuple[int, int] | None = None
 
 
@@ -75,6 +76,7 @@ def patch_model(graph: Graph, case: Case, given: list[Any]) -> Any:
         semantic_guidance=case.guidance,
         segmentation_blocks="all" if case.segmented is None else "auto",
         token_suppression=case.suppression if case.suppression_given else 0.0,
+        refresh=case.refresh,
     )
     return graph.apply(graph.model, *given, schedule=schedule)
 
@@ -128,6 +130,13 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> PlainProgram:
         ends = {0.0: 1e9, 1.0: 0.0}
         return ends[percent] if percent in ends else float(base.model_sampling.sigma(torch.tensor(999 * (1 - percent))))
 
+    def reference_level(sigma: float) -> float:
+        if not case.refresh:
+            return sigma
+        width = case.refresh  # divides 1
+        part = next(part for part in range(round(1 / width)) if sigma > level((part + 1) * width))
+        return level((part + 0.5) * width)
+
     concepts = _concepts(graph, given)
     return PlainProgram(
         model=base,
@@ -146,6 +155,7 @@ def plain_program(graph: Graph, case: Case, given: list[Any]) -> PlainProgram:
         guidance=case.guidance,
         negative_counts=case.negative_counts,
         picture=case.picture,
+        reference_level=reference_level,
     )
 
 

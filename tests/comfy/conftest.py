@@ -138,10 +138,11 @@ def graph(graph_of: Callable[[str], Graph]) -> Graph:
 
 
 @pytest.fixture
-def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pack: ModuleType) -> Iterator[None]:
     """What ComfyUI sets up around every node: no gradients, a folder for previews; without progress bars.
 
-    ComfyUI batches conds according to free memory, which changes the last bits, so free memory is fixed here.
+    ComfyUI batches conds according to free memory, which changes the last bits, so free memory is fixed here. The
+    reference cache is empty before and after.
     """
     import comfy.model_management
     import comfy.utils
@@ -155,5 +156,8 @@ def as_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     )
     monkeypatch.setattr(comfy.utils, "PROGRESS_BAR_ENABLED", False)
     monkeypatch.setattr(folder_paths, "temp_directory", str(tmp_path))
+    cache = pack.sampling.references.cache.REFERENCE_CACHE
+    cache.clear()
     with torch.inference_mode():
         yield
+    cache.clear()

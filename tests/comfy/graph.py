@@ -102,8 +102,8 @@ class Graph:
         return [hat, self.reference("scarf", 2, weight=second, mask=box(128, 128, 48, 0, 128, 128))]
 
     def schedule(self, **inputs: Any) -> Any:
-        """A schedule with the authors' defaults, except for the given inputs."""
-        return self.run("MagicFaceSchedule", **inputs)[0]
+        """A schedule with the node's defaults, except for the given inputs and references at every noise level."""
+        return self.run("MagicFaceSchedule", **{"refresh": 0.0, **inputs})[0]
 
     def apply(self, model: Any, *references: Any, **inputs: Any) -> Any:
         """The model patched with these references."""

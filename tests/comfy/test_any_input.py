@@ -124,7 +124,7 @@ def test_any_settings(graph, run_ends, data):
         "segmentation_blocks": data.draw(SPECS),
         "token_suppression": data.draw(PARTS),
         "foreground": data.draw(usually(st.sampled_from(["auto", "always", "never"]), st.text(max_size=5))),
-        "keep_mb": data.draw(st.sampled_from([0, 1, 100])),
+        "keep_mb": data.draw(st.sampled_from([-1, 0, 1, 100])),
         "keep_on": data.draw(st.sampled_from(["main memory", "device"])),
     }
     text = data.draw(usually(st.sampled_from(["a man in a hat and a scarf", "a hat, " * 90 + "a scarf"]), TEXTS))

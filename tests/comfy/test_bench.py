@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import comfy.model_base
 import pytest
 import torch
 from PIL import Image, ImageColor
 from torch.overrides import TorchFunctionMode
 
-from lab.bench import authors, bench, measure, meters, report, tables
+from lab.bench import authors, bench, growth, measure, meters, report, rows, sizes, tables
 from lab.bench import scene as scene_module
+from lab.bench import whole_runs as whole_runs_module
 from lab.bench.authors import Authors
 from lab.bench.exactness import difference
-from lab.bench.measure import AUTHORS, CACHED
 from lab.bench.meters import PARTS, Parts, peak_bytes
+from lab.bench.names import AUTHORS, CACHED, ROWS, UNPATCHED
+from lab.bench.ratios import ratios
+from lab.bench.sampled import ways_of
 from lab.bench.scene import SHAPES, Scene
 from lab.bench.tables import STAGES
+from lab.bench.whole_runs import FIRST, NEXT, PLAIN, REFRESHED, whole_runs
 
 MB = 2**20
+STEPS = 3
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +37,8 @@ def scene():
 def results(scene):
     """All measurements of one round."""
     said = []
-    figures = measure.measure_shape(scene, 1, said.append)
-    assert "round 1 of 1" in said
+    figures = measure.measure_shape(scene, 1, said.append, replace(measure.WHOLE, steps=STEPS))
+    assert f"round 1 of 1: {CACHED}" in said
     return figures
 
 
@@ -62,7 +69,8 @@ def test_the_authors_way_by_itself_gives_the_same_run(scene):
 
 
 def test_every_stage_is_measured(results):
-    assert set(measure.ratios(results)) == set(tables.MEANT) - ({"host_waits"} if results.host_waits is None else set())
+    missing = {"host_waits"} if results.host_waits is None else set()
+    assert set(ratios(results)) == set(tables.MEANT) - missing
     for name, times in results.times.items():
         assert all(len(times.by_stage[stage]) == 1 for stage in STAGES), name
     assert set(results.peak_bytes) == set(results.times)
@@ -93,7 +101,7 @@ class Clock(TorchFunctionMode):
 def clock(monkeypatch):
     """Replaces the machine's clock."""
     with Clock() as clock:
-        for module in (meters, scene_module):
+        for module in (meters, scene_module, whole_runs_module):
             monkeypatch.setattr(module, "timer", clock.read)
         yield clock
 
@@ -129,7 +137,7 @@ def test_cached_references_are_found_where_they_are_measured(scene, monkeypatch)
     monkeypatch.setattr(reference_pass, "through_unet", lambda *given: passes.append(1) or real(*given))
     cold = scene.run(scene.patched_model(3))
     every = len(passes)
-    warm = measure.ways_of(scene)[CACHED](0)
+    warm = ways_of(scene)[CACHED]()(0, None)
     assert len(passes) == 2 * every
     assert all(torch.equal(a, b) for a, b in zip(cold.predictions, warm.predictions, strict=True))
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
@@ -137,14 +145,14 @@ def test_cached_references_are_found_where_they_are_measured(scene, monkeypatch)
 
 def test_exponents_of_known_curves():
     points = [(1.0, 3.0), (2.0, 12.0), (4.0, 48.0)]
-    assert measure.exponent(points) == pytest.approx(2.0)
-    assert measure.exponent([(1.0, 5.0), (9.0, 5.0), (2.0, 5.0)]) == pytest.approx(0.0)
+    assert growth.exponent(points) == pytest.approx(2.0)
+    assert growth.exponent([(1.0, 5.0), (9.0, 5.0), (2.0, 5.0)]) == pytest.approx(0.0)
 
 
 def test_reports_have_every_figure(results, tmp_path):
     figures = report.as_json(results)["summary"]
     text = "\n".join(line for lines in tables.tables(figures).values() for line in lines)
-    assert all(f"| {name} |" in text for name in (*measure.ratios(results), *PARTS, CACHED, *results.curves))
+    assert all(f"| {name} |" in text for name in (*ratios(results), *PARTS, CACHED, *results.curves))
     assert json.loads(json.dumps(figures))["ratios"]["max_error"] < bench.MAX_ERROR
     report.plot(results, tmp_path / "plot.png")
     with Image.open(tmp_path / "plot.png") as picture:
@@ -153,9 +161,79 @@ def test_reports_have_every_figure(results, tmp_path):
     assert {ImageColor.getrgb(colour) for colour in (report.INK, report.LINE)} <= colours
 
 
+def test_the_rows_that_references_need_end_at_the_last_injection_block(scene, monkeypatch):
+    """As many UNet calls of the same size as the reference pass makes, and as many layers; nothing else runs."""
+    calls = []
+    real = comfy.model_base.BaseModel.apply_model
+
+    def counted(self, x, *given, **options):
+        blocks = []
+        layers = [each for each in self.diffusion_model.modules() if isinstance(each, torch.nn.Linear)]
+        hooks = [each.register_forward_pre_hook(lambda *_: blocks.append(1)) for each in layers]
+        calls.append((tuple(x.shape), blocks))
+        try:
+            return real(self, x, *given, **options)
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    monkeypatch.setattr(comfy.model_base.BaseModel, "apply_model", counted)
+    found = ways_of(scene)[ROWS]()(0, None)
+    of_rows = [(shape, len(blocks)) for shape, blocks in calls]
+    assert len(found.seconds["layout"]) == 1 and len(found.seconds["blend"]) == 2
+    calls.clear()
+    scene.run(scene.patched_model(3))
+    assert [(shape, len(blocks)) for shape, blocks in calls if shape[0] == 3] == of_rows
+    assert len(of_rows) == 4
+    monkeypatch.setattr(rows.Rows, "_stop", lambda _, q, k, v, extra: torch.zeros_like(q))
+    with pytest.raises(RuntimeError, match="did not reach"):
+        ways_of(scene)[ROWS]()(0, None)
+
+
+def test_the_first_picture_finds_an_empty_cache_and_the_next_one_what_it_left(scene, clock):
+    caching = scene.schedule(cache_mb=64)
+    first = whole_runs(scene, 0, STEPS, caching)
+    whole_runs_module.seconds_of(scene, scene.patched_model(3, schedule=caching), 0, STEPS)
+    assert whole_runs(scene, 0, STEPS, caching) == first
+    assert first[PLAIN] < first[NEXT] < 0.8 * first[FIRST]
+    assert first[NEXT] < whole_runs(scene, 0, 20, caching)[REFRESHED] / 20 * STEPS < 0.8 * first[FIRST]
+    computed = whole_runs(scene, 0, STEPS, scene.schedule())
+    assert computed[PLAIN] == first[PLAIN] and computed[NEXT] > 1.2 * first[NEXT]
+
+
+def test_figures_are_written_after_each_measurement(scene, tmp_path):
+    """What is measured so far is in the file, whose ratios have what can be computed of it."""
+    file = tmp_path / "figures.json"
+    written = bench.Report(file, {"shapes": {}})
+    seen = []
+
+    def save(found):
+        written.add("tiny", found)
+        seen.append(json.loads(file.read_text()))
+
+    plan = replace(measure.QUICK, exact_side_lat=None, steps=1, ways=(UNPATCHED, "3", ROWS))
+    measure.measure_shape(scene, 2, lambda what: None, plan, save)
+    assert [len(figures["shapes"]["tiny"]["seconds"]) for figures in seen] == [1, 2, 3, 3, 3, 3, 3, 3]
+    assert [set(figures["ratios"]) for figures in seen[:2]] == [set(), {"cold_n3"}]
+    assert {"first_n3", "next_n3", "floor_n3", "cold_n3", "segmentation"} < set(seen[3]["ratios"])
+    assert not {"warm_n3", "max_error", "authors_over_ours_n3"} & set(seen[-1]["ratios"])
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_memory_measured_with_the_times_is_that_measured_alone(scene, results):
+    plan = replace(measure.LARGE, ways=(UNPATCHED, "3"))
+    found = measure.measure_shape(scene, 1, lambda what: None, plan)
+    assert found.peak_bytes == {name: results.peak_bytes[name] for name in (UNPATCHED, "3")}
+
+
+def test_plans_name_ways_that_exist(scene):
+    for plan in (measure.QUICK, measure.LARGE):
+        assert list(measure.chosen(scene, plan)) == list(plan.ways)
+
+
 def test_a_loss_of_exactness_fails(results, scene, monkeypatch, capsys):
     """Only a loss of exactness makes the benchmark fail; slowness does not."""
-    monkeypatch.setattr(bench, "Scene", lambda shape: scene)
+    monkeypatch.setattr(bench, "Scene", lambda *_: scene)
     monkeypatch.setattr(bench, "measure_shape", lambda *_: results)
     assert bench.main(["tiny"], 1, None, None) == 0
     monkeypatch.setattr(bench, "MAX_ERROR", 0.0)
@@ -163,3 +241,19 @@ def test_a_loss_of_exactness_fails(results, scene, monkeypatch, capsys):
     assert bench.main(["huge"], 1, None, None) == 1
     said = capsys.readouterr()
     assert "not exact" in said.err and "no shape huge; there are: tiny, narrow, full" in said.err
+
+
+def test_the_cost_of_sizes_is_told_in_seconds_and_memory(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sizes, "SHAPE", "tiny")
+    monkeypatch.setattr(sizes, "whole_runs", lambda scene, seed: whole_runs(scene, seed, 2))
+    file = tmp_path / "figures.json"
+    assert sizes.main(file, 1, (16, 32)) == 0
+    found = json.loads(file.read_text())["sizes"]
+    small, large = found.values()
+    assert set(small["seconds"]) >= {PLAIN, FIRST, NEXT} and small["authors_over_ours"] > 0
+    assert large["memory_mb"] > small["memory_mb"] > 0
+    # Half-covered references: four times the tokens.
+    assert large["cached_mb"] == pytest.approx(4 * small["cached_mb"])
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert rows[1].startswith("| 128 x 128 |") and rows[2].startswith("| 256 x 256 |")
+    assert len({line.count("|") for line in rows}) == 1

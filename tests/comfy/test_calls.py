@@ -73,7 +73,8 @@ def test_groups_of_references_are_halved_when_memory_runs_out(graph: Graph, pack
             raise comfy.model_management.OOM_EXCEPTION("no room for two")
         return real(self, group, *args)
 
-    model = graph.apply(graph.model, *(graph.reference("hat"), graph.reference("scarf")))
+    hat, scarf = graph.reference("hat"), graph.reference("scarf")
+    model = graph.apply(graph.model, hat, scarf, schedule=graph.schedule(keep_mb=0))
     latent, expected = lead(pack, model, graph.sample)
     monkeypatch.setattr(pack.sampling.references.reference_pass.ReferencePass, "through_unet", scarce)
     _, in_halves = follow(pack, model, graph.sample, expected)

@@ -105,6 +105,32 @@ def test_a_lower_threshold_takes_more(drawn):
     assert not torch.equal(masks(drawn, blocks="middle", **inputs), masks(drawn, **inputs))
 
 
+def test_a_coarse_map_takes_the_edge_of_the_picture(graph):
+    """Left half red, right half blue; the map says so with an edge that is eight pixels off and blurred."""
+    references = graph.pack.sampling.references
+    drawn = torch.zeros(1, 3, 128, 192)
+    drawn[:, 0, :, :88], drawn[:, 2, :, 88:] = 1.0, 1.0
+    coarse = torch.tensor([1.0, 1.0, 1.0, 0.0, 0.0, 0.0]).expand(1, 1, 4, 6)
+
+    def mask(reach_px, size):
+        return references.concept_mask.above(references.edges.fit_to_edges(drawn, coarse, reach_px, size), 0.5)[0]
+
+    columns = torch.arange(192)
+    assert torch.equal(mask(48, (128, 192)), (columns < 88).float().expand(128, 192))
+    assert torch.equal(mask(0, (128, 192)), (columns < 96).float().expand(128, 192))
+    enlarged = mask(24, (64, 96))
+    assert torch.equal(enlarged[:, (columns - 88).abs() > 2], mask(48, (128, 192))[:, (columns - 88).abs() > 2])
+
+
+@pytest.mark.parametrize("reach_px", [1, 2, 5, 24, 127, 128])
+def test_any_reach_fits_any_size(graph, reach_px):
+    """A map without edges stays, and the neighbourhoods may be larger than the picture."""
+    image = picture(1, views=2).movedim(-1, 1)
+    even = torch.full((2, 3, 4, 4), 0.5)
+    fitted = graph.pack.sampling.references.edges.fit_to_edges(image, even, reach_px, (64, 128))
+    torch.testing.assert_close(fitted, torch.full((2, 3, *image.shape[-2:]), 0.5), rtol=0, atol=1e-3)
+
+
 def test_alpha_does_not_matter(drawn):
     image, _ = drawing(3)
     inputs = {"caption": DRAWN_CAPTION, "size": 256}
@@ -221,7 +247,7 @@ def test_errors_name_node_and_input(graph, inputs, message):
 
 def test_parts_of_another_checkpoint_are_refused(graph_of):
     graph, other = graph_of("sdxl"), graph_of("sd1")
-    with pytest.raises(ValueError, match=r"MagicFaceConceptMask: clip: the caption was encoded 32 wide and this model"):
+    with pytest.raises(ValueError, match=r"MagicFaceConceptMask: clip: the caption of 'hat' was encoded 32 wide and"):
         masks(graph, clip=other.clip)
 
 

@@ -153,7 +153,7 @@ AT_THE_NODE = [
     (schedule(foreground="maybe"), SCHEDULE, "foreground", "'maybe'", "auto, always or never"),
     (schedule(injection_blocks=" "), SCHEDULE, "injection_blocks", "empty", "output.3-5"),
     (schedule(segmentation_blocks=""), SCHEDULE, "segmentation_blocks", "empty", "auto"),
-    (schedule(keep_mb=-1), SCHEDULE, "keep_mb", "-1", "0 for no cache"),
+    (schedule(keep_mb=-2), SCHEDULE, "keep_mb", "-2", "-1 for auto", "0 for no cache"),
     (schedule(keep_on="disk"), SCHEDULE, "keep_on", "'disk'", "main memory or device"),
     # Apply
     (lambda graph: graph.apply(graph.model), APPLY, "references", "0 connected", "1 to 10"),

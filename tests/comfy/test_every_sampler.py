@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import comfy.samplers
 import pytest
+import torch
 
 from .graph import assert_acts
 
@@ -21,6 +22,32 @@ def assert_sampled(graph, **sampling):
 @pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
 def test_the_method_acts_with_each_sampler(graph, sampler):
     assert_sampled(graph, sampler_name=sampler, scheduler="karras", cfg=2.0)
+
+
+@pytest.mark.parametrize("sampler", comfy.samplers.KSampler.SAMPLERS)
+def test_no_level_has_two_reference_passes(graph, pack, monkeypatch, sampler):
+    """Samplers of a higher order return to a level; dpm_adaptive also where it takes back a step, some levels later."""
+    passes = []
+    reference_pass = pack.sampling.references.reference_pass.ReferencePass
+    real = reference_pass.through_unet
+    monkeypatch.setattr(reference_pass, "through_unet", lambda self, *call: passes.append(call[1]) or real(self, *call))
+    schedule = graph.schedule(keep_mb=0, refresh=0.0)
+    patched = graph.apply(graph.model, graph.reference(), schedule=schedule)
+    graph.sample(patched, size=(8, 8), steps=4, sampler_name=sampler, scheduler="karras", cfg=2.0)
+    again = len(passes) - len(set(passes))
+    assert again <= (len(passes) // 20 if sampler == "dpm_adaptive" else 0)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "heunpp2", "sa_solver_pece"])
+def test_held_references_leave_the_picture_as_it_is(graph, pack, monkeypatch, sampler):
+    schedule = graph.schedule(keep_mb=0, refresh=0.0)
+    patched = graph.apply(graph.model, *graph.two_references(), schedule=schedule)
+    sampling = {"size": (16, 16), "steps": 4, "sampler_name": sampler}
+    held = graph.sample(patched, **sampling)
+    reference_pass = pack.sampling.references.reference_pass.ReferencePass
+    real = reference_pass.run
+    monkeypatch.setattr(reference_pass, "run", lambda self, *call: self._held.clear() or real(self, *call))
+    assert torch.equal(graph.sample(patched, **sampling), held)
 
 
 @pytest.mark.parametrize("scheduler", comfy.samplers.KSampler.SCHEDULERS)

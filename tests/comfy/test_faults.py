@@ -76,7 +76,7 @@ def test_another_patch_that_fails_in_a_block_leaves_nothing(graph, kind, block):
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: ".".join(map(str, block)))
 def test_a_failing_reference_pass_leaves_nothing(graph, block):
     """A reference pass of the second evaluation fails in the middle of the UNet."""
-    patched = graph.apply(graph.model, *graph.two_references())
+    patched = graph.apply(graph.model, *graph.two_references(), schedule=graph.schedule(keep_mb=0))
     expected = graph.sample(patched)
     stage, number, depth = block
     unet = patched.model.diffusion_model
@@ -94,7 +94,7 @@ def test_a_failing_reference_pass_leaves_nothing(graph, block):
 
 def test_out_of_memory_with_a_single_reference_is_passed_on(graph, pack, monkeypatch):
     """ComfyUI's own error and its advice are passed on, and the next run has enough memory again."""
-    patched = graph.apply(graph.model, *graph.two_references())
+    patched = graph.apply(graph.model, *graph.two_references(), schedule=graph.schedule(keep_mb=0))
     expected = graph.sample(patched)
     passes = pack.sampling.references.reference_pass.ReferencePass
     tried = []

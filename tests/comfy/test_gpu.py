@@ -15,7 +15,7 @@ from .simulated_gpu import GPU, simulate_gpu
 pytestmark = pytest.mark.usefixtures("as_node")
 
 STEPS = 3
-MEGABYTES = {"keep_mb": 1024}
+MEGABYTES, NONE = {"keep_mb": 1024}, {"keep_mb": 0}
 
 
 @pytest.fixture
@@ -158,7 +158,9 @@ def test_previews_and_views_are_those_of_the_cpu(graph, there, location):
 
 
 @pytest.mark.parametrize(
-    "schedule", [{}, MEGABYTES, {**MEGABYTES, "keep_on": "device"}], ids=["", "cached", "on device"]
+    "schedule",
+    [NONE, {}, MEGABYTES, {**MEGABYTES, "keep_on": "device"}, {"keep_on": "device"}],
+    ids=["not cached", "as shipped", "cached", "on device", "on device as shipped"],
 )
 def test_the_host_waits_once_per_evaluation(gpu, there, schedule):
     """It never waits inside a block, except to copy keys and values to main memory for the cache."""
@@ -177,7 +179,7 @@ def test_the_host_waits_no_more_for_given_regions(gpu, there, how):
     mask = torch.zeros(1, 128, 128)
     mask[..., :64] = 1.0
     placed = [there.region(each, mask, how, feather_px=9) for each in there.two_references()]
-    model = there.apply(there.model, *placed)
+    model = there.apply(there.model, *placed, schedule=there.schedule(**NONE))
     there.sample(model, steps=STEPS)
     gpu.waits.clear()
     there.sample(model, steps=STEPS, seed=2)

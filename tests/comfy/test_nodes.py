@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("as_node")
 # Saved graphs contain these names: never change them; add new ones only at the end.
 FROZEN = {
     "MagicFaceReference": (
-        "image:IMAGE vae:VAE clip:CLIP caption:STRING concept:STRING size:INT mask:MASK?",
+        "image:IMAGE vae:VAE clip:CLIP caption:STRING concept:STRING size:INT mask:MASK? crop:BOOLEAN?",
         "reference:MAGICFACE_REFERENCE",
     ),
     "MagicFaceMaskWeight": (
@@ -35,7 +35,7 @@ FROZEN = {
     "MagicFaceSchedule": (
         "switch:FLOAT start:FLOAT end:FLOAT semantic_guidance:BOOLEAN injection_blocks:STRING"
         " segmentation_blocks:STRING token_suppression:FLOAT foreground:COMBO noise_seed:INT keep_mb:INT?"
-        " keep_on:COMBO?",
+        " keep_on:COMBO? refresh:FLOAT?",
         "schedule:MAGICFACE_SCHEDULE",
     ),
     "MagicFaceApply": (
@@ -103,7 +103,7 @@ def test_every_input_and_output_has_a_tooltip(magicface_nodes, node_id):
 
 def test_defaults_are_those_of_the_settings(graph):
     """A schedule has the authors' defaults; a reference has those that docs/evaluation.md recommends."""
-    nothing_said, settings = graph.pack.sampling.method.Schedule(), graph.schedule()
+    nothing_said, settings = graph.pack.sampling.method.Schedule(), graph.run("MagicFaceSchedule")[0]
     for field in fields(nothing_said):
         assert getattr(settings, field.name) == getattr(nothing_said, field.name), field.name
     default = graph.apply(graph.model, *graph.two_references())

@@ -418,7 +418,7 @@ def test_a_forward_that_comfyui_put_back_is_not_named(graph, caplog):
     other = graph.model.clone()
     other.add_object_patch(f"{NORM}.forward", lambda x: type(norm).forward(norm, x))
     graph.sample(other, steps=1)
-    model = graph.apply(graph.model, *graph.two_references())
+    model = graph.apply(graph.model, *graph.two_references(), schedule=graph.schedule(keep_mb=0))
     graph.sample(model, steps=1)
     handle = norm.register_forward_pre_hook(fail)
     try:

@@ -49,6 +49,8 @@ CASES = {
     "one stage, no guidance": Case(switch=1.0, guidance=False, size=(16, 16)),
     "begins late and ends early": Case(start=0.2, end=0.7),
     "second part of a run": Case(from_step=2),
+    "references once for each fifth": Case(refresh=0.2, size=(16, 16)),
+    "references once in a run": Case(refresh=1.0, size=(16, 16)),
     "much guidance": Case(cfg=16.0),
     "blocks that find regions by default": Case(segmented=BY_DEFAULT),
     "odd sides": Case(size=(17, 23)),

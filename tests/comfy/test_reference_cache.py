@@ -17,7 +17,7 @@ from .neighbours import lora, with_lora_hook
 pytestmark = pytest.mark.usefixtures("as_node", "cache")
 
 STEPS = 3
-PLENTY = {"keep_mb": 1024}
+PLENTY, NONE = {"keep_mb": 1024}, {"keep_mb": 0}
 
 
 @pytest.fixture
@@ -57,6 +57,12 @@ def sample(graph, settings=None, *, model=None, reference=None, text=None, room=
     schedule = graph.schedule(**(settings or {}), **room)
     patched = graph.apply(model or graph.model, *hats(graph, **(reference or {})), schedule=schedule)
     return graph.sample(patched, text, **sampling)
+
+
+def megabyte_is(monkeypatch, pack, nbytes):
+    """Change the unit of keep_mb."""
+    for module in (pack.sampling.references.cache_session, pack.sampling.references.cache_budget):
+        monkeypatch.setattr(module, "MEGABYTE", nbytes)
 
 
 def with_attention_override(graph):
@@ -124,7 +130,7 @@ MODELS = {
 @pytest.mark.parametrize("what", UNCHANGED)
 def test_changes_that_references_do_not_depend_on_reuse_all_entries(graph, passes, what):
     """All entries are reused, and the picture equals, bit for bit, that of a run that computes them."""
-    expected = sample(graph, room={}, **UNCHANGED[what])
+    expected = sample(graph, room=NONE, **UNCHANGED[what])
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, **UNCHANGED[what]), expected)
@@ -132,7 +138,7 @@ def test_changes_that_references_do_not_depend_on_reuse_all_entries(graph, passe
 
 
 def test_another_prompt_reuses_all_entries(graph, passes):
-    expected = sample(graph, text=graph.prompt("a scarf, and a hat on a dog"), room={})
+    expected = sample(graph, text=graph.prompt("a scarf, and a hat on a dog"), room=NONE)
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, text=graph.prompt("a scarf, and a hat on a dog")), expected)
@@ -142,7 +148,7 @@ def test_another_prompt_reuses_all_entries(graph, passes):
 @pytest.mark.parametrize("what", CHANGED)
 def test_changes_that_references_depend_on_reuse_no_entry(graph, passes, what):
     """No entry is reused, so none is stale; unchanged references of the same pass are computed again as well."""
-    expected = sample(graph, room={}, **CHANGED[what])
+    expected = sample(graph, room=NONE, **CHANGED[what])
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, **CHANGED[what]), expected)
@@ -160,7 +166,7 @@ def test_changes_that_references_depend_on_reuse_no_entry(graph, passes, what):
 def test_each_model_has_its_own_entries(graph, passes, what):
     """Another model does not reuse entries of the first one, but reuses its own."""
     model = MODELS[what](graph)
-    expected = sample(graph, model=model, room={})
+    expected = sample(graph, model=model, room=NONE)
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, model=model), expected)
@@ -181,7 +187,7 @@ def test_each_hook_has_its_own_entries(graph, passes):
     hook = with_lora_hook(graph, graph.prompt(), graph.text(), scheduled=True)
     other = with_lora_hook(graph, graph.prompt(), graph.text(), scheduled=True)
     given = {"text": hook[0], "negative": hook[1], "model": graph.model}
-    expected = sample(graph, room={}, **given)
+    expected = sample(graph, room=NONE, **given)
     sample(graph)
     passes.clear()
     assert torch.equal(sample(graph, **given), expected) and len(passes) == STEPS
@@ -195,8 +201,8 @@ def test_a_cache_for_some_steps_is_filled_and_reused(graph, cache, passes, caplo
     sample(graph)
     all_of_it = cache.nbytes
     cache.clear()
-    monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", all_of_it * 2 // 3)
-    expected = sample(graph, room={})
+    megabyte_is(monkeypatch, pack, all_of_it * 2 // 3)
+    expected = sample(graph, room=NONE)
     passes.clear()
     with caplog.at_level(logging.INFO):
         assert torch.equal(sample(graph, room={"keep_mb": 1}), expected)
@@ -212,16 +218,16 @@ def test_a_smaller_cache_keeps_entries_of_the_run_before(graph, cache):
     """Entries of the run before stay: they may belong to another sampler of the same graph."""
     sample(graph)
     assert cache.nbytes
-    sample(graph, room={"keep_mb": 0})
+    sample(graph, room=NONE)
     assert cache.nbytes
-    sample(graph, room={"keep_mb": 0})
+    sample(graph, room=NONE)
     assert cache.nbytes == 0
 
 
 def test_two_samplers_do_not_evict_each_others_entries(graph, cache, passes, pack, monkeypatch):
     """The cache has room for a little more than one of them, and they alternate."""
     sample(graph)
-    monkeypatch.setattr(pack.sampling.references.cache_session, "MEGABYTE", cache.nbytes * 4 // 3)
+    megabyte_is(monkeypatch, pack, cache.nbytes * 4 // 3)
     for _ in range(3):
         passes.clear()
         for scheduler in ("normal", "karras"):
@@ -247,7 +253,7 @@ def test_entries_leave_the_device_with_their_model(graph, cache, passes, monkeyp
     """This holds for every way to unload a model, and entries are still found in main memory."""
     asked = []
     real = cache.to_main_memory
-    monkeypatch.setattr(cache, "to_main_memory", lambda model: asked.append(model) or real(model))
+    monkeypatch.setattr(cache, "to_main_memory", lambda model, room: asked.append(model) or real(model, room))
     on_device = {**PLENTY, "keep_on": "device"}
     schedule = graph.schedule(**on_device)
     patched = graph.apply(graph.model, *hats(graph), schedule=schedule)

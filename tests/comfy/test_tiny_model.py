@@ -235,3 +235,12 @@ def test_the_trained_autoencoder_reconstructs_drawings(tiny):
     pixels = torch.stack([torch.from_numpy(picture).float() / 255 for picture in pictures])
     error = (vae.decode(vae.encode(pixels)) - pixels).abs().mean()
     assert error < 0.04
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_made_in_their_own_type_are_those_of_float32_rounded(tiny_model, dtype):
+    one, other = (
+        tiny_model.load_unet("sdxl", 3, each).model.diffusion_model.state_dict() for each in (torch.float32, dtype)
+    )
+    assert one.keys() == other.keys() and len(one) > 100
+    assert all(torch.equal(one[name].to(dtype), other[name]) for name in one)

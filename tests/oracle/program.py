@@ -69,6 +69,7 @@ class PlainProgram:
         segmented: (stage, number, depth) of the segmentation blocks; None for all.
         negative_counts: False if the negative prompt is zeroed out.
         picture: (H, W) of the whole latent, if this is a part of it; an input of SDXL.
+        reference_level: the noise level at which references are computed for an evaluation.
         uncond: the last evaluation's prediction for the negative.
     """
 
@@ -88,6 +89,7 @@ class PlainProgram:
     guidance: bool = True
     negative_counts: bool = True
     picture: tuple[int, int] | None = None
+    reference_level: Callable[[float], float] = lambda sigma: sigma
     uncond: Tensor | None = None
 
     def is_on(self, sigma: float) -> bool:
@@ -110,7 +112,8 @@ class PlainProgram:
             self.uncond, cond = (self.unet(x, sigma, *text)[0] for text in (self.negative, self.positive))
             return self.uncond + self.cfg * (cond - self.uncond), before
         layout = layout or sigma >= self.switch
-        references = [[self.reference(view, sigma, layout) for view in views] for views in self.concepts]
+        level = self.reference_level(sigma)
+        references = [[self.reference(view, level, layout) for view in views] for views in self.concepts]
 
         def injected(key: Block, q: Tensor, k: Tensor, v: Tensor, grid: tuple[int, int], heads: int) -> Tensor:
             concepts = [[at_blocks[key] for at_blocks in views] for views in references]

@@ -22,6 +22,7 @@ SECTIONS = (
     "pieces",
     "places",
     "exact-savings",
+    "refresh",
     "masks-from-words",
     "beyond-the-paper",
 )

@@ -14,7 +14,7 @@ from magicface.sampling.references.identity import IdentityKey, content, identit
 
 BLOCK = Block("output", 3, 0, 2)
 KILOBYTE = 1024
-CPU = torch.device("cpu")
+CPU, DEVICE = torch.device("cpu"), torch.device("meta")
 
 
 class Model:
@@ -53,23 +53,73 @@ def test_adding_the_same_key_again_takes_no_more_room() -> None:
     assert store.nbytes == KILOBYTE and store.find("a", run) is not None
 
 
+def on_device(store: ReferenceCache, keys: str, model: Model, run: int, kilobytes: int = 1) -> None:
+    """Add entries on a device that is not main memory."""
+    for key in keys:
+        assert store.add(key, model, group(kilobytes), DEVICE, run, 99 * KILOBYTE)
+
+
+def from_device(given: GroupKV, device: torch.device) -> GroupKV:
+    """Entries on another device: those of the test's device have no data, so these are new."""
+    return {name: [ViewKV(torch.zeros_like(v.k, device=device), torch.zeros_like(v.v, device=device), v.grid)
+                   for v in views] for name, views in given.items()}  # fmt: skip
+
+
 def test_entries_of_one_model_leave_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """Entries of one model move to main memory; those of another model stay."""
-    moves: list[torch.device] = []
-
-    def move(given: GroupKV, device: torch.device) -> GroupKV:
-        moves.append(device)
-        return group(2)
-
     store, one, other = ReferenceCache(), Model(), Model()
     run = store.open(9 * KILOBYTE)
-    store.add("a", one, group(), CPU, run, 9 * KILOBYTE)
-    store.add("b", other, group(), CPU, run, 9 * KILOBYTE)
-    monkeypatch.setattr(cache, "move", move)
-    store.to_main_memory(one)
-    assert moves == [torch.device("cpu")]
+    on_device(store, "a", one, run)
+    on_device(store, "b", other, run)
+    assert store.nbytes_on(DEVICE) == 2 * KILOBYTE and store.nbytes_on(CPU) == 0
+    monkeypatch.setattr(cache, "move", from_device)
+    store.to_main_memory(one, KILOBYTE)
+    assert store.nbytes_on(DEVICE) == store.nbytes_on(CPU) == KILOBYTE
     found = [store.find(key, run) for key in "ab"]
-    assert [cache.size_of(each) for each in found if each] == [2 * KILOBYTE, KILOBYTE]
+    assert [each[BLOCK][0].k.device.type for each in found if each] == ["cpu", "meta"]
+
+
+def test_entries_that_main_memory_has_no_room_for_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that were used last stay; what is in main memory already is not counted again."""
+    store, model = ReferenceCache(), Model()
+    run = store.open(99 * KILOBYTE)
+    assert store.add("here", model, group(5), CPU, run, 99 * KILOBYTE)
+    on_device(store, "abc", model, run)
+    store.find("a", run)
+    monkeypatch.setattr(cache, "move", from_device)
+    store.to_main_memory(model, 2 * KILOBYTE)
+    assert store.nbytes_on(CPU) == store.nbytes == 7 * KILOBYTE
+    assert [store.find(key, run) is not None for key in ("here", *"abc")] == [True, True, False, True]
+
+
+def test_a_cache_shrinks_by_what_was_used_longest_ago() -> None:
+    store, model = ReferenceCache(), Model()
+    run = store.open(9 * KILOBYTE)
+    for key in "abc":
+        store.add(key, model, group(), CPU, run, 9 * KILOBYTE)
+    store.find("a", run)
+    store.shrink(3 * KILOBYTE)
+    assert store.nbytes == 3 * KILOBYTE
+    store.shrink(2 * KILOBYTE)
+    assert [store.find(key, run) is not None for key in "abc"] == [True, False, True]
+    store.shrink(0)
+    assert store.nbytes == 0
+
+
+def test_a_cache_forgets_what_eight_runs_did_not_use() -> None:
+    store, model = ReferenceCache(), Model()
+    first = store.open(9 * KILOBYTE, forget=True)
+    store.add("a", model, group(), CPU, first, 9 * KILOBYTE)
+    store.add("b", model, group(), CPU, first, 9 * KILOBYTE)
+    store.find("b", store.open(9 * KILOBYTE, forget=True))
+    for _ in range(6):
+        store.open(9 * KILOBYTE, forget=True)
+    assert store.nbytes == 2 * KILOBYTE
+    last = store.open(9 * KILOBYTE, forget=True)
+    assert store.find("a", last) is None and store.find("b", last) is not None
+    for _ in range(20):
+        store.open(9 * KILOBYTE)
+    assert store.nbytes == KILOBYTE  # who chooses a size keeps what fits
 
 
 def test_entries_without_room_are_not_moved(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,8 @@ ALONE = "alone"
 SETTINGS = replace(ROWS["as shipped"], schedule={"cache_mb": 1024})
 COMPARED = ("fidelity", "leakage")  # with the row ALONE, in which there is nobody else
 DENOISE = 0.75  # from the layout, as a sketch of where the persons are
+SHOWN = ("none", "words alone", "only within", SEEN, HERE, SKETCHED)
+SHEETS = 3  # in the picture of docs/evaluation.md
 _ENOUGH_PX = 8  # of a part that is seen, to use it as a mask
 
 
@@ -48,6 +50,8 @@ def main(numbers: range, file: Path | None, pictures: Path | None) -> int:
     figures = {"pairs": list(numbers), **figures_of(table, ALONE, COMPARED)}
     if file:
         file.write_text(json.dumps({"persons": figures, "pictures": table}, indent=1) + "\n", encoding="utf-8")
+    if pictures:
+        save_joined([pictures / f"{number:03d}.png" for number in numbers[:SHEETS]], pictures / "persons.jpg")
     print("\n".join(["", *(line for lines in (*tables(figures).values(), READ) for line in (*lines, ""))]))
     return 0
 
@@ -137,5 +141,20 @@ def save_sheet(wanted: Pair, made: Mapping[str, Any], file: Path) -> None:
             portrait = concept.views[0].portrait
             shown = dim(Image.fromarray(portrait.picture), Image.fromarray(portrait.masks[concept.part]))
             references.append(Entry(shown, f"{side}: {concept.part}"))
-    entries = [Entry(Image.fromarray((its * 255).byte().numpy()), name) for name, its in made.items()]
+    entries = [Entry(Image.fromarray((its * 255).byte().numpy()), name) for name, its in made.items() if name in SHOWN]
     contact_sheet([references, entries]).save(file)
+
+
+def save_joined(sheets: Sequence[Path], file: Path) -> None:
+    """Save several contact sheets as one picture, one below the other."""
+    from PIL import Image
+
+    from devtools.contact_sheet import save_small
+
+    opened = [Image.open(sheet) for sheet in sheets]
+    joined = Image.new("RGB", (max(one.width for one in opened), sum(one.height for one in opened)), "white")
+    top = 0
+    for one in opened:
+        joined.paste(one, ((joined.width - one.width) // 2, top))
+        top += one.height
+    save_small(joined, file, 1240)
