@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def main(minutes: float | None, resume: bool, output: Path, only: str | None = N
     device = comfy.model_management.get_torch_device()
     drawn_set.draw_ahead([("train", chunk) for chunk in (*JUDGE_CHUNKS, *range(AUTOENCODER_CHUNKS))])
     output.mkdir(parents=True, exist_ok=True)
-    finished = {
+    finished: dict[str, Callable[[], object]] = {
         "judge": lambda: train_judge(work, deadline, device, output),
         "autoencoder": lambda: trained_autoencoder(work, deadline, device)[1],
         "model": lambda: train_model(work, deadline, device, output),
