@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from comfy.ldm.cascade.stage_a import StageA
@@ -14,11 +16,12 @@ from .drawn_set import Drawings
 from .initial import initial_weights
 from .loop import Phase, generator_at
 
-STEPS, RATE = 1500, 5e-4
+STEPS, RATE = 1500, 1e-3
 COUNT, SIDE_PX, PARTS = 6, 128, 2  # crops in a part of a step, and number of parts
 LATENT_NOISE = 0.08  # std, of latents with variance 1: errors of the denoiser must not be visible
 SCALE = 0.02  # weight of the loss that keeps the variance of latents near 1, without which the noise would be nothing
 EDGES = 0.5  # weight of the loss on differences between neighbouring pixels
+_MEASURED = 64  # drawings, for the norm
 _BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: no shift after its norms, both branches at full strength
 _LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # the layers next to the latent
 
@@ -38,16 +41,30 @@ def make() -> StageA:
 
 @torch.no_grad()
 def continue_from(model: StageA, finished: dict[str, Tensor], scale: float) -> None:
-    """Load the weights of a finished autoencoder, and undo what `finish` did with the scale."""
+    """Load the weights of a finished autoencoder, and undo what `finish` did, before `measure_norm`."""
     model.load_state_dict(finished)
-    model.get_submodule(_NORM).weight.fill_(1)
-    model.get_submodule(_FIRST).weight.mul_(1 / scale)
+    last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
+    last.weight.div_(last.weight.std() * math.sqrt(last.in_channels))  # as large as initial weights
+    norm.weight.fill_(1)
+    first.weight.mul_(1 / scale)
+
+
+@torch.no_grad()
+def measure_norm(model: StageA, pictures: Tensor) -> None:
+    """Set the norm of the latents to the mean and variance that they have for (n, 3, h, w) pictures."""
+    norm = model.get_submodule(_NORM)
+    norm.reset_running_stats()
+    norm.momentum = None  # a plain mean over all batches
+    norm.train()
+    for batch in pictures.split(16):
+        model.encode(batch)
+    norm.eval()
 
 
 def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
-    """The phase that trains on random crops. Its norm stays as it is: the mean of few crops would take their colour."""
+    """The phase that trains on random crops. The norm stays as it is: the mean of few crops would take their colour."""
     model.train()
-    model.get_submodule(_NORM).eval()
+    measure_norm(model, pixels(torch.from_numpy(drawings.pictures[:_MEASURED])).to(device))
 
     def losses(number: int) -> dict[str, Tensor]:
         generator = generator_at(number)
@@ -100,11 +117,7 @@ def finish(model: StageA, average: dict[str, Tensor], pictures: Tensor, scale: f
     """
     model.load_state_dict({**model.state_dict(), **average})
     last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
-    norm.reset_running_stats()
-    norm.momentum = None  # a plain mean over all batches
-    model.train()
-    for batch in pictures.split(16):
-        model.encode(batch)
+    measure_norm(model, pictures)
     model.eval()
     # Move the division by the std into the layer before the norm: the variance may be too large for float16.
     std = norm.running_var.sqrt()

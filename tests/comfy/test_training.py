@@ -212,7 +212,7 @@ def test_the_autoencoder_continues_from_a_finished_one() -> None:
     autoencoder.finish(finished, {}, pictures, 0.13)
     again = autoencoder.make()
     autoencoder.continue_from(again, finished.state_dict(), 0.13)
-    again.eval()
+    autoencoder.measure_norm(again, pictures)
     latents = again.encode(pictures)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=0.02, rtol=0)
     torch.testing.assert_close(again.decode(latents), finished.decode(finished.encode(pictures)), atol=1e-4, rtol=0)
