@@ -23,6 +23,7 @@ from .loop import Phase, generator_at
 from .text import Tokens, encode
 
 RATE, BATCH, PARTS_OF_STEP = 1e-3, 16, 2  # BATCH drawings in each part of a step
+DECAY = 0.3  # see `Phase`; before it, the number of steps may still be changed
 MOST_SNR = 5.0  # of the noise loss's weights
 NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses; the noise loss has weight 1
 THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
@@ -144,7 +145,7 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
             found["things"] = GROUNDED * THINGS * thing_loss([maps.float() for maps in own.maps], shares, signal)
         return found
 
-    return Phase("denoiser", steps, RATE, denoiser.trained(), losses, PARTS_OF_STEP)
+    return Phase("denoiser", steps, RATE, denoiser.trained(), losses, PARTS_OF_STEP, DECAY)
 
 
 def _captions(data: LatentSet, chosen: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 SEED = 0
 WARM_UP = 100  # steps
-DECAY = 0.3  # share of the steps, at the end, in which the learning rate falls
 AVERAGE = 0.999
 CHECKPOINT_SECONDS = 240.0
 BAR_SECONDS = 2.0
@@ -41,6 +40,7 @@ class Phase:
         losses: called with the number of the part, from 0; returns scalar losses by name, whose sum is minimised. On a
             CPU it is called in several threads at once.
         parts: number of parts of a step, whose mean gradient it takes. Step n has the parts n * parts and following.
+        decay: share of the steps, at the end, in which the learning rate falls.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Phase:
     weights: Mapping[str, nn.Parameter]
     losses: Callable[[int], dict[str, Tensor]]
     parts: int = 1
+    decay: float = 0.9
 
 
 @dataclass
@@ -77,7 +78,7 @@ def rate_at(step: int, phase: Phase) -> float:
     """The learning rate: it rises linearly, stays, and at the end falls along half a cosine."""
     if step < WARM_UP:
         return phase.rate * (step + 1) / WARM_UP
-    last = max(DECAY * phase.steps, 1)
+    last = max(phase.decay * phase.steps, 1)
     return phase.rate * 0.5 * (1 + math.cos(math.pi * max(1 - (phase.steps - step) / last, 0)))
 
 
