@@ -2,9 +2,9 @@
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, masks.json has those of `evaluate --masks`, performance.json those of `bench`, `bench --ways`,
-`bench --sizes` and `bench --shapes full --device cpu`. "placed" in it are some of the benchmark's ways of sampling, in
-a run of their own.
+`evaluate --persons`, masks.json has those of `evaluate --masks`, crop.json those of `evaluate --crop`, performance.json
+those of `bench`, `bench --ways`, `bench --sizes` and `bench --shapes full --device cpu`. "placed" in it are some of the
+benchmark's ways of sampling, in a run of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors import safe_open
 from devtools.pins import ROOT
 
 from .bench.tables import sizes_table, tables, way_lines, ways_table
-from .evaluation import agreement, masks
+from .evaluation import agreement, crop, masks
 from .evaluation.persons import persons
 from .evaluation.rows import ABLATIONS, MAIN
 from .evaluation.tables import BASE, difference_table, main_table, part_table
@@ -41,7 +41,7 @@ Tables = dict[str, Callable[[], list[str]]]
 
 def written_tables() -> Tables:
     """The tables whose figures are in files, by name."""
-    evaluated, masked, measured = (json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in FILES)
+    evaluated, masked, cropped, measured = (json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in FILES)
     main, others = ([row.name for row in rows] for rows in (MAIN, ABLATIONS))
     shape = tables(measured["shapes"][SHAPE]["summary"])
     return {
@@ -55,6 +55,7 @@ def written_tables() -> Tables:
         "mask-parts": partial(masks.part_table, masked),
         "mask-fidelity": partial(masks.fidelity_table, masked),
         "mask-choices": partial(masks.choice_table, masked),
+        **{name: partial(list, lines) for name, lines in crop.tables(cropped["crop"]).items()},
         **{name: partial(list, lines) for name, lines in persons.tables(evaluated["persons"]).items()},
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
         "cost-sizes": partial(sizes_table, measured["sizes"]),
@@ -65,7 +66,7 @@ def written_tables() -> Tables:
 
 
 PAGES = ("evaluation", "performance")
-FILES = ("evaluation", "masks", "performance")
+FILES = ("evaluation", "masks", "crop", "performance")
 
 
 def judge_table() -> list[str]:
