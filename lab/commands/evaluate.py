@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
     parser.add_argument("--masks", action="store_true", help="only measure the masks that words find")
     parser.add_argument("--persons", action="store_true", help="only measure two persons in one picture")
+    parser.add_argument("--refresh", action="store_true", help="only compare ways to compute references less often")
     parser.add_argument("--crop", action="store_true", help="only measure references that are cropped to their masks")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation import agreement, crop, evaluate, masks
+    from ..evaluation import agreement, crop, evaluate, masks, refresh
     from ..evaluation.persons import persons
 
     numbers = range(arguments.first, arguments.first + arguments.pairs)
@@ -40,4 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.crop:
         return crop.main(numbers, arguments.json)
     names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
+    if arguments.refresh:
+        return refresh.main(numbers, names, arguments.json)
     return evaluate.main(numbers, names, arguments.json, arguments.pictures)

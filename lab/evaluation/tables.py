@@ -26,6 +26,7 @@ MEASURES = {
     "hue": False,
     "pattern": True,
 }
+COUNTS = {"passes": False}
 # Those of two persons in one picture.
 PERSON_MEASURES = {
     "persons": True,
@@ -37,7 +38,7 @@ PERSON_MEASURES = {
 }
 COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")  # row by row with the row BASE
 BASE = "both"
-_BETTER = MEASURES | PERSON_MEASURES
+_BETTER = MEASURES | PERSON_MEASURES | COUNTS
 _RESAMPLES = 2000
 
 
@@ -126,7 +127,7 @@ def part_table(figures: Figures, rows: Iterable[str] | None = None) -> list[str]
 def _means(figures: Figures, row: str, measures: Iterable[str]) -> list[str]:
     cells, means = [], figures["table"][row]
     for name in measures:
-        digits = 1 if name == "colour" else 3
+        digits = 1 if name in ("colour", *COUNTS) else 3
         cells.append("{:.{d}f} ± {:.{d}f}".format(*means[name], d=digits) if name in means else "")
     return cells
 

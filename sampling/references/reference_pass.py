@@ -91,7 +91,7 @@ class ReferencePass:
         patcher.apply_hooks(hooks=hooks)
 
         views = [view for view in self._views if view.reference.weight_at(evaluation.stage) != 0]
-        kv = self._held_or_computed(views, evaluation, hooks)
+        kv = self.kv_for(views, evaluation, hooks)
         concepts: list[list[ReferenceView]] = [[] for _ in self._method.concepts]
         for view in views:
             concepts[self._method.concept_of(view.reference)].append(view)
@@ -106,9 +106,12 @@ class ReferencePass:
         """End the run."""
         self._cache.end()
 
-    def _held_or_computed(self, views: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> KVByView:
-        """The views' keys and values; the run holds those of its latest levels."""
-        level = self._levels.level_for(evaluation.level)
+    def kv_for(self, views: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> KVByView:
+        """The views' keys and values for an evaluation: those at the noise level that the schedule's refresh gives."""
+        return self.kv_at(self._levels.level_for(evaluation.level), views, evaluation, hooks)
+
+    def kv_at(self, level: float, views: list[ReferenceView], evaluation: Evaluation, hooks: Any) -> KVByView:
+        """The views' keys and values at a noise level; the run holds those of its latest levels."""
         sigma = evaluation.sigma[:1] if level == evaluation.level else torch.full_like(evaluation.sigma[:1], level)
         options = new_options(sigma, evaluation.model_options)
         override = options.get("optimized_attention_override")

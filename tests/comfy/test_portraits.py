@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lab.evaluation import agreement
+from lab.evaluation import agreement, refresh
 from lab.evaluation.combinations import combination
 from lab.evaluation.measures import measure
 from lab.evaluation.rows import ROWS, Row
@@ -86,3 +86,16 @@ def test_agreement_of_all_blocks_is_complete(monkeypatch: pytest.MonkeyPatch) ->
     means = {spec: np.mean([overlap for overlap, _ in values]) for spec, values in found.items()}
     assert means["middle"] < means["auto"] < 1.0 and means[agreement.BEFORE] < 1.0
     assert len(found[agreement.BEFORE]) == 19
+
+
+def test_schemes_for_references_do_what_they_say(studio: Studio) -> None:
+    """The laboratory's own levels are those of the product, and passes at every level give the product's picture."""
+    wanted, sampling = combination(2), studio.model.get_model_object("model_sampling")
+    every, six = (next(scheme for scheme in refresh.SCHEMES if scheme.name.startswith(n)) for n in ("every", "6 parts"))
+    with refresh.used(every, studio.pack, sampling) as levels:
+        made = studio.make(wanted, ROWS["shipped, refresh 0"])
+    assert torch.equal(made.picture, studio.make(wanted, ROWS["shipped, refresh 0"]).picture) and len(levels) == 20
+    with refresh.used(six, studio.pack, sampling) as levels:
+        studio.make(wanted, ROWS["shipped, refresh 0"])
+    shipped = [float(sampling.percent_to_sigma((part + 0.5) / 6)) for part in range(6)]
+    assert levels == pytest.approx(shipped, rel=1e-3)

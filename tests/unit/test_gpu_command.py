@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lab import figures
+from lab.bench import clock
+from lab.bench.machine import machine
 from lab.bench.names import CACHED, CACHED_ON_DEVICE, UNPATCHED
 from lab.gpu import command
 from lab.gpu.advice import advice
@@ -111,3 +115,16 @@ def test_each_thing_worth_changing_is_named(part: str, measured: dict[str, objec
 
 def test_parts_without_figures_are_told() -> None:
     assert {part for part in command.LIMITS_S if lines_of(part, {}) != ["no figures"]} == {"tests"}
+
+
+def test_figures_say_when_they_are_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(clock, "_clock", lambda: 5.0)
+    assert clock.timer() == 5.0 and "time of the process" not in machine()
+    monkeypatch.setattr(time, "process_time", lambda: 7.0)
+    try:
+        clock.use_process_time()
+        assert clock.timer() == 7.0 and torch.get_num_threads() == 1
+        assert machine().endswith("time of the process")
+    finally:
+        torch.set_num_threads(threads)
