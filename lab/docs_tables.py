@@ -2,8 +2,8 @@
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, masks.json has those of `evaluate --masks`, crop.json those of `evaluate --crop`, refresh.json those
-of `evaluate --refresh` for the first 32 combinations and for the others, performance.json those of `bench`,
+`evaluate --persons`, masks.json has those of `evaluate --masks`, crop.json those of `evaluate --crop`, refresh.json
+those of `evaluate --refresh` for the first 32 combinations and for the others, performance.json those of `bench`,
 `bench --ways`, `bench --sizes` and `bench --shapes full --device cpu`. "placed" in it are some of the benchmark's ways
 of sampling, in a run of their own.
 """
