@@ -2,9 +2,10 @@
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
 the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, masks.json has those of `evaluate --masks`, refresh.json those of `evaluate --refresh` for the
-first 32 combinations and for the others, performance.json those of `bench`, `bench --ways`, `bench --sizes` and
-`bench --shapes full --device cpu`. "placed" in it are some of the benchmark's ways of sampling, in a run of their own.
+`evaluate --persons`, masks.json has those of `evaluate --masks`, crop.json those of `evaluate --crop`, refresh.json
+those of `evaluate --refresh` for the first 32 combinations and for the others, performance.json those of `bench`,
+`bench --ways`, `bench --sizes` and `bench --shapes full --device cpu`. "placed" in it are some of the benchmark's ways
+of sampling, in a run of their own.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from safetensors import safe_open
 from devtools.pins import ROOT
 
 from .bench.tables import sizes_table, tables, way_lines, ways_table
-from .evaluation import agreement, masks, refresh
+from .evaluation import agreement, crop, masks, refresh
 from .evaluation.persons import persons
 from .evaluation.rows import ABLATIONS, MAIN
 from .evaluation.tables import BASE, difference_table, main_table, part_table
@@ -41,7 +42,7 @@ Tables = dict[str, Callable[[], list[str]]]
 
 def written_tables() -> Tables:
     """The tables whose figures are in files, by name."""
-    evaluated, masked, measured, refreshed = (
+    evaluated, masked, measured, refreshed, cropped = (
         json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in FILES
     )
     main, others = ([row.name for row in rows] for rows in (MAIN, ABLATIONS))
@@ -58,6 +59,7 @@ def written_tables() -> Tables:
         "mask-parts": partial(masks.part_table, masked),
         "mask-fidelity": partial(masks.fidelity_table, masked),
         "mask-choices": partial(masks.choice_table, masked),
+        **{name: partial(list, lines) for name, lines in crop.tables(cropped["crop"]).items()},
         **{name: partial(list, lines) for name, lines in persons.tables(evaluated["persons"]).items()},
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
         "cost-sizes": partial(sizes_table, measured["sizes"]),
@@ -68,7 +70,7 @@ def written_tables() -> Tables:
 
 
 PAGES = ("evaluation", "performance")
-FILES = ("evaluation", "masks", "performance", "refresh")
+FILES = ("evaluation", "masks", "performance", "refresh", "crop")
 
 
 def judge_table() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,7 @@ def main(names: list[str], rounds: int, file: Path | None, picture: Path | None,
             print(f"\n{name}: skipped: SDXL at its full size; --shapes full measures it, half an hour on two cores")
             continue
         scene, plan = planned(name, quick)
-        found = measure_shape(
-            scene,
-            rounds,
-            lambda what, name=name: print(f"{name}: {what}", flush=True),
-            plan,
-            lambda found, name=name: report.add(name, found),
-        )
+        found = measure_shape(scene, rounds, partial(_say, name), plan, partial(report.add, name))
         report.add(name, found)
         print(f"\n### {name}, {scene.side_lat} x {scene.side_lat} latents\n")
         for lines in tables(report.figures["shapes"][name]["summary"]).values():
@@ -98,6 +93,10 @@ def main(names: list[str], rounds: int, file: Path | None, picture: Path | None,
     if not exact:
         print("dev.py bench: not exact: see max_error and equal_regions", file=sys.stderr)
     return int(not exact)
+
+
+def _say(name: str, what: str) -> None:
+    print(f"{name}: {what}", flush=True)
 
 
 def planned(name: str, quick: bool) -> tuple[Scene, Plan]:

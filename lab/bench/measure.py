@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -92,12 +93,15 @@ def measure_shape(
         found.difference = difference(Scene(scene.shape, plan.exact_side_lat or scene.side_lat), 3)
         save(found)
     for number in range(rounds):
-        title = f"round {number + 1} of {rounds}"
-        _round(found, scene, number, lambda what, title=title: say(f"{title}: {what}"), plan, save)
+        _round(found, scene, number, partial(_say_in, say, f"round {number + 1} of {rounds}"), plan, save)
     scene.pack.sampling.references.cache.REFERENCE_CACHE.clear()
     if plan.growth:
         _growth(found, scene, say, save)
     return found
+
+
+def _say_in(say: Callable[[str], None], title: str, what: str) -> None:
+    say(f"{title}: {what}")
 
 
 def _round(

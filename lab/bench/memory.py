@@ -37,7 +37,7 @@ def highest(sample: Sample, meter: Callable[[Callable[[], Any]], int]) -> int:
 
 def memory_curve(scene: Scene) -> list[tuple[float, float]]:
     """Peak memory in MB beyond the unpatched sampler's, by size of the latent."""
-    points = []
+    points: list[tuple[float, float]] = []
     for part in (2, 3, 4):
         size = Scene(scene.shape, scene.side_lat * part // 8 * 2)
         ways = ways_of(size)

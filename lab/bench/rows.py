@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import comfy.model_management
@@ -48,7 +49,8 @@ class Rows:
         for stage, levels in self._scene.levels.items():
             for level in levels:
                 before = timer()
-                x = around(lambda level=level: self.call(level)) if around and stage != "first" else self.call(level)
+                call = partial(self.call, level)
+                x = around(call) if around and stage != "first" else call()
                 found.add(stage, timer() - before, x, x)
         return found
 

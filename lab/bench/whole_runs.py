@@ -30,7 +30,7 @@ def seconds_of(scene: Scene, model: Any, seed: int, steps: int = STEPS) -> float
 
 
 def whole_runs(
-    scene: Scene, seed: int, steps: int = STEPS, schedule: Any = None, say: Callable[[str], None] = str
+    scene: Scene, seed: int, steps: int = STEPS, schedule: Any = None, say: Callable[[str], None] = lambda name: None
 ) -> dict[str, float]:
     """Seconds of whole runs with three references, by name.
 

@@ -60,7 +60,7 @@ def _figures(watch: Any) -> dict[str, Any]:
         return float(event.self_device_time_total if on_gpu else event.self_cpu_time_total)
 
     # With a GPU, operations of the host are listed too, some with the time of the kernels that they start.
-    kernels = [event for event in events if not on_gpu or event.device_type != torch.autograd.DeviceType.CPU]
+    kernels = [event for event in events if not on_gpu or event.device_type.name != "CPU"]
     kernels = sorted(kernels, key=microseconds, reverse=True)
     return {
         "waits": {e.key: [e.count, e.self_cpu_time_total / 1000] for e in events if e.key in WAITS},
