@@ -88,9 +88,9 @@ def test_a_lora_hook_equals_a_lora(graph, lora, cfg):
 def test_a_hook_on_the_prompt_only(graph, lora):
     """Cond and uncond have different weights, and each attends to references computed with its own weights."""
     given, positive, negative = graph.two_references(), graph.prompt(), graph.text()
-    model = graph.apply(graph.model, *given)
+    model = graph.apply(graph.model, *given, schedule=graph.schedule())
     latent = graph.sample(model, add_hook(positive), negative, steps=1, cfg=3.0)
-    cond = graph.sample(graph.apply(lora[0], *given), positive, negative, steps=1, cfg=1.0)
+    cond = graph.sample(graph.apply(lora[0], *given, schedule=graph.schedule()), positive, negative, steps=1, cfg=1.0)
     quiet = graph.apply(graph.model, *given, schedule=graph.schedule(semantic_guidance=False))
     plain = graph.sample(graph.model, negative, negative, steps=1, cfg=1.0)
     unguided = graph.sample(quiet, add_hook(positive), negative, steps=1, cfg=3.0)

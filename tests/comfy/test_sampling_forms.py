@@ -245,15 +245,15 @@ def test_guiders_of_three_prompts(graph, kind, caplog):
     texts = graph.prompt(), graph.text(""), graph.text()
     given = graph.two_references()
     vanilla = sample_advanced(graph, guider_of_three(kind, graph.model, *texts))
+    model = graph.apply(graph.model, *given, schedule=graph.schedule())
     with caplog.at_level(logging.INFO, logger="magicface"):
-        latent = sample_advanced(graph, guider_of_three(kind, graph.apply(graph.model, *given), *texts))
+        latent = sample_advanced(graph, guider_of_three(kind, model, *texts))
     assert sum("guidance" in record.message for record in caplog.records if record.name.startswith("magicface")) == 1
     assert (latent - vanilla).abs().max() > 1.0
     quiet = graph.apply(graph.model, *given, schedule=graph.schedule(semantic_guidance=False))
     assert torch.equal(sample_advanced(graph, guider_of_three(kind, quiet, *texts)), latent)
 
     # The first evaluation finds the regions that a KSampler's finds.
-    model = graph.apply(graph.model, *given)
     _, ksampler = lead(graph.pack, model, lambda model: graph.sample(model, texts[0], texts[2]))
     _, ours = lead(graph.pack, model, lambda model: sample_advanced(graph, guider_of_three(kind, model, *texts)))
     assert len(ours) == len(graph.regions_by_step(latent)[0]) == STEPS
