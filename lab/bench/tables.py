@@ -13,6 +13,7 @@ MEANT = {
     "first_n3": "a first picture with 3 references and the nodes' own settings, 20 steps / unpatched",
     "next_n3": "the same with another seed after it / unpatched",
     "refresh_n3": "a first picture with the setting refresh at its recommended value / unpatched",
+    "exact_n3": "a first picture with references at every noise level / unpatched",
     "floor_n3": "an evaluation with 3 references computed / the UNet rows that it needs, the worse stage",
     "cold_n1": "an evaluation with 1 reference computed / unpatched, the worse stage",
     "cold_n2": "with 2",
