@@ -21,7 +21,7 @@ RENDERINGS = [("pinned", False), ("pinned", True), ("newest", True)]
 IDS = ["pinned-canvas", "pinned-nodes2", "newest-nodes2"]
 
 
-def saved_from(prompt: dict[str, Any]) -> str:
+def saved_from(prompt: dict[str, Any]) -> dict[str, Any]:
     """All that the saved picture is made of, whatever ids the nodes have."""
 
     def of(link: list[Any]) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def saved_from(prompt: dict[str, Any]) -> str:
         return {"class": node["class_type"], "output": link[1], "inputs": inputs}
 
     (save,) = (node for node in prompt.values() if node["class_type"] == "SaveImage")
-    return json.dumps(of(save["inputs"]["images"]), sort_keys=True)
+    return of(save["inputs"]["images"])
 
 
 def saved_picture(editor: Editor, entry: dict[str, Any]) -> bytes:
@@ -134,18 +134,18 @@ def test_a_portrait_is_turned_back_into_its_nodes(
     editor.link(portrait, "image", save, "images")
     editor.zoom_to_fit()
     save_screenshot(editor, f"portrait_{front_end}_{'nodes2' if nodes_2 else 'canvas'}")
-    before = editor.prompt()
-    picture = saved_picture(editor, editor.client.run(with_model(before)))
+    before = with_model(editor.prompt())
+    picture = saved_picture(editor, editor.client.run(before))
     editor.unpack(portrait)
     if front_end == "pinned":  # what docs/workflows.md says is lost
         (second,) = (node["id"] for node in editor.nodes() if node["title"] == "Mask Weight 2")
         editor.link(second, "reference", editor.node("MagicFaceApply")["id"], "references.reference1")
         restore(editor)
     editor.save_and_load()
-    after = editor.prompt()
+    after = with_model(editor.prompt())
     save_screenshot(editor, f"portrait_unpacked_{front_end}_{'nodes2' if nodes_2 else 'canvas'}")
     assert saved_from(after) == saved_from(before)
-    assert saved_picture(editor, editor.client.run(with_model(after))) == picture
+    assert saved_picture(editor, editor.client.run(after)) == picture
     assert editor.complaints == []
 
 
