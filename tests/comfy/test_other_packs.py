@@ -234,7 +234,7 @@ def test_nested_calls_for_tiles_use_no_regions(graph, patched_first, caplog):
     assert torch.equal(latent, expected)
     last = list(tiles)
     tiles.clear()
-    layout = graph.apply(graph.model, *given, schedule=graph.schedule(switch=1.0))
+    layout = graph.apply(graph.model, *given, schedule=graph.run("MagicFaceSchedule", switch=1.0)[0])
     layout.set_model_sampler_post_cfg_function(ask_for_tiles)
     graph.sample(layout)
     assert torch.equal(last[0], tiles[0]) and torch.equal(last[1], tiles[1])
