@@ -54,7 +54,8 @@ def model_of(graph: Graph, source: Any, references: list[Any] | None = None, **s
     """The model with the method bound to a region source."""
     sampling = graph.pack.sampling
     given = tuple(references or graph.two_references())
-    method = sampling.patch.bind(graph.model, given, sampling.method.Schedule(**schedule), region_source=source)
+    settings = sampling.method.Schedule(**{"refresh": 0.0, **schedule})
+    method = sampling.patch.bind(graph.model, given, settings, region_source=source)
     return sampling.patch.patch_model(graph.model, method)
 
 
