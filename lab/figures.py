@@ -14,6 +14,7 @@ def read(file: Path) -> Any:
 
 def write(file: Path, figures: Any) -> None:
     """Write figures in place of what a file holds. It has the old or the new ones at any time, never half of them."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f"{file.name}.part")
     part.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     part.replace(file)

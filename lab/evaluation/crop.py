@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +11,7 @@ from typing import Any
 
 from devtools.model import INPUTS
 
+from ..figures import write
 from ..judge import PARTS, look
 from .combinations import Combination, combination
 from .evaluate import READ, in_turns, tools
@@ -47,8 +47,7 @@ def main(numbers: range, file: Path | None) -> int:
     table = in_turns(partial(work, rows=rows()), chosen)
     figures = {"combinations": chosen, **figures_of(table, BASE, COMPARED)}
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"crop": figures, "pictures": table}, indent=1) + "\n", encoding="utf-8")
+        write(file, {"crop": figures, "pictures": table})
     print("\n".join(["", *(line for lines in (*tables(figures).values(), READ) for line in (*lines, ""))]))
     return 0
 

@@ -89,7 +89,7 @@ class ReferenceCache:
             return run
 
     def shrink(self, max_bytes: int) -> None:
-        """Drop entries, those that were used last at last, until `max_bytes` is met."""
+        """Drop entries, the least recently used first, until `max_bytes` is met."""
         with self.locked():
             self._drop(list(self._entries), max_bytes)
 
@@ -123,7 +123,7 @@ class ReferenceCache:
             return True
 
     def to_main_memory(self, model: Any, max_bytes: int) -> None:
-        """Move a model's entries off the device, those used last first; what exceeds `max_bytes` is dropped."""
+        """Move a model's entries off the device, the most recently used first; drop what exceeds `max_bytes`."""
         cpu = torch.device("cpu")
         with self.locked():
             entries = [(key, entry) for key, entry in self._entries.items() if entry.model() is model]

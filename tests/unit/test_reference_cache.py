@@ -92,12 +92,19 @@ def test_entries_that_main_memory_has_no_room_for_are_dropped(monkeypatch: pytes
     assert [store.find(key, run) is not None for key in ("here", *"abc")] == [True, True, False, True]
 
 
-def test_a_cache_shrinks_by_what_was_used_longest_ago() -> None:
-    store, model = ReferenceCache(), Model()
+def with_three_entries(model: Model) -> tuple[ReferenceCache, int]:
+    """A cache of a, b and c, of which a was used last, and its run."""
+    store = ReferenceCache()
     run = store.open(9 * KILOBYTE)
     for key in "abc":
         store.add(key, model, group(), CPU, run, 9 * KILOBYTE)
     store.find("a", run)
+    return store, run
+
+
+def test_a_cache_shrinks_by_what_was_used_longest_ago() -> None:
+    model = Model()
+    store, run = with_three_entries(model)
     store.shrink(3 * KILOBYTE)
     assert store.nbytes == 3 * KILOBYTE
     store.shrink(2 * KILOBYTE)
@@ -129,11 +136,8 @@ def test_entries_without_room_are_not_moved(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_run_with_less_room_drops_the_oldest() -> None:
-    store, model = ReferenceCache(), Model()
-    run = store.open(9 * KILOBYTE)
-    for key in "abc":
-        store.add(key, model, group(), CPU, run, 9 * KILOBYTE)
-    store.find("a", run)
+    model = Model()
+    store, run = with_three_entries(model)
     store.open(2 * KILOBYTE)
     assert store.nbytes == 3 * KILOBYTE
     store.open(2 * KILOBYTE)
