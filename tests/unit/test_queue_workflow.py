@@ -90,7 +90,6 @@ def queue(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.syspath_prepend(API)
     monkeypatch.chdir(tmp_path)
     script = importlib.import_module("queue_workflow")
-    monkeypatch.setattr(script, "TIMEOUT_S", 0.3)
 
     def run(workflow: Any, *arguments: str) -> tuple[int, str]:
         file = workflow if isinstance(workflow, Path) else tmp_path / "workflow.json"
@@ -98,7 +97,8 @@ def queue(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             file.write_bytes(workflow)
         elif not isinstance(workflow, Path):
             file.write_text(json.dumps(workflow), encoding="utf-8")
-        status = script.main([str(file), "--server", server.host, *arguments])
+        given = [] if "--server" in arguments else ["--server", server.host]
+        status = script.main([str(file), "--answer-limit", "0.3", *given, *arguments])
         printed = capsys.readouterr()
         assert "Traceback" not in printed.err
         return status, printed.out + printed.err

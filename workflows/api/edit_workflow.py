@@ -1,151 +1,77 @@
-"""Read a workflow in API format, and change its pictures, masks, captions, prompt, seed and any other input.
+"""Change the pictures, masks, captions, words, prompt, seed and any other input of a workflow in API format.
 
-`queue_workflow.py` beside this file does the rest; nothing here talks to a server. Each node of a workflow has a
-`class_type` and `inputs`; an input is a value, or a link: the number of another node, and which of its outputs.
+`queue_workflow.py` beside this file does the rest; nothing here talks to a server.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
-import sys
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-Prompt = dict[str, dict[str, Any]]
-
-# What files begin with that ComfyUI opens as pictures; those of other endings are left to ComfyUI.
-PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"II+\0", b"MM\0*", b"MM\0+")
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
+from read_workflow import InputError, Picture, Prompt, near, note, picture
 
 
-class InputError(Exception):
-    """Something that the person who calls has to mend."""
-
-
-@dataclass
+@dataclass(frozen=True)
 class Upload:
-    """A file for the server, and the inputs of the node that is to load it."""
+    """A picture for the server, and the inputs of the node that is to load it."""
 
     inputs: dict[str, Any]
-    name: str
-    data: bytes
+    picture: Picture
 
 
-def note(text: str) -> None:
-    """Tell what was decided, beside the pictures' names on the standard output."""
-    print(f"Note: {text}", file=sys.stderr)
+def change(prompt: Prompt, given: Namespace, tell: Callable[[str], None] = note) -> list[Upload]:
+    """Set everything that the options give; returns the pictures to upload.
 
-
-def near(name: str, names: Iterable[str]) -> str:
-    """A question about the name that was probably meant; empty where none is near."""
-    by_lower = {other.lower(): other for other in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, 1)
-    return f"; is {by_lower[found[0]]!r} meant?" if found else ""
-
-
-def content(file: Path) -> bytes:
-    """The bytes of a file."""
-    if file.is_dir():
-        raise InputError(f"{file} is a folder, not a file")
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise InputError(f"{file}: {error.strerror}") from None
-    if not data.strip():
-        raise InputError(f"{file} is empty")
-    return data
-
-
-def picture(file: Path) -> bytes:
-    """The bytes of a picture file."""
-    data = content(file)
-    if file.suffix.lower() in ENDINGS and not data.startswith(PICTURES) and data[4:8] != b"ftyp":
-        raise InputError(f"{file} is not a picture")
-    return data
-
-
-def opaque(data: bytes) -> bool:
-    """Whether a picture certainly has no transparency: JPEG, and PNG without alpha."""
-    if data.startswith(b"\x89PNG"):
-        colour_type, before_pixels = data[25:26], data.partition(b"IDAT")[0]
-        return colour_type in (b"\0", b"\2", b"\3") and b"tRNS" not in before_pixels
-    return data.startswith(b"\xff\xd8")
-
-
-def read(workflow: Path) -> Prompt:
-    """A workflow in API format."""
-    data = content(workflow)
-    try:
-        prompt = json.loads(data)  # finds out the encoding, with or without a byte order mark
-    except json.JSONDecodeError as error:
-        raise InputError(f"{workflow}, line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{workflow} is not a JSON file ({error})") from None
-    if isinstance(prompt, dict) and isinstance(prompt.get("prompt"), dict) and "class_type" not in prompt["prompt"]:
-        prompt = prompt["prompt"]  # the whole body of a request
-    if not isinstance(prompt, dict):
-        raise InputError(f"{workflow} is not in API format: a {type(prompt).__name__} instead of nodes by their number")
-    if isinstance(prompt.get("nodes"), list):
-        raise InputError(
-            f"{workflow} is not in API format, but as the editor saves it. Open it in ComfyUI and choose"
-            " Export (API) in the Workflow menu; the pack's own workflows are in workflows/api"
-        )
-    for node_id, node in prompt.items():
-        if not isinstance(node, dict) or not isinstance(node.get("class_type"), str):
-            raise InputError(f"{workflow} is not in API format: {node_id!r} is no node with a class_type")
-        if not isinstance(node.setdefault("inputs", {}), dict):
-            raise InputError(f"{workflow} is not in API format: the inputs of node {node_id!r} have no names")
-    if not prompt:
-        raise InputError(f"{workflow} has no nodes")
-    return prompt
-
-
-def change(prompt: Prompt, given: Namespace) -> list[Upload]:
-    """Set everything that the options give; returns the files to upload."""
+    Args:
+        prompt: is changed.
+        given: the options of `job_options.py`.
+        tell: is called with each decision that the person who calls may not expect.
+    """
     uploads = []
-    pictures = once(prompt, "picture", given.picture)
-    masks = once(prompt, "mask", given.mask)
+    pictures, masks = once(prompt, "picture", given.picture), once(prompt, "mask", given.mask)
+    captions, words = once(prompt, "caption", given.caption), once(prompt, "word", given.word)
     for node_id, file in pictures.items():
-        data = picture(Path(file))
-        loader = loader_of(prompt, node_id, "image", "LoadImage")
-        uploads.append(Upload(prompt[loader]["inputs"], Path(file).name, data))
+        new = picture(Path(file))
+        loader = loader_of(prompt, node_id, "image", "LoadImage", tell)
+        uploads.append(Upload(prompt[loader]["inputs"], new))
         mask = source(prompt, node_id, "mask")
-        if mask == loader and node_id not in masks and opaque(data):
-            note(f"the mask of {named(prompt, node_id)} is the transparency of {file}, which has none; see --mask")
+        if mask == loader and node_id not in masks and new.opaque:
+            tell(f"the mask of {named(prompt, node_id)} is the transparency of {file}, which has none; see --mask")
         elif mask and mask != loader and loader not in upstream(prompt, mask) and node_id not in masks:
-            note(f"{named(prompt, node_id)} has a new picture, but still the workflow's mask; see --mask")
+            tell(f"{named(prompt, node_id)} has a new picture, but still the workflow's mask; see --mask")
     for node_id, file in masks.items():
-        data = picture(Path(file))
-        inputs = prompt[loader_of(prompt, node_id, "mask", "LoadImageMask")]["inputs"]
-        if inputs.get("channel") == "alpha" and opaque(data):
-            note(f"{file} has no transparency; the mask is its red channel, not alpha")
+        new = picture(Path(file))
+        inputs = prompt[loader_of(prompt, node_id, "mask", "LoadImageMask", tell)]["inputs"]
+        if inputs.get("channel") == "alpha" and new.opaque:
+            tell(f"{file} has no transparency; the mask is its red channel, not alpha")
             inputs["channel"] = "red"
-        uploads.append(Upload(inputs, Path(file).name, data))
-    set_captions(prompt, once(prompt, "caption", given.caption))
+        uploads.append(Upload(inputs, new))
+    set_text(prompt, "caption", captions)
+    set_text(prompt, "concept", words)
     if given.prompt is not None:
         for node_id in nodes_at(prompt, "MagicFacePrompt", "text"):
             prompt[node_id]["inputs"]["text"] = given.prompt
     if given.seed is not None:
-        set_seed(prompt, given.seed)
+        set_seed(prompt, given.seed, tell)
     for place, name, text in given.set:
         for node_id in nodes_at(prompt, place, name):
             prompt[node_id]["inputs"][name] = value_of(prompt, node_id, name, text)
     return uploads
 
 
-def set_captions(prompt: Prompt, captions: dict[str, str]) -> None:
-    """Set the captions of references, and of the nodes that find their masks in the same words."""
-    for node_id, caption in captions.items():
-        prompt[node_id]["inputs"]["caption"] = caption
+def set_text(prompt: Prompt, name: str, texts: dict[str, str]) -> None:
+    """Set the captions or words of references, and of the nodes that find their masks by them."""
+    for node_id, text in texts.items():
+        prompt[node_id]["inputs"][name] = text
         mask = source(prompt, node_id, "mask")
         if mask and prompt[mask]["class_type"] == "MagicFaceConceptMask":
-            prompt[mask]["inputs"]["caption"] = caption
+            prompt[mask]["inputs"][name] = text
 
 
 def named(prompt: Prompt, node_id: str) -> str:
@@ -200,7 +126,7 @@ def upstream(prompt: Prompt, node_id: str) -> set[str]:
     return found
 
 
-def loader_of(prompt: Prompt, node_id: str, name: str, class_type: str) -> str:
+def loader_of(prompt: Prompt, node_id: str, name: str, class_type: str, tell: Callable[[str], None]) -> str:
     """The node that loads a reference's picture or mask; a new one where it is shared or of another class."""
     old = source(prompt, node_id, name)
     same = old is not None and prompt[old]["class_type"] == class_type
@@ -214,7 +140,7 @@ def loader_of(prompt: Prompt, node_id: str, name: str, class_type: str) -> str:
     if name == "image" and same and source(prompt, node_id, "mask") == old:
         inputs["mask"] = [new, *inputs["mask"][1:]]
     if old is not None and not same:
-        note(f"the {name} of {named(prompt, node_id)} is now the given file alone, not {named(prompt, old)}")
+        tell(f"the {name} of {named(prompt, node_id)} is now the given file alone, not {named(prompt, old)}")
     return new
 
 
@@ -231,7 +157,7 @@ def nodes_at(prompt: Prompt, place: str, name: str) -> list[str]:
     return found
 
 
-def set_seed(prompt: Prompt, seed: int) -> None:
+def set_seed(prompt: Prompt, seed: int, tell: Callable[[str], None]) -> None:
     """Set the seed of every sampler and noise node. The noise of the references has a seed of its own, which stays."""
     done, linked = set(), []
     for node_id, node in prompt.items():
@@ -250,7 +176,7 @@ def set_seed(prompt: Prompt, seed: int) -> None:
     if not done:
         raise InputError("\n".join(["--seed: no node has a seed or noise_seed that is a number", *left]))
     for line in left:
-        note(line)
+        tell(line)
 
 
 def is_number(value: Any) -> bool:
