@@ -30,7 +30,9 @@ class Faults:
 
     def add(self, line: int, text: object) -> None:
         """Note a fault of a line."""
-        self.lines.setdefault(str(text), []).append(line)
+        lines = self.lines.setdefault(str(text), [])
+        if line not in lines[-1:]:
+            lines.append(line)
 
     def raise_if_any(self) -> None:
         """Raise an InputError that names the lines."""

@@ -85,7 +85,7 @@ def deliver(server: Server, prompt: Prompt, folder: Path) -> None:
     for text in texts:
         print(text, file=sys.stderr)
     missing: list[str] = []
-    for file in files:
+    for _, file in files:
         try:
             print(save(server, file, folder), flush=True)
         except Refusal as refusal:

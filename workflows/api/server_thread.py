@@ -56,7 +56,7 @@ class ServerThread(threading.Thread):
                 except RunError as error:
                     self._lose(str(error))
                     self._wait_until_back()
-            for prompt_id in self.jobs:
+            for prompt_id in [*self.jobs, *self.lost]:
                 self.server.cancel(prompt_id)
         except RunError:
             pass  # it stopped answering while its jobs were taken back
@@ -88,7 +88,9 @@ class ServerThread(threading.Thread):
         files: dict[str, bytes] = {}
         if not reason:
             try:
-                files = {name: self.server.fetch(item) for name, item in zip(names(job.id, items), items, strict=True)}
+                files = {
+                    name: self.server.fetch(item) for name, (_, item) in zip(names(job.id, items), items, strict=True)
+                }
                 reason = "" if files else "no node of the workflow saves or shows a picture"
             except Refusal as refusal:
                 reason = str(refusal)
