@@ -16,6 +16,7 @@ from read_workflow import InputError, Prompt
 
 # They show the references that they give out, not results.
 SHOW_THEIR_INPUT = ("MagicFaceReference", "MagicFaceMaskWeight")
+NOT_THERE = (502, 503, 504)  # a proxy's answer for a server that is gone
 VIEWED = ("filename", "subfolder", "type")  # what the address of a saved file is made of
 # ComfyUI's errors of a prompt for which another server may have what this one lacks: a node, a model, a picture.
 LACKING = ("missing_node_type", "value_not_in_list", "custom_validation_failed")
@@ -130,7 +131,7 @@ class Server:
                 f"{self.url} does not answer ({reason}); is ComfyUI there? --server names another"
             ) from error
         text = f"{self.url} refused it ({status}): {faults(told)}"
-        raise ServerFault(text) if status >= 500 else Refusal(text, told)
+        raise ServerFault(text) if status in NOT_THERE else Refusal(text, told)
 
 
 def faults(answer: str) -> str:

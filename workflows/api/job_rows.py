@@ -38,7 +38,7 @@ class Faults:
         """Raise an InputError that names the lines."""
         told = [
             f"{self.file}, line {lines[0]}{f' and {len(lines) - 1} more' if lines[1:] else ''}: {text}"
-            for text, lines in self.lines.items()
+            for text, lines in sorted(self.lines.items(), key=lambda fault: fault[1][0])
         ]
         if told[MOST_FAULTS:]:
             told[MOST_FAULTS:] = [f"and {len(told) - MOST_FAULTS} other faults"]

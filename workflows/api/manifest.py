@@ -99,11 +99,11 @@ def names(job_id: str, files: Iterable[tuple[str, dict[str, str]]]) -> list[str]
         files: the class of the node, and ComfyUI's entry, of each file. What is only shown has the class in its name,
             and is in a folder of its own.
     """
-    made: list[str] = []
     stems: list[str] = []
+    made = []
     for class_type, file in files:
-        stem = f"{SHOWN}/{job_id}_{class_type}" if file.get("type") == "temp" else job_id
-        stems.append(re.sub(r"[^\w .+=@/-]", "_", stem))
+        shown = file.get("type") == "temp"
+        stems.append(f"{SHOWN}/{job_id}_{re.sub(r'[^A-Za-z0-9]+', '-', class_type)}" if shown else job_id)
         number = stems.count(stems[-1])
         ending = Path(file["filename"].replace("\\", "/")).suffix
         made.append(f"{stems[-1]}{f'_{number}' if number > 1 else ''}{ending}")

@@ -30,8 +30,8 @@ class ServerThread(threading.Thread):
         lost: ids of prompts that it may still have though their jobs were given back.
         lacking: what it said that it lacks, and how it said so.
         uploaded: names of pictures on the server, by their names here.
-        running: the prompts that it ran when it was last asked.
-        moved: when that last changed.
+        running: the prompts that it ran when it was last asked, and those that were sent since.
+        moved: when its queue last moved.
     """
 
     def __init__(self, server: Server, dispatch: Dispatch) -> None:
@@ -123,6 +123,7 @@ class ServerThread(threading.Thread):
             return
         prompt_id = str(uuid.uuid4())  # known before it is sent: then it can be taken back in any case
         self.jobs[prompt_id] = job, prompt
+        self.running.add(prompt_id)
         try:
             for upload in uploads:
                 upload.inputs["image"] = self._uploaded(upload.picture)
