@@ -6,6 +6,7 @@ import argparse
 import importlib
 import io
 import json
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,11 @@ def test_every_option_is_a_column(module: Modules) -> None:
     columns = [column.partition(".")[0] for column in module("job_rows").columns()]
     of_the_run = {"server", "output", "answer_limit", "jobs", "stall_limit", "wait"}
     assert set(columns) == options.keys() - of_the_run | {"id"} and len(columns) == len(set(columns))
+    page = (API.parents[1] / "docs" / "workflows.md").read_text(encoding="utf-8")
+    table = re.findall(
+        r"`([a-z]+)[^`]*`", "".join(re.findall(r"^\| `.*$", page.partition("### Job lists")[2], re.MULTILINE))
+    )
+    assert set(columns) <= set(table)
 
 
 def test_csv_and_json_lines_say_the_same(module: Modules, read: Callable[..., list[Any]]) -> None:
