@@ -139,6 +139,24 @@ def test_run_again_it_makes_what_is_missing(alone: Path, client: Client, tmp_pat
     assert np.array_equal(again["hat-4-3"], expected["hat-4-3"]) and again.keys() == expected.keys()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_a_run_that_was_killed_goes_on(alone: Path, client: Client, tmp_path: Path) -> None:
+    shutil.copytree(alone, tmp_path, dirs_exist_ok=True)
+    made = tmp_path / "made"
+    for file in made.glob("hat-7-*.png"):
+        file.unlink()
+    before = len(manifest(made))
+    with subprocess.Popen(command(write_list(tmp_path), "made", client.url), cwd=tmp_path) as process:
+        until(lambda: len(manifest(made)) > before)
+        process.kill()
+    ended = len(manifest(made)) - before
+    status, lines, _ = run(write_list(tmp_path), "made", client.url)
+    assert (status, lines[0]) == (0, f"{6 - ended} done, 0 failed, {18 + ended} skipped (done before), 0 left")
+    expected, again = pictures(alone / "made"), pictures(made)
+    assert again.keys() == expected.keys()
+    assert all(np.array_equal(again[name], expected[name]) for name in expected)
+
+
 def test_a_node_that_no_server_has_fails_its_jobs_alone(client: Client, tmp_path: Path) -> None:
     prompt = json.loads(WORKFLOW.read_text(encoding="utf-8"))
     prompt["90"] = {"class_type": "NotThere", "inputs": {}}
