@@ -90,6 +90,12 @@ class Server:
             entry: dict[str, Any] = json.loads(self._send(f"/history/{prompt_id}")).get(prompt_id) or {}
         return entry
 
+    def arguments(self) -> list[str]:
+        """What its ComfyUI was started with."""
+        with self.understood():
+            found: list[str] = json.loads(self._send("/system_stats"))["system"]["argv"]
+        return found
+
     def fetch(self, file: dict[str, str]) -> bytes:
         """A file that a run saved or showed."""
         return self._send("/view?" + urllib.parse.urlencode({key: file.get(key, "") for key in VIEWED}))

@@ -69,8 +69,18 @@ OPTIONS = (
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """The command line of `queue_workflow.py`."""
     made = argparse.ArgumentParser(description="Queue a MagicFace workflow in API format.")
+    add_options(made)
+    made.add_argument("--output", type=Path, default=Path("output"), help="folder for the pictures; %(default)s")
+    group = made.add_argument_group("job lists", "The options above hold for every job that does not say otherwise.")
+    group.add_argument("--jobs", type=Path, metavar="FILE", help="CSV or JSON lines, one job a line")
+    add_limits(group)
+    return made
+
+
+def add_options(made: argparse.ArgumentParser) -> None:
+    """What says which pictures to make, and where."""
     made.add_argument("workflow", type=Path, nargs="?", help="one of this folder, or one that ComfyUI exported (API)")
     made.add_argument(
         "--server", action="append", metavar="URL",
@@ -80,13 +90,13 @@ def parser() -> argparse.ArgumentParser:
         many: dict[str, Any] = {"action": "append", "default": []} if option.key else {}
         metavar = f"{option.key}={option.value}" if option.key else option.value
         made.add_argument(f"--{option.name}", type=option.parse, metavar=metavar, help=option.help, **many)
-    made.add_argument("--output", type=Path, default=Path("output"), help="folder for the pictures; %(default)s")
     made.add_argument("--answer-limit", type=float, default=60.0, metavar="SECONDS",
                       help="a server that takes longer for an answer counts as gone; %(default)s")  # fmt: skip
-    group = made.add_argument_group("job lists", "The options above hold for every job that does not say otherwise.")
-    group.add_argument("--jobs", type=Path, metavar="FILE", help="CSV or JSON lines, one job a line")
+
+
+def add_limits(group: argparse._ActionsContainer) -> None:
+    """How long a list waits for its servers."""
     group.add_argument("--stall-limit", type=float, default=3600.0, metavar="SECONDS",
                        help="a server whose queue does not move for so long counts as gone; %(default)s")  # fmt: skip
     group.add_argument("--wait", type=float, default=120.0, metavar="SECONDS",
                        help="how long to ask again when every server is gone; %(default)s")  # fmt: skip
-    return made

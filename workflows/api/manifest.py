@@ -66,14 +66,7 @@ class Manifest:
     def save(self, files: dict[str, bytes]) -> None:
         """Write pictures by their names; each is there with all its bytes, or not at all."""
         for name, data in files.items():
-            target = self.folder / name
-            target.parent.mkdir(exist_ok=True)
-            part = target.with_name(f".{target.name}.part")
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
+            write_whole(self.folder / name, data)
 
     def note(self, job: Job, **result: Any) -> None:
         """Add a line for a job."""
@@ -81,6 +74,17 @@ class Manifest:
         with self.lock, self.file.open("a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             self.entries[job.id] = entry
+
+
+def write_whole(target: Path, data: bytes) -> None:
+    """Write a file, which is there with all its bytes or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    with part.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(target)
 
 
 def make_folder(folder: Path) -> None:
