@@ -79,7 +79,7 @@ class Cluster:
         self.folder, self.base, self.log = folder, folder / "base", folder / "log"
         prepare_base(self.base)
         device = () if has_gpu(install.python, self.base) else ("--cpu",)
-        flags = ("--base-directory", str(self.base), "--use-pytorch-cross-attention", *device)
+        flags = ("--base-directory", str(self.base), "--use-pytorch-cross-attention", "--disable-api-nodes", *device)
         self.command = [
             sys.executable, str(SCRIPTS / "on_ray.py"), str(WORKFLOW), "--jobs", str(write_list(folder)),
             "--output", "made", "--address", "local", f"--flags={' '.join(flags)}", "--gpus", "0", "--actors", "2",
@@ -102,11 +102,11 @@ class Cluster:
             )
 
     def comfyuis(self) -> list[psutil.Process]:
-        """The processes of ComfyUI that the actors have started."""
+        """The processes of ComfyUI that the actors have started: children of the processes that wait for them."""
         found = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if str(self.base) in process.cmdline() and process.cmdline()[1] == "-c":
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, AttributeError):
+                if str(self.base) in process.cmdline() and process.cmdline() == process.parent().cmdline():
                     found.append(process)
         return found
 
@@ -144,15 +144,18 @@ def test_an_actor_and_a_server_are_killed(cluster: Cluster, server: Server, tmp_
         for one in (first, second):
             one.suspend()  # from here on nothing is made by these two
         before = {result["id"]: result for result in results(made)}
-        actor = first.parent()
-        assert actor is not None and 0 < len(before) < 12
+        actor = first.parents()[1]
+        assert 0 < len(before) < 12
+        assert "ray::" in " ".join(actor.cmdline())
         actor.kill()
         second.kill()
         first.resume()
         until(lambda: not first.is_running(), cluster.log.read_text)
         output, _ = process.communicate(timeout=LIMIT_S)
     said = cluster.log.read_text(encoding="utf-8")
-    assert (process.returncode, output.splitlines()[-2]) == (0, "12 done, 0 failed, 0 skipped (done before), 0 left"), said
+    assert (process.returncode, output.splitlines()[-2]) == (0, "12 done, 0 failed, 0 skipped (done before), 0 left"), (
+        said
+    )
     after = {result["id"]: result for result in results(made)}
     assert len(results(made)) == len(after) == 12 and not (made / "failed").exists()
     gone = {result["server"] for result in before.values()}

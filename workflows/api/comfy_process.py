@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,8 +23,12 @@ PYTHONS = ("venv/bin/python", ".venv/bin/python", "venv/Scripts/python.exe", ".v
            "python_embeded/python.exe")  # fmt: skip
 FOLDERS = ("input", "output", "temp", "user")
 # Runs ComfyUI's main.py, and ends it when the pipe closes: that happens however the process at its other end has ended.
+# Where it can, it runs as a child's child, because Ray kills the children of an actor before they can tidy up.
 BOOT = """
 import os, runpy, shutil, sys, threading
+child = os.fork() if hasattr(os, "fork") else 0
+if child:
+    os._exit(1 if os.waitpid(child, 0)[1] else 0)
 main, folder = sys.argv[1:3]
 pipe = os.dup(0)
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -99,7 +104,10 @@ class ComfyProcess:
         try:
             self.process.wait(STOP_LIMIT_S)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            if sys.platform == "win32":
+                self.process.kill()
+            else:
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -122,6 +130,7 @@ class ComfyProcess:
                 [*self.command, str(self.folder), *places, "--listen", "127.0.0.1", "--port", str(port),
                  "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *self.flags],
                 stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
+                start_new_session=sys.platform != "win32",
                 env={name: value for name, value in os.environ.items() if name not in without},
             )  # fmt: skip
 

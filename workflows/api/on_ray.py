@@ -33,7 +33,6 @@ from read_workflow import InputError, note
 from result_store import ResultStore
 
 HERE = Path(__file__).resolve().parent
-MOST_RETRIES = 20  # of a block, each time that an actor or a server is lost with it
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,7 +94,7 @@ def run(todo: list[Job], plan: Plan, given: argparse.Namespace, progress: Progre
     import ray
     import ray.data
 
-    here = {"working_dir": str(HERE), "excludes": ["*", "!*.py"]}  # nodes import what this file imports
+    here = {"working_dir": str(HERE), "excludes": ["*", "!.", "!*.py"]}  # nodes import what this does
     ray.init(address=given.address, include_dashboard=None if given.address else False, runtime_env=here)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
@@ -118,8 +117,7 @@ def pipeline(todo: list[Job], plan: Plan, given: argparse.Namespace) -> Any:
     import ray
 
     context = ray.data.DataContext.get_current()
-    context.actor_task_retry_on_errors = True  # as a ServerFault
-    context.max_errored_blocks = -1  # what is lost in spite of that does not stop the rest
+    context.actor_task_retry_on_errors = True  # a Maker raises until it gives a block up
     gpus = 0.0 if plan.servers else given.gpus
     actors = given.actors or len(plan.servers) or (int(ray.cluster_resources().get("GPU", 0) / gpus) if gpus else 1)
     if not actors:
@@ -133,8 +131,6 @@ def pipeline(todo: list[Job], plan: Plan, given: argparse.Namespace) -> Any:
         compute=ray.data.ActorPoolStrategy(size=actors),
         num_cpus=0,  # an actor waits for its server most of the time
         num_gpus=gpus,
-        max_restarts=-1,
-        max_task_retries=MOST_RETRIES,
     )
 
 

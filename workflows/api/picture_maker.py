@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sys
 import time
 import zlib
 from collections import Counter, deque
@@ -18,6 +19,7 @@ from result_store import ResultStore
 
 AT_A_TIME = 2  # the second waits on the server while pictures of the first are fetched and written
 POLL_S = 0.2
+MOST_FAULTS = 20  # without a block done in between: what comes after is given up at its first
 MOST_LOST = 3  # a job whose server was lost so often may be the reason
 
 Row = dict[str, Any]
@@ -57,6 +59,7 @@ class Maker:
         """
         self.plan, self.pictures = plan, pictures
         self.lost: Counter[str] = Counter()
+        self.faults = 0  # since a block was done
         self.uploaded: dict[tuple[str, str], str] = {}
         self.own: ComfyProcess | None = None
         if not plan.servers:
@@ -68,15 +71,28 @@ class Maker:
             self.own.stop()
 
     def __call__(self, row: Row) -> list[Row]:
-        """The results of a block.
+        """What became of the jobs of a block.
 
         Raises:
-            ServerFault: the server is lost; Ray calls again, and the jobs that are done are passed over.
+            Exception: a server or the store is lost; Ray calls again, and the jobs that are done are passed over.
         """
         block = json.loads(zlib.decompress(row["block"]))
         todo = [job for job in block if not self.plan.store.has(job["id"], job["digest"])]
-        server = self._server()
+        try:
+            self._make(self._server(), todo)
+            self.faults = 0
+        except Exception as error:
+            print(error, file=sys.stderr)
+            self.faults += 1
+            if self.faults < MOST_FAULTS:
+                raise
+            for job in todo:
+                job.setdefault("error", f"given up: {error}")
+        return [{"id": job["id"], "line": job["line"], "error": job.get("error", "")} for job in block]
+
+    def _make(self, server: Server, todo: list[Row]) -> None:
         ahead: deque[Run] = deque()
+        job = todo[0] if todo else {}
         try:
             for job in todo:
                 ahead.append(self._queue(server, job))
@@ -91,7 +107,6 @@ class Maker:
             if self.own:
                 self.own.stop()
             raise
-        return [{"id": job["id"], "line": job["line"], "error": job.get("error", "")} for job in block]
 
     def _server(self) -> Server:
         """The actor's own server, started again where it has ended, or the one with the shortest queue."""
@@ -100,7 +115,7 @@ class Maker:
                 self.own.start()
             return Server(self.own.url, self.plan.answer_limit_s)
         servers = [Server(url, self.plan.answer_limit_s) for url in self.plan.servers]
-        end = time.monotonic() + self.plan.wait_s
+        end = time.monotonic() + (self.plan.wait_s if self.faults < MOST_FAULTS else 0.0)
         while True:
             lengths = {}
             for server in random.sample(servers, len(servers)):
@@ -110,7 +125,8 @@ class Maker:
                     reason = str(error)
             if lengths:
                 return min(lengths, key=lambda server: lengths[server])
-            if time.monotonic() > end:
+            if time.monotonic() >= end:
+                self.faults = MOST_FAULTS
                 raise ServerFault(f"no server answers; the last: {reason}")
             time.sleep(1.0)
 
