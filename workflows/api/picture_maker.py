@@ -67,8 +67,9 @@ class Maker:
             self.own.start()
 
     def __del__(self) -> None:
-        if getattr(self, "own", None):
-            self.own.stop()
+        own: ComfyProcess | None = getattr(self, "own", None)
+        if own is not None:
+            own.stop()
 
     def __call__(self, row: Row) -> list[Row]:
         """What became of the jobs of a block.
@@ -161,8 +162,9 @@ class Maker:
                 items, result["told"] = shown(job["prompt"], entry)
             if not run.error:
                 files, run.error = self._fetched(server, job["id"], items)
-            for _, item in items if self.own else ():
-                self.own.forget(item)
+            if self.own is not None:
+                for _, item in items:
+                    self.own.forget(item)
         for name, data in files.items():
             self.plan.store.write(name, data)
         job["error"] = run.error
