@@ -95,10 +95,11 @@ class Cluster:
             "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(100 * 2**20),
         }
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, *further: str) -> subprocess.Popen[str]:
+        command = [*self.command, *further]
         with self.log.open("a", encoding="utf-8") as log:
             return subprocess.Popen(
-                self.command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
+                command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
             )
 
     def comfyuis(self) -> list[psutil.Process]:
@@ -170,8 +171,20 @@ def test_an_actor_and_a_server_are_killed(cluster: Cluster, server: Server, tmp_
     assert found.keys() == expected.keys() and len(found) == 12
     assert all(np.array_equal(found[name], expected[name]) for name in expected)
 
-    files = {file: file.stat().st_mtime_ns for file in made.rglob("*")}
+    files = {file: file.stat().st_mtime_ns for file in made.rglob("*.*")}
     with cluster.start() as process:
         output, _ = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, output.splitlines()[-2]) == (0, "0 done, 0 failed, 12 skipped (done before), 0 left")
-    assert {file: file.stat().st_mtime_ns for file in made.rglob("*")} == files
+
+    # A job that fails, on a server that runs already.
+    with (tmp_path / "jobs.jsonl").open("a", encoding="utf-8") as out:
+        out.write(json.dumps({"id": "no-hat", "prompt": "a landscape", "set": SMALL}))
+    with cluster.start("--server", server.url) as process:
+        output, _ = process.communicate(timeout=LIMIT_S)
+    said = cluster.log.read_text(encoding="utf-8")
+    assert output.splitlines()[-2] == "0 done, 1 failed, 12 skipped (done before), 0 left", said
+    assert process.returncode == 1 and "no-hat (line 13) failed: " in said
+    noted = json.loads((made / "failed" / "no-hat.json").read_text(encoding="utf-8"))
+    assert noted["server"] == server.url and "'hat' is not in the positive prompt" in noted["error"]
+    assert {file: file.stat().st_mtime_ns for file in files} == files
+    assert not [file for file in made.rglob("*.*") if file not in files and file.parent.name != "failed"]

@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import shlex
 import signal
 import sys
@@ -44,13 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     try:
         servers = list(dict.fromkeys(map(address, given.server or ())))
-        if not servers and not given.comfyui:
-            raise InputError("--comfyui, or COMFYUI_PATH, has to name the folder of ComfyUI on the nodes")
         jobs = read_jobs(given.jobs, given, note)
         store = ResultStore(given.output)
         todo = store.open(jobs)
         progress = Progress(len(todo), len(jobs) - len(todo))
-        plan = Plan(store, servers, given.comfyui, shlex.split(given.flags),
+        plan = Plan(store, servers, given.comfyui or "", shlex.split(given.flags),
                     given.answer_limit, given.stall_limit, given.wait)  # fmt: skip
         if todo:
             run(todo, plan, given, progress)
@@ -76,8 +75,8 @@ def parser() -> argparse.ArgumentParser:
     add_limits(made)
     group = made.add_argument_group("cluster")
     group.add_argument("--address", help="of the cluster; 'local' starts Ray here even if a cluster runs")
-    group.add_argument("--comfyui", default=os.environ.get("COMFYUI_PATH", ""), metavar="FOLDER",
-                       help="ComfyUI on nodes that have no COMFYUI_PATH of their own; without --server")  # fmt: skip
+    group.add_argument("--comfyui", type=lambda folder: str(Path(folder).absolute()), metavar="FOLDER",
+                       help="ComfyUI on every node; a node's own COMFYUI_PATH. Not with --server")  # fmt: skip
     group.add_argument("--flags", default="", help="further arguments of ComfyUI, in one text, as --flags=--lowvram")
     group.add_argument("--actors", type=int, metavar="NUMBER",
                        help="how many at once; the GPUs of the cluster / --gpus, or one for each --server")  # fmt: skip
@@ -95,7 +94,7 @@ def run(todo: list[Job], plan: Plan, given: argparse.Namespace, progress: Progre
     import ray.data
 
     here = {"working_dir": str(HERE), "excludes": ["*", "!.", "!*.py"]}  # nodes import what this does
-    ray.init(address=given.address, include_dashboard=None if given.address else False, runtime_env=here)
+    ray.init(address=given.address, runtime_env=here)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         for row in pipeline(todo, plan, given).iter_rows():
@@ -106,7 +105,8 @@ def run(todo: list[Job], plan: Plan, given: argparse.Namespace, progress: Progre
     except KeyboardInterrupt:
         print("Stopped; the same command goes on from here.")
     except ray.exceptions.RayError as error:
-        raise RunError(str(error)) from None
+        # The cause comes last, after the places where it was passed on.
+        raise RunError(re.split(r"\n(?=[\w.]+(?:Error|Fault): )", str(error))[-1]) from None
     finally:
         signal.signal(signal.SIGTERM, before)
         ray.shutdown()

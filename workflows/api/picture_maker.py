@@ -32,7 +32,7 @@ class Plan:
 
     store: ResultStore
     servers: list[str]  # that run already; empty to start one
-    comfyui: str
+    comfyui: str  # its folder; empty for COMFYUI_PATH of the node
     flags: list[str]
     answer_limit_s: float
     stall_limit_s: float
@@ -63,7 +63,7 @@ class Maker:
         self.uploaded: dict[tuple[str, str], str] = {}
         self.own: ComfyProcess | None = None
         if not plan.servers:
-            self.own = ComfyProcess(os.environ.get("COMFYUI_PATH") or plan.comfyui, plan.flags)
+            self.own = ComfyProcess(plan.comfyui or os.environ.get("COMFYUI_PATH", ""), plan.flags)
             self.own.start()
 
     def __del__(self) -> None:
