@@ -45,7 +45,9 @@ def shipped() -> tuple[list[Concept], str]:
 
     references = [node["inputs"] for node in nodes.values() if node["class_type"] == "MagicFaceReference"]
     (prompt,) = (node["inputs"]["text"] for node in nodes.values() if node["class_type"] == "MagicFacePrompt")
-    return [Concept(one["concept"], one["caption"], file(one["image"]), file(one["mask"])) for one in references], prompt
+    return [
+        Concept(one["concept"], one["caption"], file(one["image"]), file(one["mask"])) for one in references
+    ], prompt
 
 
 def read_concepts(folder: Path, masks: Path) -> list[Concept]:
@@ -64,9 +66,13 @@ def read_concepts(folder: Path, masks: Path) -> list[Concept]:
     pictures = {name: file for name, file in files.items() if not name.endswith(MASK)}
     for name in files.keys() - pictures.keys():
         if name.removesuffix(MASK) not in pictures:
-            raise TrialError(f"{files[name].name} is the mask of a picture {name.removesuffix(MASK)!r} that is not there")
+            raise TrialError(
+                f"{files[name].name} is the mask of a picture {name.removesuffix(MASK)!r} that is not there"
+            )
     if not 1 <= len(pictures) <= MOST:
-        raise TrialError(f"--concepts {folder} has {len(pictures) or 'no'} pictures ({', '.join(ENDINGS)}); 1 to {MOST}")
+        raise TrialError(
+            f"--concepts {folder} has {len(pictures) or 'no'} pictures ({', '.join(ENDINGS)}); 1 to {MOST}"
+        )
     return [_concept(file, files.get(name + MASK), masks) for name, file in pictures.items()]
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,16 @@ from PIL import Image
 from devtools.contact_sheet import dim
 
 from .drawing import colour_of, data_uri, over, small
-from .grid import DEFAULT, WITHOUT, Setting, Variant
+from .grid import DEFAULT, WITHOUT, Setting
 from .measures import Run
 from .report import Trial, without_places
+from .verdicts import Verdict
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),
     autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
 )  # fmt: skip
+_NAMES = {DEFAULT: "defaults", WITHOUT: "without MagicFace"}
 
 
 @dataclass(frozen=True)
@@ -31,16 +33,16 @@ class Tile:
         run: its figures.
         label: the value that it was made with.
         alt: what a reader hears who does not see the pictures.
-        usual: whether it was made with the defaults.
         picture, regions: data URIs; empty if the run failed.
+        usual: whether the value is the default.
     """
 
     run: Run
     label: str
     alt: str
-    usual: bool
-    picture: str
-    regions: str
+    picture: str = ""
+    regions: str = ""
+    usual: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,15 @@ class ReferencePicture:
 def page_of(trial: Trial) -> str:
     """The page as HTML."""
     tiles = {(run.variant.id, run.seed): _tile(trial, run) for run in trial.runs}
+    seeds = [run.seed for run in trial.runs if run.variant.id == DEFAULT]
     return _TEMPLATES.get_template("page.html").render(
         trial=trial,
         name=trial.checkpoint or "the embedded model",
         colours={word: colour_of(word, trial.words) for word in trial.words},
         references=_references(trial),
-        first=[(seed, [tiles[WITHOUT, seed], tiles[DEFAULT, seed]]) for seed in _seeds(trial)],
-        sheets=[
-            _sheet(trial, verdict.setting, tiles, verdict.default.value) for verdict in trial.verdicts
-        ],
+        seeds=seeds,
+        first=[(seed, [tiles[WITHOUT, seed], tiles[DEFAULT, seed]]) for seed in seeds],
+        sheets=[_sheet(verdict, tiles, seeds) for verdict in trial.verdicts],
         notes=_notes(trial),
         shown=shown,
     )
@@ -80,39 +82,33 @@ def page_of(trial: Trial) -> str:
 
 def shown(value: Any) -> str:
     """A value as the editor shows it."""
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _tile(trial: Trial, run: Run) -> Tile:
     setting = run.variant.setting
     label = f"{setting.name} {shown(run.variant.value)}" if setting else _NAMES[run.variant.id]
-    found = ", ".join(f"{word} {part:.0%}" for word, part in run.shares.items()) or "no regions"
     alt = f"{label}, seed {run.seed}"
     if run.picture is None:
-        return Tile(run, label, f"{alt}: failed", setting is None, "", "")
+        return Tile(run, label, f"{alt}: failed")
+    found = ", ".join(f"{word} {part:.0%}" for word, part in run.shares.items()) or "no regions"
     with Image.open(run.picture) as opened:
         picture = small(opened)
-    regions = data_uri(over(picture, run.regions, run.words, trial.words))
-    return Tile(run, label, f"{alt}: {found}", setting is None, data_uri(picture), regions)
+    regions = over(picture, run.regions, run.words, trial.words)
+    return Tile(run, label, f"{alt}: {found}", data_uri(picture), data_uri(regions))
 
 
-_NAMES = {DEFAULT: "defaults", WITHOUT: "without MagicFace"}
-
-
-def _sheet(trial: Trial, setting: Setting, tiles: dict[tuple[str, int], Tile], default: Any) -> Sheet:
-    values: dict[Any, Variant] = {}
-    for run in trial.runs:
-        if run.variant.setting == setting:
-            values[run.variant.value] = run.variant
-        elif run.variant.id == DEFAULT:
-            values[default] = run.variant
-    if all(isinstance(value, (int, float)) for value in values):
-        values = dict(sorted(values.items()))
-    return Sheet(setting, [(seed, [tiles[one.id, seed] for one in values.values()]) for seed in _seeds(trial)])
-
-
-def _seeds(trial: Trial) -> Sequence[int]:
-    return [run.seed for run in trial.runs_of(DEFAULT)]
+def _sheet(verdict: Verdict, tiles: Mapping[tuple[str, int], Tile], seeds: Sequence[int]) -> Sheet:
+    rows = []
+    for seed in seeds:
+        row = [tiles[score.variant, seed] for score in verdict.ordered]
+        label = f"{verdict.setting.name} {shown(verdict.default.value)}"
+        rows.append(
+            (seed, [replace(one, label=label, usual=True) if one.run.variant.id == DEFAULT else one for one in row])
+        )
+    return Sheet(verdict.setting, rows)
 
 
 def _references(trial: Trial) -> list[ReferencePicture]:

@@ -14,6 +14,7 @@ from .errors import TrialError
 
 Link = list[Any]
 STEPS, CFG = 30, 7.0  # as in the shipped workflows
+SEED = "KSampler.seed"  # the embedded model has a seed too, which stays
 _PREFIX = "magicface_trial/"  # a folder of the server
 
 
@@ -98,7 +99,11 @@ def words_prompt(graph: Graph, caption: str, words: Sequence[str]) -> Prompt:
 def job(name: str, **options: Any) -> dict[str, Any]:
     """A row of a job list, whose pictures on the server are named after it."""
     given = {**options.pop("set", {}), "SaveImage.filename_prefix": _PREFIX + name}
-    return {"id": name, **options, "set": {place: value if isinstance(value, str) else json.dumps(value) for place, value in given.items()}}
+    return {
+        "id": name,
+        **options,
+        "set": {place: value if isinstance(value, str) else json.dumps(value) for place, value in given.items()},
+    }
 
 
 def job_of(prompt: Prompt) -> str | None:

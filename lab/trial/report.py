@@ -53,10 +53,6 @@ class Trial:
         """Of the concepts."""
         return [concept.word for concept in self.concepts]
 
-    def runs_of(self, variant: str) -> list[Run]:
-        """Those of one variant, by its id."""
-        return [run for run in self.runs if run.variant.id == variant]
-
 
 def figures_of(trial: Trial) -> dict[str, Any]:
     """The figures as JSON; its format is described in docs/trial.md."""

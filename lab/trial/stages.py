@@ -17,7 +17,7 @@ from .host import Host
 from .jobs import Outcome, run_jobs
 from .measures import Run, read_masks
 from .meter import Meter
-from .prompts import job, references_in
+from .prompts import SEED, job, references_in
 
 
 class Stages:
@@ -62,7 +62,7 @@ class Stages:
             files: dict[str, Any] = {"workflow": without}
             if run.variant.id != WITHOUT:
                 files = {"workflow": with_it, "picture": pictures, "mask": masks}
-            rows.append(job(name, seed=run.seed, **files, set=run.variant.options))
+            rows.append(job(name, **files, set={SEED: run.seed, **run.variant.options}))
         print(f"Making {len(rows)} pictures", flush=True)
         with Meter(self.host, self.folder / "memory.json") as meter:
             outcomes = self._run("pictures", rows)
@@ -79,9 +79,7 @@ class Stages:
         """
         workflow, (reference,) = self._write("words_in_picture", prompt), references_in(prompt)
         made = {f"{run.variant.id}-{run.seed}": run for run in runs if run.picture}
-        rows = [
-            job(name, workflow=workflow, picture={reference: str(run.picture)}) for name, run in made.items()
-        ]
+        rows = [job(name, workflow=workflow, picture={reference: str(run.picture)}) for name, run in made.items()]
         print(f"Finding the words in {len(rows)} pictures", flush=True)
         outcomes = self._run("words", rows)
         found = {name: replace(made[name], words=read_masks(of.files, words)) for name, of in outcomes.items()}

@@ -15,8 +15,8 @@ from .concepts import Concept, check_prompt, read_concepts, shipped, usual_promp
 from .errors import TrialError
 from .grid import QUICK_SEEDS, SEEDS, settings, variants
 from .host import Host, host
-from .prompts import Graph, change, picture_prompt, words_prompt
 from .page import page_of, shown
+from .prompts import Graph, change, picture_prompt, words_prompt
 from .report import Trial, defaults_in, figures_of, made_with, mask_agreement
 from .stages import Stages, with_masks
 from .verdicts import verdicts

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
 from .grid import DEFAULT, Setting
 from .measures import Run
 
+T = TypeVar("T")
 CLEAR = 0.02  # of agreement; less is no difference
 
 
@@ -45,10 +46,11 @@ class Score:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The values of a setting, the default first, and the one that looks best by the measures.
+    """The values of a setting, and the one that is best by the measures.
 
     Attributes:
-        clear: whether the best is clearly better than the default; then it is not the default.
+        setting: that was changed alone.
+        scores: of its values, the default's first.
     """
 
     setting: Setting
@@ -58,6 +60,11 @@ class Verdict:
     def default(self) -> Score:
         """The score of the default."""
         return self.scores[0]
+
+    @property
+    def ordered(self) -> list[Score]:
+        """The scores by value where values are numbers."""
+        return in_order(self.scores, [score.value for score in self.scores])
 
     @property
     def best(self) -> Score:
@@ -71,11 +78,20 @@ class Verdict:
         return self.best is not self.default
 
 
+def in_order(items: Sequence[T], values: Sequence[Any]) -> list[T]:
+    """Items sorted by their values if these are numbers; else as they are."""
+    if not all(isinstance(value, (int, float)) for value in values):
+        return list(items)
+    return [item for _, item in sorted(zip(values, items, strict=True), key=lambda pair: pair[0])]
+
+
 def score(runs: Sequence[Run], value: Any, words: Sequence[str]) -> Score:
     """The score of a variant's runs."""
     found = sum(len(run.found) for run in runs) / (len(runs) * len(words))
     by_seed = tuple(sum(run.agreement.values()) / len(words) for run in runs)
-    return Score(runs[0].variant.id, value, found, by_seed, min((run.seconds for run in runs if run.seconds), default=None))
+    return Score(
+        runs[0].variant.id, value, found, by_seed, min((run.seconds for run in runs if run.seconds), default=None)
+    )
 
 
 def verdicts(runs: Sequence[Run], defaults: dict[str, Any], words: Sequence[str]) -> list[Verdict]:
