@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import xml.etree.ElementTree as ET
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
-from typing import TextIO
 
 from . import environment
 from .incore import CHOICE, PACK
@@ -30,6 +27,8 @@ NO_TESTS_COLLECTED = 5
 # noise in the last digits. A test whose outcome depends on rounding shows here first, not on someone else's machine.
 _OTHER_CPU = (("ATEN_CPU_CAPABILITY", "default"), ("MAGICFACE_TEST_NOISE", "2e-7"))
 ROUNDING = ("comfy", ("-m", "rounding"), _OTHER_CPU)
+# Parts that run at the same time. Each keeps about one core busy.
+AT_ONCE = 2
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,9 @@ def main(pytest_arguments: list[str]) -> int:
     others = [argument for argument in pytest_arguments if not _is_test_path(argument)]
     results = [] if pytest_arguments else static_checks()
     chosen = [(part, targets) for part in parts() if (targets := _paths_in(part, paths))]
-    tested = []
-    for _, group in groupby(chosen, key=lambda entry: (entry[0].folder, entry[0].variables)):
-        tested += _side_by_side(list(group), others)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = [pool.submit(_test, *entry, others, at_once=not number) for number, entry in enumerate(chosen)]
+        tested = [run.result() for run in runs]
     if pytest_arguments and any(result.passed + result.failed + result.skipped for result in tested):
         # A choice by name (-k) may leave some parts empty. If all are empty, it was a mistake.
         results += [result for result in tested if result.passed + result.failed + result.skipped]
@@ -106,7 +105,7 @@ def parts() -> list[Part]:
         found.append(Part(folder, folder))
         if folder in ON_BOTH_CORES:
             version = CORES["oldest"].version
-            found.append(Part(f"{folder} on ComfyUI {version}", folder, "oldest"))
+            found.append(Part(f"{folder} on ComfyUI {version}", folder, "oldest", ("-m", "not lab")))
         if folder == ROUNDING[0]:
             found.append(Part(f"{folder}, another rounding", folder, "newest", *ROUNDING[1:]))
     return found
@@ -126,6 +125,8 @@ def static_checks() -> list[Result]:
         link(ROOT, Path(folder) / PACK)
         mypy = [python, "-m", "mypy", "--config-file", config, "--cache-dir", str(ROOT / ".mypy_cache")]
         results.append(_check("mypy", [*mypy, *(word for name in TYPED for word in ("-p", name))], Path(folder)))
+        # Scripts that import each other as if from one folder, as whoever copies that folder runs them.
+        results.append(_check("mypy, scripts", [*mypy, "--explicit-package-bases", "."], ROOT / "workflows" / "api"))
         imports = "from importlinter.cli import lint_imports_command; lint_imports_command()"
         results.append(_check("import-linter", [python, "-c", imports, config, "--no-cache"], Path(folder)))
         (Path(folder) / PACK).unlink()
@@ -151,32 +152,27 @@ def _paths_in(part: Part, paths: list[str]) -> list[str]:
     return [p for p in paths if folder in (found := Path(p.split("::")[0]).resolve(), *found.parents)]
 
 
-def _side_by_side(group: list[tuple[Part, list[str]]], others: list[str]) -> list[Result]:
-    """Run the parts of one folder at the same time, as each uses one core. The first prints at once, the rest later."""
-    with (
-        ThreadPoolExecutor(len(group)) as pool,
-        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as later,
-    ):
-        runs = [
-            pool.submit(_test, part, targets, others, later if number else None)
-            for number, (part, targets) in enumerate(group)
-        ]
-        results = [run.result() for run in runs]
-        later.seek(0)
-        shutil.copyfileobj(later, sys.stdout)
-    return results
-
-
-def _test(part: Part, targets: list[str], others: list[str], output: TextIO | None = None) -> Result:
-    print(f"\n=== tests: {part.name}", file=output, flush=True)
+def _test(part: Part, targets: list[str], others: list[str], at_once: bool) -> Result:
+    """Run a part. What it prints comes either at once or in one piece when it ends, so that parts do not mix."""
+    print(f"\n=== tests: {part.name}{'' if at_once else ' (its output follows)'}", flush=True)
     variables = {**os.environ, CHOICE: str(environment.comfyui(part.core)), "PYTHONIOENCODING": "utf-8"}
     variables |= dict(part.variables)
     with tempfile.TemporaryDirectory(prefix="magicface-tests-") as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *part.arguments, *targets, *others]
-        code = subprocess.run(command, env=variables, cwd=ROOT, check=False, stdout=output).returncode
+        ended = subprocess.run(
+            command,
+            env=variables,
+            cwd=ROOT,
+            check=False,
+            stdout=None if at_once else subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
         result = _read(part.name, report)
-    broken = code not in (0, 1, NO_TESTS_COLLECTED) or (code == 1 and not result.failed)
+    if not at_once:
+        print(f"\n=== tests: {part.name}\n{ended.stdout}", end="", flush=True)
+    broken = ended.returncode not in (0, 1, NO_TESTS_COLLECTED) or (ended.returncode == 1 and not result.failed)
     return replace(result, failed=result.failed + 1) if broken else result
 
 

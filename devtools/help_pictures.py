@@ -71,7 +71,7 @@ HELP_PICTURES = {
         placed={"hat above, scarf below": ("upper", "lower"), "hat below, scarf above": ("lower", "upper")},
     ),
     "mask": HelpPicture(
-        "magicface_with_and_without",
+        "magicface_words",
         "MagicFaceConceptMask",
         {part: {"MagicFaceConceptMask": {"concept": part}} for part in ("hat", "face", "hair", "scarf", "shirt")},
         with_references=False,
@@ -105,16 +105,10 @@ def write(client: Client, name: str) -> Path:
 
 
 def only_mask(prompt: Prompt) -> Prompt:
-    """A prompt that finds a mask in the picture of the first reference, with the checkpoint of another prompt."""
-    reference = next(node["inputs"] for node in prompt.values() if node["class_type"] == "MagicFaceReference")
-    (loader,) = {reference["clip"][0], reference["vae"][0]}
-    inputs = {name: reference[name] for name in ("clip", "vae", "image", "caption", "concept", "size")}
-    inputs |= {"model": [loader, 0], "threshold": 0.25, "edge_px": 24, "blocks": "auto"}
-    picture = reference["image"][0]
-    return {
-        **{name: copy.deepcopy(prompt[name]) for name in (loader, picture)},
-        "mask": {"class_type": "MagicFaceConceptMask", "inputs": inputs},
-    }
+    """The first node of a prompt that finds a mask, and the nodes that it reads."""
+    name, mask = next((name, node) for name, node in prompt.items() if node["class_type"] == "MagicFaceConceptMask")
+    read = {value[0] for value in mask["inputs"].values() if isinstance(value, list)}
+    return {name: prompt[name] for name in (*sorted(read), name)}
 
 
 def with_inputs(prompt: Prompt, inputs: Mapping[str, Mapping[str, Any]]) -> Prompt:

@@ -10,13 +10,15 @@ __all__ = ["WEB_DIRECTORY", "comfy_entrypoint"]
 
 
 async def comfy_entrypoint() -> Any:
-    """Register the pack's node and a route that reports what is alive; ComfyUI calls this once when it starts."""
+    """Register the pack's node, its stand-in for checkpoints, and a route that reports what is alive."""
     import folder_paths
     from aiohttp import web
     from comfy_api.latest import ComfyExtension, io
     from server import PromptServer
 
-    from . import alive, families, tiny_model
+    from . import alive, families, stand_in, tiny_model
+
+    PromptServer.instance.add_on_prompt_handler(stand_in.replace_missing)
 
     @PromptServer.instance.routes.get("/magicface_dev/alive")
     async def report(_: Any) -> web.Response:

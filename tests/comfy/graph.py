@@ -164,18 +164,20 @@ class Graph:
         return found
 
 
-def assert_acts(graph: Graph, model: Any, *references: Any, least: float = 0.1, **sampling: Any) -> Tensor:
+def assert_acts(
+    graph: Graph, model: Any, *references: Any, least: float = 0.1, schedule: Any = None, **sampling: Any
+) -> Tensor:
     """Assert that the method changes the picture and finds regions, and that weight 0 gives the unpatched picture.
 
     Returns:
         The latent sampled with the method.
     """
     plain = graph.sample(model, **sampling)
-    latent = graph.sample(graph.apply(model, *references), **sampling)
+    latent = graph.sample(graph.apply(model, *references, schedule=schedule), **sampling)
     assert torch.isfinite(plain).all() and torch.isfinite(latent).all()
     assert (latent - plain).abs().max() > least
     for steps in graph.regions_by_step(latent):
         assert {0, 1} & set(torch.stack(steps).flatten().tolist())
     silent = [graph.mask_weight(reference, weight=0.0) for reference in references]
-    assert torch.equal(graph.sample(graph.apply(model, *silent), **sampling), plain)
+    assert torch.equal(graph.sample(graph.apply(model, *silent, schedule=schedule), **sampling), plain)
     return latent

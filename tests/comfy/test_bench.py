@@ -24,6 +24,8 @@ from lab.bench.scene import SHAPES, Scene
 from lab.bench.tables import STAGES
 from lab.bench.whole_runs import EXACT, FIRST, NEXT, PLAIN, whole_runs
 
+pytestmark = pytest.mark.lab
+
 MB = 2**20
 STEPS = 3
 

@@ -18,6 +18,8 @@ from lab.judge import PARTS, Judge, load_judge, look
 from lab.portraits import draw_portrait
 from lab.training.drawn_set import labels_of
 
+pytestmark = pytest.mark.lab
+
 # Four combinations each with one, two and three concepts.
 NUMBERS = range(12)
 # Far below the figures in docs/evaluation.md, and far above chance.

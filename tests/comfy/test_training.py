@@ -23,6 +23,8 @@ from lab.portraits import draw_portrait
 from lab.training import autoencoder, denoiser, drawn_set, judging, loop, text, train
 from lab.training.drawn_set import CAPTIONS, Drawings, labels_of
 
+pytestmark = pytest.mark.lab
+
 CAPTION = "a person with hair wearing a red striped hat and a scarf"
 
 

@@ -437,3 +437,13 @@ def test_workflows_without_the_nodes_meant(queue: Queue) -> None:
     assert "the workflow has no MagicFacePrompt" in queue(plain, "--prompt", "x")[1]
     assert queue(plain, "--seed", "3") == (2, "--seed: no node has a seed or noise_seed that is a number\n")
     assert "SaveImage has no input 'x'; there are none" in queue(plain, "--set", "1.x=3")[1]
+
+
+def test_a_list_goes_on_after_jobs_that_a_server_breaks_at(queue: Queue, server: Server, tmp_path: Path) -> None:
+    (tmp_path / "jobs").write_text('{"id": "a"}\n{"id": "b", "seed": 2}\n')
+    server.answers["/prompt"] = 500, b"broken"
+    status, printed = queue(shipped(), "--jobs", "jobs")
+    assert status == 1 and "a (line 1) failed" in printed and "b (line 2) failed" in printed and "broken" in printed
+    server.answers["/prompt"] = 200, b"[]"
+    status, printed = queue(shipped(), "--jobs", "jobs", "--output", "other", "--wait", "0")
+    assert status == 1 and "answered as ComfyUI does not" in printed and "0 done, " in printed

@@ -16,6 +16,7 @@ from read_workflow import InputError, Prompt
 
 # They show the references that they give out, not results.
 SHOW_THEIR_INPUT = ("MagicFaceReference", "MagicFaceMaskWeight")
+NOT_THERE = (502, 503, 504)  # a proxy's answer for a server that is gone
 VIEWED = ("filename", "subfolder", "type")  # what the address of a saved file is made of
 # ComfyUI's errors of a prompt for which another server may have what this one lacks: a node, a model, a picture.
 LACKING = ("missing_node_type", "value_not_in_list", "custom_validation_failed")
@@ -130,7 +131,7 @@ class Server:
                 f"{self.url} does not answer ({reason}); is ComfyUI there? --server names another"
             ) from error
         text = f"{self.url} refused it ({status}): {faults(told)}"
-        raise ServerFault(text) if status >= 500 else Refusal(text, told)
+        raise ServerFault(text) if status in NOT_THERE else Refusal(text, told)
 
 
 def faults(answer: str) -> str:
@@ -196,17 +197,15 @@ def seconds(entry: dict[str, Any]) -> float:
     return (max(times) - min(times)) / 1000 if times else 0.0
 
 
-def shown(prompt: Prompt, entry: dict[str, Any]) -> tuple[list[dict[str, str]], list[str]]:
-    """The files that a run saved or showed, and the texts that it showed, each with its node."""
+def shown(prompt: Prompt, entry: dict[str, Any]) -> tuple[list[tuple[str, dict[str, str]]], list[str]]:
+    """The files that a run saved or showed, each with its node's class, and the texts; in the order of the nodes."""
     files, texts = [], []
-    for node_id, output in entry["outputs"].items():
-        class_type = prompt.get(node_id, {}).get("class_type")
-        if class_type in SHOW_THEIR_INPUT:
-            continue
-        for name, items in output.items():
-            for item in items if isinstance(items, list) else ():
+    for node_id in dict.fromkeys([*prompt, *entry["outputs"]]):
+        class_type = str(prompt.get(node_id, {}).get("class_type"))
+        for name, items in entry["outputs"].get(node_id, {}).items():
+            for item in items if isinstance(items, list) and class_type not in SHOW_THEIR_INPUT else ():
                 if isinstance(item, dict) and "filename" in item:
-                    files.append(item)
+                    files.append((class_type, item))
                 elif name == "text" and isinstance(item, str):
                     texts.append(f"{class_type} (node {node_id}): {item}")
     return files, texts

@@ -19,7 +19,8 @@ from job_options import OPTIONS, Option
 from job_rows import Faults, read_rows
 from read_workflow import InputError, Prompt, read
 
-ID = re.compile(r"\w([\w .+=@-]{0,98}\w)?")  # safe as a file name on every system
+# Safe as a file name on every system: no separators, no space or dot at an end, no name of a device of Windows.
+ID = re.compile(r"(?!(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$))\w([\w .+=@-]{0,98}\w)?", re.IGNORECASE)
 
 
 @dataclass
@@ -98,7 +99,9 @@ def jobs_of(line: int, row: dict[str, Any], defaults: Namespace, folder: Path) -
             setattr(given, option.name, mine[0])
     name = text_of("id", row.get("id", f"line-{line}")).strip()
     if not ID.fullmatch(name):
-        raise InputError(f"the id {name!r} cannot be a file's name: letters, digits, and inside . - + = @ and spaces")
+        raise InputError(
+            f"the id {name!r} cannot be a file's name: letters, digits, _ and, inside, spaces and . - + = @"
+        )
     if given.seed is None:
         return [Job(name, line, given)]
     one = len(given.seed) == 1

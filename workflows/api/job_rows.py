@@ -30,13 +30,15 @@ class Faults:
 
     def add(self, line: int, text: object) -> None:
         """Note a fault of a line."""
-        self.lines.setdefault(str(text), []).append(line)
+        lines = self.lines.setdefault(str(text), [])
+        if line not in lines[-1:]:
+            lines.append(line)
 
     def raise_if_any(self) -> None:
         """Raise an InputError that names the lines."""
         told = [
             f"{self.file}, line {lines[0]}{f' and {len(lines) - 1} more' if lines[1:] else ''}: {text}"
-            for text, lines in self.lines.items()
+            for text, lines in sorted(self.lines.items(), key=lambda fault: fault[1][0])
         ]
         if told[MOST_FAULTS:]:
             told[MOST_FAULTS:] = [f"and {len(told) - MOST_FAULTS} other faults"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -90,12 +91,20 @@ def make_folder(folder: Path) -> None:
         raise InputError(f"--output {folder} cannot be a folder: {error.strerror}") from None
 
 
-def names(job_id: str, files: list[dict[str, str]]) -> list[str]:
-    """The names of a job's files: its id, then numbers; those that are only shown are in a folder of their own."""
-    made: list[str] = []
-    for file in files:
-        folder = f"{SHOWN}/" if file.get("type") == "temp" else ""
+def names(job_id: str, files: Iterable[tuple[str, dict[str, str]]]) -> list[str]:
+    """The names of a job's files: its id, and a number from the second on.
+
+    Args:
+        job_id: the id.
+        files: the class of the node, and ComfyUI's entry, of each file. What is only shown has the class in its name,
+            and is in a folder of its own.
+    """
+    stems: list[str] = []
+    made = []
+    for class_type, file in files:
+        shown = file.get("type") == "temp"
+        stems.append(f"{SHOWN}/{job_id}_{re.sub(r'[^A-Za-z0-9]+', '-', class_type)}" if shown else job_id)
+        number = stems.count(stems[-1])
         ending = Path(file["filename"].replace("\\", "/")).suffix
-        number = 1 + sum(name.startswith(f"{SHOWN}/") == bool(folder) for name in made)
-        made.append(f"{folder}{job_id}{f'_{number}' if number > 1 else ''}{ending}")
+        made.append(f"{stems[-1]}{f'_{number}' if number > 1 else ''}{ending}")
     return made

@@ -5,12 +5,17 @@
         --prompt "a woman wearing a hat and a scarf" --seed 7 --output pictures \\
         --set CheckpointLoaderSimple.ckpt_name=my_sdxl.safetensors --set KSampler.steps=40 --set 40.weight=2
 
-Needs Python 3.10 or later, and edit_workflow.py beside it. Pictures, masks and captions are given by concept, the
-words that the workflow has in its MagicFace Reference, or by that node's number. Whatever the workflow saves or shows
-is written to the output folder; texts that it shows are printed. Nothing is sent before every file and option has been
-checked.
+Needs Python 3.10 or later, and the Python files beside it. Pictures, masks, captions and words are given by concept,
+the word that the workflow has in its MagicFace Reference, or by that node's number. Whatever the workflow saves or
+shows is written to the output folder; texts that it shows are printed. Nothing is sent before every file and option has
+been checked.
 
-Exit status: 0 = done, 1 = the server did not answer, refused the workflow, or the run failed, 2 = wrong input.
+A list of jobs, one a line with these options as columns, on one or several servers (docs/workflows.md tells more):
+
+    python queue_workflow.py magicface_words.json --jobs jobs.csv --server http://one:8188 --server http://two:8188
+
+Exit status: 0 = done; 1 = the server did not answer, refused the workflow, or the run failed, or not all jobs of a list
+are done; 2 = wrong input.
 """
 
 from __future__ import annotations
@@ -85,7 +90,7 @@ def deliver(server: Server, prompt: Prompt, folder: Path) -> None:
     for text in texts:
         print(text, file=sys.stderr)
     missing: list[str] = []
-    for file in files:
+    for _, file in files:
         try:
             print(save(server, file, folder), flush=True)
         except Refusal as refusal:

@@ -30,8 +30,8 @@ class ServerThread(threading.Thread):
         lost: ids of prompts that it may still have though their jobs were given back.
         lacking: what it said that it lacks, and how it said so.
         uploaded: names of pictures on the server, by their names here.
-        running: the prompts that it ran when it was last asked.
-        moved: when that last changed.
+        running: the prompts that it ran when it was last asked, and those that were sent since.
+        moved: when its queue last moved.
     """
 
     def __init__(self, server: Server, dispatch: Dispatch) -> None:
@@ -56,7 +56,7 @@ class ServerThread(threading.Thread):
                 except RunError as error:
                     self._lose(str(error))
                     self._wait_until_back()
-            for prompt_id in self.jobs:
+            for prompt_id in [*self.jobs, *self.lost]:
                 self.server.cancel(prompt_id)
         except RunError:
             pass  # it stopped answering while its jobs were taken back
@@ -88,7 +88,9 @@ class ServerThread(threading.Thread):
         files: dict[str, bytes] = {}
         if not reason:
             try:
-                files = {name: self.server.fetch(item) for name, item in zip(names(job.id, items), items, strict=True)}
+                files = {
+                    name: self.server.fetch(item) for name, (_, item) in zip(names(job.id, items), items, strict=True)
+                }
                 reason = "" if files else "no node of the workflow saves or shows a picture"
             except Refusal as refusal:
                 reason = str(refusal)
@@ -121,6 +123,7 @@ class ServerThread(threading.Thread):
             return
         prompt_id = str(uuid.uuid4())  # known before it is sent: then it can be taken back in any case
         self.jobs[prompt_id] = job, prompt
+        self.running.add(prompt_id)
         try:
             for upload in uploads:
                 upload.inputs["image"] = self._uploaded(upload.picture)
