@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from .errors import TrialError
 
 SCRIPT = ROOT / "workflows" / "api" / "queue_workflow.py"
 WRONG_INPUT = 2  # the client's exit status
+END_S = 10  # for the client to take back what the server has
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,17 @@ def run_jobs(url: str, folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str
 
 
 def _status(command: list[str]) -> int:
-    """Run a command that ends by itself soon after Ctrl-C, which reaches it too."""
+    """Run a command to its end, and return its exit status."""
     with subprocess.Popen(command) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
-            process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(END_S)  # Ctrl-C reached it too
             raise
-        except BaseException:
-            process.terminate()
-            raise
+        finally:
+            if process.poll() is None:
+                process.terminate()
 
 
 def _outcomes(folder: Path) -> dict[str, Outcome]:
@@ -89,5 +92,6 @@ def _outcomes(folder: Path) -> dict[str, Outcome]:
             continue  # cut off
         files = tuple(folder / name for name in entry["files"] if "/" not in name)  # others were shown only
         told = tuple(text.partition(": ")[2] for text in entry.get("told") or ())
-        found[entry["id"]] = Outcome(files, entry["seconds"], told, entry["error"])
+        error = " ".join(entry["error"].split()) if entry["error"] else None
+        found[entry["id"]] = Outcome(files, entry["seconds"], told, error)
     return found

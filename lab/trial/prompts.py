@@ -35,6 +35,8 @@ class Graph:
 
     def add(self, kind: str, **inputs: Any) -> str:
         """Add a node, whose other inputs have their defaults; returns its id."""
+        if kind not in self.known:
+            raise TrialError(f"the server has no node {kind}; is its ComfyUI newer than those that MagicFace knows?")
         node_id = str(len(self.nodes) + 1)
         self.nodes[node_id] = {"class_type": kind, "inputs": {**defaults_of(self.known[kind]), **inputs}}
         return node_id

@@ -14,7 +14,7 @@ from lab.trial import trial
 
 from .conftest import SCREENSHOTS
 
-SMALL = ("KSampler.steps=4", "MagicFaceReference.size=128", "MagicFaceConceptMask.size=128")
+SMALL = ("KSampler.steps=2", "MagicFaceReference.size=128", "MagicFaceConceptMask.size=128")
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,12 @@ from devtools.demo import PICTURES
 from devtools.pins import ROOT
 from lab.trial import grid
 from lab.trial.drawing import data_uri
+from lab.trial.trial import Request, main
 
 WORDS = ("hat", "scarf")
 # Enough steps for regions; the rest small.
 SMALL = (
-    "--quick", "--size", "128", "--set", "KSampler.steps=4", "--set", "MagicFaceReference.size=128",
+    "--quick", "--size", "128", "--set", "KSampler.steps=3", "--set", "MagicFaceReference.size=128",
     "--set", "MagicFaceConceptMask.size=128",
 )  # fmt: skip
 
@@ -159,16 +161,33 @@ def test_a_second_trial_makes_what_is_missing_and_nothing_else(made: Path, clien
     assert np.array_equal(mask(lost), np.asarray(Image.open(io.BytesIO(pixels)).convert("L")) > 127)
 
 
-def test_what_goes_wrong_is_one_line(client: Client, pictures: Path, tmp_path: Path) -> None:
-    for more, said in (
-        (("--checkpoint", "nowhere.safetensors"), "the server knows no checkpoint 'nowhere.safetensors'"),
-        (("--server", "http://127.0.0.1:9"), "--server http://127.0.0.1:9 does not answer"),
-        (("--prompt", "a landscape"), "lacks 'hat', 'scarf'"),
-        (("--concepts", str(tmp_path)), "has no pictures"),
-        (("--set", "KSampler.strength=1"), "--set KSampler.strength=1"),
-        (("--set", "KSampler.sampler_name=none"), "every job failed"),
-    ):
-        done = trial(client.url, pictures, tmp_path / "out", *more)
-        assert done.returncode == 1 and "Traceback" not in done.stderr
-        (line,) = (line for line in done.stderr.splitlines() if line.startswith("dev.py trial: "))
-        assert said in line
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"checkpoint": "nowhere.safetensors"}, "the server knows no checkpoint 'nowhere.safetensors'; it has none"),
+        ({"server": "http://127.0.0.1:9"}, "--server http://127.0.0.1:9 does not answer"),
+        ({"prompt": "a landscape"}, "lacks 'hat', 'scarf'; it needs the word of every concept"),
+        ({"concepts": Path("empty")}, "--concepts empty has no pictures"),
+        ({"changes": ("KSampler.strength=1",)}, "--set KSampler.strength=1: is not NODE.INPUT=VALUE"),
+        ({"changes": ("KSampler.sampler_name=none",)}, "every job failed: "),
+        ({"changes": ("MagicFaceConceptMask.blocks=none",)}, "every job failed: "),
+    ],
+)
+def test_what_goes_wrong_is_one_line(
+    given: dict[str, Any],
+    said: str,
+    client: Client,
+    pictures: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    request = Request(
+        checkpoint=None, server=client.url, concepts=pictures, prompt=None, size_px=128, changes=(), quick=True,
+        output=Path("out"),
+    )  # fmt: skip
+    assert main(replace(request, **given)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dev.py trial: ") and said in line
