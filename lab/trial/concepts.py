@@ -62,18 +62,24 @@ def read_concepts(folder: Path, masks: Path) -> list[Concept]:
     """
     if not folder.is_dir():
         raise TrialError(f"--concepts {folder} is not a folder")
-    files = {file.stem: file for file in sorted(folder.iterdir()) if file.suffix.lower() in ENDINGS}
-    pictures = {name: file for name, file in files.items() if not name.endswith(MASK)}
-    for name in files.keys() - pictures.keys():
-        if name.removesuffix(MASK) not in pictures:
-            raise TrialError(
-                f"{files[name].name} is the mask of a picture {name.removesuffix(MASK)!r} that is not there"
-            )
+    files = [file for file in sorted(folder.iterdir()) if file.suffix.lower() in ENDINGS]
+    masks_of = {file.stem.removesuffix(MASK): file for file in files if file.stem.endswith(MASK)}
+    pictures = [file for file in files if not file.stem.endswith(MASK)]
+    for name in masks_of.keys() - {file.stem for file in pictures}:
+        raise TrialError(f"{masks_of[name].name} is the mask of a picture {name!r} that is not there")
     if not 1 <= len(pictures) <= MOST:
         raise TrialError(
             f"--concepts {folder} has {len(pictures) or 'no'} pictures ({', '.join(ENDINGS)}); 1 to {MOST}"
         )
-    return [_concept(file, files.get(name + MASK), masks) for name, file in pictures.items()]
+    concepts = [_concept(file, masks_of.get(file.stem), masks) for file in pictures]
+    first: dict[str, Concept] = {}
+    for one in concepts:
+        if first.setdefault(one.word.lower(), one) is not one:
+            other = first[one.word.lower()].picture.name
+            raise TrialError(
+                f"{other} and {one.picture.name} have the same word; a trial takes one picture of a concept"
+            )
+    return concepts
 
 
 def _concept(picture: Path, mask: Path | None, masks: Path) -> Concept:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from PIL import Image
+from PIL import Image, ImageOps
 
 from devtools.contact_sheet import dim
 
@@ -116,11 +116,11 @@ def _references(trial: Trial) -> list[ReferencePicture]:
     for given, used, agreement in zip(trial.given, trial.concepts, trial.agreement, strict=True):
         assert used.mask is not None
         with Image.open(used.picture) as picture, Image.open(used.mask) as mask:
-            shown_px = dim(picture, mask)
+            faded = dim(ImageOps.exif_transpose(picture), mask)
         text = "mask found by the word"
         if given.mask:
             text = "mask given" + ("" if agreement is None else f"; that of the word agrees {agreement:.2f} with it")
-        found.append(ReferencePicture(used.word, used.caption, data_uri(shown_px), text))
+        found.append(ReferencePicture(used.word, used.caption, data_uri(faded), text))
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab.trial import concepts, drawing, grid, host, jobs, measures, prompts, report, verdicts
+from lab.trial import concepts, drawing, grid, host, jobs, measures, page, prompts, report, trial, verdicts
 from lab.trial.errors import TrialError
 
 # --- references
@@ -52,6 +52,7 @@ def test_words_masks_and_captions_come_from_the_files(tmp_path: Path) -> None:
         (tuple(f"{letter}.png" for letter in "abcdefghijk"), "has 11 pictures"),
         (("IMG_1234.png",), "IMG_1234.png has no word: name it by what it shows"),
         (("12.png",), "12.png has no word"),
+        (("red_hat.png", "Red hat.png"), "Red hat.png and red_hat.png have the same word"),
         (("hat.png", "scarf_mask.png"), "scarf_mask.png is the mask of a picture 'scarf' that is not there"),
     ],
 )
@@ -293,3 +294,41 @@ def test_a_failed_run_counts_as_nothing_found() -> None:
 )
 def test_reports_name_no_places(text: str, told: str) -> None:
     assert report.without_places(text) == told
+
+
+# --- page
+
+
+@pytest.fixture
+def with_a_failure(tmp_path: Path) -> report.Trial:
+    """A trial in which a node told something, a job failed, and a word has signs of HTML."""
+    file, mask = picture(tmp_path / "hat.png"), tmp_path / "mask.png"
+    Image.new("L", (8, 6), 255).save(mask)
+    region = np.ones((6, 8), bool)
+    word = "<hat>"
+    shown = {"picture": file, "seconds": 2.0, "regions": {word: region}, "words": {word: region}}
+    runs = [
+        measures.Run(grid.Variant(grid.DEFAULT), 1, **shown, findings=["no <mask> in /home/me/hat.png."]),
+        measures.Run(grid.Variant(grid.WITHOUT), 1, file, seconds=1.0),
+        measures.Run(grid.Variant("weight=2.0", WEIGHT, 2.0), 1, error="out of memory (node 7, KSampler)"),
+    ]
+    usual = {"MagicFaceMaskWeight": {"weight": 1.5}, "KSampler": {"steps": 2, "cfg": 7.0}}
+    given = concepts.Concept(word, "a <hat>", file, None)
+    return report.Trial(
+        {"comfyui": "1", "pytorch": "2", "device": "cpu"}, "mine.safetensors", "a <hat>", 8, usual, [given],
+        [replace(given, mask=mask)], [None], runs, verdicts.verdicts(runs, {WEIGHT.place: 1.5}, [word]),
+    )  # fmt: skip
+
+
+def test_failures_and_findings_are_told(with_a_failure: report.Trial) -> None:
+    text = page.page_of(with_a_failure)
+    assert "failed: out of memory (node 7, KSampler)" in text and "weight=2.0, seed 1" in text
+    assert "no &lt;mask&gt; in hat.png." in text and "default, seed 1" in text
+    assert "<hat>" not in text and "/home/me" not in text
+    assert text.count("data:image/jpeg") == 1 + 2 + 2 + 2, (
+        "a reference, both first tiles, and the default beside weight 2"
+    )
+    default, _, failed = report.figures_of(with_a_failure)["runs"]
+    assert default["findings"] == ["no <mask> in hat.png."] and default["error"] is None
+    assert failed["error"] == "out of memory (node 7, KSampler)" and failed["region_share"] == {}
+    assert trial.summary(with_a_failure)[0] == "1 of 3 pictures failed; the page says why"
