@@ -16,12 +16,12 @@ from .drawn_set import Drawings
 from .initial import initial_weights
 from .loop import Phase, generator_at
 
-STEPS, RATE = 1500, 4e-4
+STEPS, RATE = 1500, 2e-4
 COUNT, SIDE_PX, PARTS = 6, 128, 2  # crops in a part of a step, and number of parts
 LATENT_NOISE = 0.08  # std, of latents with variance 1: errors of the denoiser must not be visible
 SCALE = 0.02  # weight of the loss that keeps the variance of latents near 1, without which the noise would be nothing
 EDGES = 0.5  # weight of the loss on differences between neighbouring pixels
-_MEASURED = 64  # drawings, for the norm
+MEASURED = 64  # drawings, for the norm of an untrained autoencoder
 _BRANCHES = (0.0, 0.0, 1.0, 0.0, 0.0, 1.0)  # StageA's gammas: no shift after its norms, both branches at full strength
 _LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # the layers next to the latent
 
@@ -41,12 +41,15 @@ def make() -> StageA:
 
 @torch.no_grad()
 def continue_from(model: StageA, finished: dict[str, Tensor], scale: float) -> None:
-    """Load the weights of a finished autoencoder, and undo what `finish` did, before `measure_norm`."""
+    """Load the weights of a finished autoencoder. What it decodes stays the same; its latents get variance 1."""
     model.load_state_dict(finished)
     last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
-    last.weight.div_(last.weight.std() * math.sqrt(last.in_channels))  # as large as initial weights
+    size = last.weight.std() * math.sqrt(last.in_channels)  # 1 for initial weights
+    last.weight.div_(size)
+    norm.running_mean.div_(size)
+    norm.running_var.div_(size**2)
     norm.weight.fill_(1)
-    first.weight.mul_(1 / scale)
+    first.weight.div_(scale)
 
 
 @torch.no_grad()
@@ -63,8 +66,7 @@ def measure_norm(model: StageA, pictures: Tensor) -> None:
 
 def phase(model: StageA, drawings: Drawings, device: torch.device) -> Phase:
     """The phase that trains on random crops. The norm stays as it is: the mean of few crops would take their colour."""
-    model.train()
-    measure_norm(model, pixels(torch.from_numpy(drawings.pictures[:_MEASURED])).to(device))
+    model.get_submodule(_NORM).eval()
 
     def losses(number: int) -> dict[str, Tensor]:
         generator = generator_at(number)
@@ -116,11 +118,15 @@ def finish(model: StageA, average: dict[str, Tensor], pictures: Tensor, scale: f
         scale: the factor that gives latents variance 1, `latent_format.scale_factor` of the family.
     """
     model.load_state_dict({**model.state_dict(), **average})
-    last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
-    measure_norm(model, pictures)
     model.eval()
-    # Move the division by the std into the layer before the norm: the variance may be too large for float16.
+    last, norm, first = (model.get_submodule(name) for name in (_LAST, _NORM, _FIRST))
+    # The decoder is trained for the latents as they are: its first layer takes back what the norm changes.
+    before_mean, before_std = norm.running_mean.clone(), norm.running_var.sqrt()
+    measure_norm(model, pictures)
     std = norm.running_var.sqrt()
+    first.bias.add_(first.weight.flatten(1) @ ((norm.running_mean - before_mean) / before_std))
+    first.weight.mul_((std / before_std).view(1, -1, 1, 1))
+    # Move the division by the std into the layer before the norm: the variance may be too large for float16.
     last.weight.div_(std.view(-1, 1, 1, 1))
     norm.running_mean.div_(std)
     norm.running_var.fill_(1)

@@ -120,10 +120,12 @@ def trained_autoencoder(work: Path, deadline: float, device: torch.device) -> tu
     scale = STYLES.config.latent_format().scale_factor
     coder = autoencoder.make()
     shipped = tiny_model.trained_weights(PORTRAITS, "vae")
+    seen = gather(range(AUTOENCODER_CHUNKS))
     if shipped:
         autoencoder.continue_from(coder, shipped, scale)
+    else:
+        autoencoder.measure_norm(coder, autoencoder.pixels(torch.from_numpy(seen.pictures[: autoencoder.MEASURED])))
     coder.to(device)
-    seen = gather(range(AUTOENCODER_CHUNKS))
     phase = autoencoder.phase(coder, seen, device)
     progress = loop.run(phase, work, deadline)
     some = autoencoder.pixels(torch.from_numpy(seen.pictures[:256])).to(device)

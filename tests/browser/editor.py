@@ -54,6 +54,10 @@ _SET = """([id, values]) => {
     }
 }"""
 
+_FRAMES = """async () => {
+    for (let count = 0; count < 5; count++) await new Promise(requestAnimationFrame);
+}"""
+
 
 class Editor:
     """A page with the editor.
@@ -80,11 +84,16 @@ class Editor:
         self.page.goto(self.client.url)
         self.page.wait_for_function("window.app?.graph && window.app.extensionManager", timeout=READY_S * 1000)
         self.page.wait_for_function("'MagicFaceApply' in LiteGraph.registered_node_types", timeout=READY_S * 1000)
-        self.page.wait_for_timeout(3000)
+        self.settle(3000)
         self.page.keyboard.press("Escape")
         # Draw small text too, so that a screenshot of a whole graph can be read.
         self.page.evaluate("window.app.extensionManager.setting.set('LiteGraph.Canvas.MinFontSizeForLOD', 0)")
         return self
+
+    def settle(self, ms: int) -> None:
+        """Wait some milliseconds, and until the page has drawn some frames, which takes longer on a busy machine."""
+        self.page.wait_for_timeout(ms)
+        self.page.evaluate(_FRAMES)
 
     def command(self, name: str) -> None:
         """Run one of the editor's commands, as its menus do."""
@@ -99,7 +108,7 @@ class Editor:
             "window.app.graph.nodes.some((node) => node.subgraph || node.type === 'MagicFaceApply')",
             timeout=READY_S * 1000,
         )
-        self.page.wait_for_timeout(1500)
+        self.settle(1500)
 
     def nodes(self) -> list[dict[str, Any]]:
         """All nodes on the canvas."""
@@ -123,10 +132,10 @@ class Editor:
         while time.monotonic() < end:
             new = {key: entry for key, entry in self.client.get_json("/history").items() if key not in before}
             if new:
-                self.page.wait_for_timeout(1500)
+                self.settle(1500)
                 (entry,) = new.values()
                 return dict(entry)
-            self.page.wait_for_timeout(300)
+            self.settle(300)
         raise AssertionError(f"the graph was not done within {DONE_S} s")
 
     def prompt(self) -> dict[str, Any]:
@@ -137,12 +146,12 @@ class Editor:
     def save_and_load(self) -> None:
         """Save the graph as a file would have it, and load it again."""
         self.page.evaluate("() => window.app.loadGraphData(JSON.parse(JSON.stringify(window.app.graph.serialize())))")
-        self.page.wait_for_timeout(1500)
+        self.settle(1500)
 
     def select(self, node: str) -> None:
         """Click a node."""
         self.page.evaluate("(id) => window.app.canvas.selectNode(window.app.graph.getNodeById(id))", node)
-        self.page.wait_for_timeout(500)
+        self.settle(500)
 
     def add(self, name: str, x: int, y: int) -> str:
         """Add a node by the canvas's search, and put it at a position; returns its id."""
@@ -152,18 +161,19 @@ class Editor:
         search = self.page.get_by_role("combobox").last
         search.wait_for()
         search.fill(name)
-        self.page.wait_for_timeout(700)
+        self.settle(700)
         self.page.keyboard.press("Enter")
-        self.page.wait_for_timeout(400)
+        self.page.wait_for_function("(count) => window.app.graph.nodes.length > count", arg=len(known))
+        self.settle(400)
         self.page.mouse.click(900, 600)  # a new node follows the pointer until a click
-        self.page.wait_for_timeout(400)
+        self.settle(400)
         (new,) = [node["id"] for node in self.nodes() if node["id"] not in known]
         self.page.evaluate(_MOVE, [new, x, y])
         return str(new)
 
     def connect(self, source: str, output: str, target: str, name: str) -> None:
         """Drag a link from one slot to another."""
-        self.page.wait_for_timeout(100)
+        self.settle(100)
         start, end = (self.page.evaluate(_SLOT, [node, is_output, slot]) for node, is_output, slot in (
             (source, True, output), (target, False, name),
         ))  # fmt: skip
@@ -172,12 +182,12 @@ class Editor:
         self.page.mouse.move((start[0] + end[0]) / 2, (start[1] + end[1]) / 2, steps=4)
         self.page.mouse.move(*end, steps=4)
         self.page.mouse.up()
-        self.page.wait_for_timeout(150)
+        self.settle(150)
 
     def link(self, source: str, output: str, target: str, name: str) -> None:
         """Connect two slots as the editor does after a drag, wherever a rendering draws them."""
         self.page.evaluate(_LINK, [source, output, target, name])
-        self.page.wait_for_timeout(150)
+        self.settle(150)
 
     def set(self, node: str, **values: Any) -> None:
         """Set values of widgets."""
@@ -187,7 +197,7 @@ class Editor:
         """Turn a subgraph node back into the nodes inside it."""
         self.select(node)
         self.command("Comfy.Graph.UnpackSubgraph")
-        self.page.wait_for_timeout(1500)
+        self.settle(1500)
 
     def mute(self, node: str) -> None:
         """Mute a node, which leaves it and its links out of the prompt."""
@@ -197,7 +207,7 @@ class Editor:
         """Show the whole graph, not only the selected nodes."""
         self.page.evaluate("() => window.app.canvas.deselectAll()")
         self.command("Comfy.Canvas.FitView")
-        self.page.wait_for_timeout(1200)
+        self.settle(1200)
 
 
 def pixels(client: Client, shown: dict[str, str]) -> bytes:

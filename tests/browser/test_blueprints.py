@@ -72,7 +72,7 @@ def test_concepts_are_turned_back_into_their_nodes(
 def test_blueprints_are_inserted_saved_and_run(open_editor: OpenEditor, save_screenshot: SaveScreenshot) -> None:
     editor = open_editor("pinned", False)
     editor.command("Comfy.NewBlankWorkflow")
-    editor.page.wait_for_timeout(1500)
+    editor.settle(1500)
     model = editor.add("MagicFace tiny model", 0, 0)
     hat, scarf = (editor.add("Load Image", 0, 400 * row) for row in (1, 2))
     mask = editor.add("Load Image (as Mask)", 0, 1200)
@@ -122,7 +122,7 @@ def test_a_portrait_is_turned_back_into_its_nodes(
     """The prompts run with the small model in place of the checkpoint inside."""
     editor = open_editor(front_end, nodes_2)
     editor.command("Comfy.NewBlankWorkflow")
-    editor.page.wait_for_timeout(1500)
+    editor.settle(1500)
     hat, scarf = (editor.add("Load Image", 0, 400 * row) for row in (0, 1))
     portrait, save = editor.add("MagicFace Portrait", 500, 0), editor.add("Save Image", 1000, 0)
     for loader, name in ((hat, "hat"), (scarf, "scarf")):

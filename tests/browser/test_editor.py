@@ -29,7 +29,7 @@ def test_a_shipped_workflow_runs_as_it_is_opened(
 ) -> None:
     editor = one_editor
     editor.command("Comfy.NewBlankWorkflow")
-    editor.page.wait_for_timeout(500)
+    editor.settle(500)
     editor.open_template(name)
     nodes = editor.nodes()
     assert [node["type"] for node in nodes if not node["known"]] == []
@@ -51,7 +51,7 @@ def test_the_two_concept_graph_built_by_hand_makes_the_same_picture(
     editor.open_template("magicface_two_concepts")
     shipped = editor.queue()
     editor.command("Comfy.NewBlankWorkflow")
-    editor.page.wait_for_timeout(1500)
+    editor.settle(1500)
     built = build(editor)
     editor.zoom_to_fit()
     save_screenshot(editor, "built_by_hand")
@@ -162,10 +162,10 @@ def test_cancel_ends_a_run_and_does_not_change_the_next_one(editor: Editor) -> N
     editor.set(sampler, steps=500)
     before = set(editor.client.get_json("/history"))
     editor.page.keyboard.press("Control+Enter")
-    editor.page.wait_for_timeout(3000)
+    editor.settle(3000)
     assert len(editor.client.get_json("/queue")["queue_running"]) == 1
     editor.command("Comfy.Interrupt")
-    editor.page.wait_for_timeout(3000)
+    editor.settle(3000)
     (cancelled,) = (entry for key, entry in editor.client.get_json("/history").items() if key not in before)
     assert "execution_interrupted" in [kind for kind, _ in cancelled["status"]["messages"]]
     editor.set(sampler, steps=INPUTS["KSampler"]["steps"])
@@ -188,7 +188,7 @@ def test_help_is_shown_beside_the_graph(editor: Editor, save_screenshot: SaveScr
 
 def test_a_node_is_found_by_its_purpose(editor: Editor) -> None:
     editor.command("Comfy.NewBlankWorkflow")
-    editor.page.wait_for_timeout(1000)
+    editor.settle(1000)
     editor.add("heat map", 0, 0)
     assert [node["type"] for node in editor.nodes()] == ["MagicFaceAttentionView"]
 
@@ -206,5 +206,5 @@ def test_nodes_have_chinese_names(server: Server, chromium: Browser) -> None:
         assert editor.complaints == []
     finally:
         editor.page.evaluate("() => window.app.extensionManager.setting.set('Comfy.Locale', 'en')")
-        editor.page.wait_for_timeout(500)
+        editor.settle(500)
         context.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import comfy.cldm.cldm
@@ -224,13 +223,8 @@ def left_half_area(graph: Graph, positive: Any, negative: Any) -> Texts:
 
 def merge_models(graph: Graph, model: Any) -> Any:
     """The model merged half and half with another checkpoint."""
-    return call(ModelMergeSimple, model1=model, model2=another_model(), ratio=0.5)[0]
-
-
-@lru_cache(1)
-def another_model() -> Any:
-    """A model with other weights than the graph's."""
-    return tiny_model.load_unet("sdxl", 1, torch.float32)
+    other = tiny_model.load_unet("sdxl", 1, torch.float32)
+    return call(ModelMergeSimple, model1=model, model2=other, ratio=0.5)[0]
 
 
 def compile_blocks(graph: Graph, model: Any, backend: Any = "eager") -> Any:
