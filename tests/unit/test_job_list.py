@@ -204,6 +204,12 @@ def test_jobs_that_share_references_follow_each_other(module: Modules, read: Cal
     assert handed_out(queue, "x") == ["a23", "a14", "a24", "b13", "b23", "b14", "b24"] and queue.empty
 
 
+def test_a_job_that_a_server_was_lost_with_comes_last(module: Modules, read: Callable[..., list[Any]]) -> None:
+    queue = module("job_queue").JobQueue(read(lines(*({"id": name} for name in "abc"))), ["x", "y"])
+    queue.give_back(queue.take("x"), last=True)
+    assert handed_out(queue, "x") == ["b", "c", "a"]
+
+
 def test_a_server_that_lacks_something_gets_no_job_that_needs_it(
     module: Modules, read: Callable[..., list[Any]]
 ) -> None:

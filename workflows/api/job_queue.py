@@ -19,11 +19,13 @@ class Group:
 
     Attributes:
         refused: why a server will not do them, by its address.
+        last: they come after all others.
     """
 
     references: str
     jobs: deque[Job] = field(default_factory=deque)
     refused: dict[str, str] = field(default_factory=dict)
+    last: bool = False
 
 
 class JobQueue:
@@ -50,7 +52,9 @@ class JobQueue:
             others = {references for other, references in self.at.items() if other != server}
             mine = self.at.get(server)
             free = (group for group in self.groups if server not in group.refused)
-            group = min(free, key=lambda one: (one.references != mine, one.references in others), default=None)
+            group = min(
+                free, key=lambda one: (one.last, one.references != mine, one.references in others), default=None
+            )
             if group is None:
                 return None
             job = group.jobs.popleft()
@@ -67,9 +71,12 @@ class JobQueue:
             self.out -= 1
             self.moved = time.monotonic()
 
-    def give_back(self, job: Job) -> None:
-        """A job that was taken is for another server now."""
+    def give_back(self, job: Job, last: bool = False) -> None:
+        """A job that was taken is for another server now; `last` if it may be what made the server fail."""
         with self.lock:
+            if last:
+                group = self.group_of[job.id]
+                self.group_of[job.id] = Group(group.references, refused=dict(group.refused), last=True)
             self._put(self.group_of[job.id], job)
 
     def refuse(self, job: Job, server: str, reason: str) -> None:
@@ -86,7 +93,7 @@ class JobQueue:
             job.failed += 1
             givers_up = self.servers if job.failed >= MOST_TRIES else {server}
             refused = {**dict.fromkeys(givers_up, reason), **group.refused, server: reason}
-            group = self.group_of[job.id] = Group(group.references, refused=refused)
+            group = self.group_of[job.id] = Group(group.references, refused=refused, last=group.last)
             self._put(group, job)
 
     def gone(self, server: str) -> None:

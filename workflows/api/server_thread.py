@@ -152,21 +152,20 @@ class ServerThread(threading.Thread):
 
     def _lose(self, reason: str) -> None:
         """Give all jobs of the server to the others."""
-        if self.jobs:
-            reason += f"\n  Its {len(self.jobs)} jobs are given to the others; it is asked again later."
+        given_back = f"\n  Its {len(self.jobs)} jobs are given to the others; it is asked again." if self.jobs else ""
+        self.dispatch.progress.say(reason + given_back)
         self.state = "never there" if self.state == "asked" else "gone"
         for prompt_id in list(self.jobs):
             self.lost.append(prompt_id)
             self._bring_back(prompt_id, reason, ran=prompt_id in self.running)
         self.uploaded.clear()
         self.queue.gone(self.server.url)
-        self.dispatch.progress.say(reason)
 
     def _bring_back(self, prompt_id: str, reason: str, ran: bool) -> None:
         job, _ = self.jobs.pop(prompt_id)
         job.lost += ran
         if job.lost < MOST_LOST:
-            self.queue.give_back(job)
+            self.queue.give_back(job, last=ran)
         else:
             self.queue.close()
             self.dispatch.failed(job, f"lost {job.lost} times, at last: {reason}")
