@@ -12,7 +12,7 @@ VARIABLES = SHARED_CPU
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--checkpoint", help="a file, or a name that ComfyUI knows (default: the embedded model)")
+    parser.add_argument("--checkpoint", help="a file, or a name that ComfyUI knows (default: the small model)")
     parser.add_argument("--server", metavar="URL", help="a running ComfyUI with the pack (default: one is started)")
     parser.add_argument(
         "--concepts", type=Path, metavar="DIR",

@@ -28,7 +28,7 @@ class Host:
     Attributes:
         client: talks to it.
         known: its nodes, as /object_info describes them.
-        checkpoint: its name there; None for the embedded model.
+        checkpoint: its name there; None for the small model.
         resident_bytes: the memory of its process, where that can be known.
     """
 
@@ -44,7 +44,7 @@ def host(server: str | None, checkpoint: str | None) -> Iterator[Host]:
 
     Args:
         server: the address of a running one; None to start one.
-        checkpoint: a file, or a name that the server knows; None for the embedded model.
+        checkpoint: a file, or a name that the server knows; None for the small model.
 
     Raises:
         TrialError: the server does not answer, or lacks the pack or the checkpoint.
@@ -80,7 +80,7 @@ def _checked(client: Client, checkpoint: str | None, resident_bytes: Callable[[]
         raise TrialError(f"the server does not know {', '.join(missing)}: is MagicFace installed there?")
     if checkpoint is None:
         if LOADER["class_type"] not in known:
-            raise TrialError("that server has no embedded model: name a checkpoint of it with --checkpoint")
+            raise TrialError("that server has no small model: name a checkpoint of it with --checkpoint")
         return Host(client, known, None, resident_bytes)
     kind, *more = known[REPLACED]["input"]["required"]["ckpt_name"]
     names = kind if isinstance(kind, list) else more[0].get("options", [])
@@ -103,4 +103,5 @@ def named(checkpoint: str, names: list[str]) -> str:
         raise TrialError(f"--checkpoint {checkpoint} may be {' or '.join(found)}: give the whole name")
     near = difflib.get_close_matches(file, names, 3, 0.4) or names[:3]
     there = f"it has {', '.join(near)}{' and others' if len(names) > len(near) else ''}" if names else "it has none"
+    there += "; COMFYUI_PATH or --server names a ComfyUI that has it" if not names else ""
     raise TrialError(f"the server knows no checkpoint {checkpoint!r}; {there}")

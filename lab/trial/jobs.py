@@ -69,7 +69,8 @@ def run_jobs(url: str, folder: Path, rows: Sequence[dict[str, Any]]) -> dict[str
 
 def _status(command: list[str]) -> int:
     """Run a command to its end, and return its exit status."""
-    with subprocess.Popen(command) as process:
+    # Its progress and errors are on stderr; what it says of its own folder would look like the end of the trial.
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:

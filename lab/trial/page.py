@@ -69,7 +69,7 @@ def page_of(trial: Trial) -> str:
     seeds = [run.seed for run in trial.runs if run.variant.id == DEFAULT]
     return _TEMPLATES.get_template("page.html").render(
         trial=trial,
-        name=trial.checkpoint or "the embedded model",
+        name=trial.checkpoint or "the small model",
         colours={word: colour_of(word, trial.words) for word in trial.words},
         references=_references(trial),
         seeds=seeds,

@@ -14,7 +14,7 @@ from .errors import TrialError
 
 Link = list[Any]
 STEPS, CFG = 30, 7.0  # as in the shipped workflows
-SEED = "KSampler.seed"  # the embedded model has a seed too, which stays
+SEED = "KSampler.seed"  # the small model has a seed too, which stays
 _PREFIX = "magicface_trial/"  # a folder of the server
 
 
@@ -25,7 +25,7 @@ class Graph:
         """
         Args:
             known: the server's nodes, as /object_info describes them.
-            checkpoint: its name on the server; None for the embedded model.
+            checkpoint: its name on the server; None for the small model.
         """
         self.known = known
         self.nodes: Prompt = {}
@@ -53,7 +53,7 @@ class Graph:
         return first
 
     def done(self) -> Prompt:
-        """The whole prompt; without a checkpoint it has the embedded model, and sizes and steps that suit it."""
+        """The whole prompt; without a checkpoint it has the small model, and sizes and steps that suit it."""
         return self.nodes if self.checkpoint else with_model(self.nodes)
 
 

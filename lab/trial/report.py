@@ -27,7 +27,7 @@ class Trial:
 
     Attributes:
         made_with: versions and device.
-        checkpoint: the name of its file; None for the embedded model.
+        checkpoint: the name of its file; None for the small model.
         text: the prompt.
         size_px: of the pictures.
         defaults: the inputs of the nodes that are not changed, by class.

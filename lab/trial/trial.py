@@ -112,8 +112,9 @@ def summary(trial: Trial) -> list[str]:
         best, usual = verdict.best, verdict.default
         if verdict.clear:
             lines.append(
-                f"{verdict.setting.name}: {shown(best.value)} agrees {best.agreement:.2f}, finds {best.found:.0%};"
-                f" the default {shown(usual.value)} {usual.agreement:.2f}, {usual.found:.0%}"
+                f"{verdict.setting.name} {shown(best.value)} instead of {shown(usual.value)}:"
+                f" agreement {best.agreement:.2f} instead of {usual.agreement:.2f},"
+                f" concepts found {best.found:.0%} instead of {usual.found:.0%}"
             )
     if not any(verdict.clear for verdict in trial.verdicts):
         lines.append("By the measures no setting is clearly better than its default.")

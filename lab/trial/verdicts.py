@@ -38,7 +38,9 @@ class Score:
         return fmean(self.by_seed)
 
     def clearly_better(self, other: Score) -> bool:
-        """Whether it finds more concepts, or as many and agrees better with every seed."""
+        """Whether it finds more concepts, or as many and agrees better with every seed. One seed proves nothing."""
+        if len(self.by_seed) < 2:
+            return False
         if self.found != other.found:
             return self.found > other.found
         return all(mine > its + CLEAR for mine, its in zip(self.by_seed, other.by_seed, strict=True))
