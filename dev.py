@@ -58,6 +58,7 @@ COMMANDS = {
     "bench": Command("lab.commands.bench", "measure cost against the unpatched sampler and the authors' way"),
     "gpu": Command("lab.commands.gpu", "measure all that matters on a GPU, in eight minutes"),
     "soak": Command("lab.commands.soak", "run many prompts on one server and check its memory", in_own_comfyui=True),
+    "trial": Command("lab.commands.trial", "find the settings for a checkpoint of your own", in_own_comfyui=True),
     "train": Command("lab.commands.train", "train the small model and the judge"),
 }
 

@@ -58,7 +58,7 @@ def chromium() -> Iterator[Browser]:
 @pytest.fixture
 def editor(server: Server, chromium: Browser) -> Iterator[Editor]:
     context = chromium.new_context(viewport=SIZE_PX)  # type: ignore[arg-type]
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield Editor(context.new_page(), server.client).open()
     context.close()
 
@@ -67,7 +67,7 @@ def editor(server: Server, chromium: Browser) -> Iterator[Editor]:
 def one_editor(server: Server, chromium: Browser) -> Iterator[Editor]:
     """One page for several tests that each open a workflow of their own: opening the editor takes several seconds."""
     context = chromium.new_context(viewport=SIZE_PX)  # type: ignore[arg-type]
-    context.set_default_timeout(20_000)
+    context.set_default_timeout(60_000)
     yield Editor(context.new_page(), server.client).open()
     context.close()
 
@@ -81,7 +81,7 @@ def open_editor(request: pytest.FixtureRequest, chromium: Browser) -> Iterator[C
         server: Server = request.getfixturevalue("server" if front_end == "pinned" else "newest_server")
         server.client.post("/settings", {NODES_2: nodes_2})
         context = chromium.new_context(viewport=SIZE_PX)  # type: ignore[arg-type]
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         opened.append((server, context))
         return Editor(context.new_page(), server.client).open()
 

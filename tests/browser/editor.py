@@ -11,7 +11,7 @@ from playwright.sync_api import ConsoleMessage, Page
 
 from devtools.client import Client
 
-READY_S, DONE_S = 180, 120
+READY_S, DONE_S = 180, 300
 # The parts of the editor's nodes that tests need.
 _NODES = """() => window.app.graph.nodes.map((node) => ({
     id: String(node.id),

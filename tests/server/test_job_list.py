@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -55,16 +55,15 @@ def write_list(folder: Path, *further: dict[str, str]) -> Path:
     return file
 
 
-def command(jobs: Path, output: str, *urls: str) -> list[str]:
+def command(jobs: Path, output: str, *urls: str, options: Sequence[str] = ()) -> list[str]:
     servers = [word for url in urls for word in ("--server", url)]
-    return [sys.executable, str(SCRIPT), str(WORKFLOW), "--jobs", str(jobs), "--output", output, *servers]
+    return [sys.executable, str(SCRIPT), str(WORKFLOW), "--jobs", str(jobs), "--output", output, *servers, *options]
 
 
-def run(jobs: Path, output: str, *urls: str) -> tuple[int, list[str], str]:
+def run(jobs: Path, output: str, *urls: str, options: Sequence[str] = ()) -> tuple[int, list[str], str]:
     """Exit status, lines of the standard output, and the standard error."""
-    done = subprocess.run(
-        command(jobs, output, *urls), cwd=jobs.parent, capture_output=True, text=True, timeout=LIMIT_S, check=False
-    )
+    words = command(jobs, output, *urls, options=options)
+    done = subprocess.run(words, cwd=jobs.parent, capture_output=True, text=True, timeout=LIMIT_S, check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout.splitlines(), done.stderr
 
@@ -201,7 +200,7 @@ def test_a_job_that_never_ends_is_given_up(client: Client, tmp_path: Path) -> No
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:
-    status, lines, told = run(write_list(tmp_path), "made", "127.0.0.1:1", "127.0.0.1:2")
+    status, lines, told = run(write_list(tmp_path), "made", "127.0.0.1:1", "127.0.0.1:2", options=("--wait", "1"))
     assert (status, lines[0]) == (1, "0 done, 0 failed, 0 skipped (done before), 24 left")
     assert "http://127.0.0.1:1 does not answer" in told and "No server is left" in told
 

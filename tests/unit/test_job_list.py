@@ -160,7 +160,7 @@ def test_all_faults_are_told_at_once_and_equal_ones_together(module: Modules, re
         read(lines(*rows))
     told = str(error.value).splitlines()
     assert len(told) == 21 and told[-1] == "and 11 other faults"
-    assert any("line 1 and 4 more: no concept 'cap'" in line for line in told)
+    assert any("line 1 and 4 more lines: no concept 'cap'" in line for line in told)
 
 
 def test_what_is_told_of_many_jobs_is_told_once(read: Callable[..., list[Any]]) -> None:
@@ -218,7 +218,7 @@ def test_a_server_that_lacks_something_gets_no_job_that_needs_it(
     queue.refuse(queue.take("x"), "x", "no p")
     assert not queue.hopeless() and handed_out(queue, "x") == ["q0", "q1", "q2"]
     queue.refuse(queue.take("y"), "y", "no p either")
-    assert [(job.id, reason) for job, reason in queue.hopeless()] == [
+    assert [(job.id, reason) for job, reason, _ in queue.hopeless()] == [
         (f"p{n}", "no p; no p either") for n in range(3)
     ]  # fmt: skip
     assert queue.empty
@@ -230,12 +230,13 @@ def test_a_job_that_fails_is_tried_on_one_more_server(module: Modules, read: Cal
     assert handed_out(queue, "x") == ["b"] and not queue.hopeless()
     queue.fail(queue.take("y"), "y", "broken too")
     assert queue.take("z") is None
-    ((job, reason),) = queue.hopeless()
+    ((job, reason, server),) = queue.hopeless()
+    assert server == "y"
     assert (job.id, reason) == ("a", "broken too; broken") or (job.id, reason) == ("a", "broken; broken too")
     assert queue.empty
     alone = module("job_queue").JobQueue(read(lines({"id": "a"})), ["x"])
     alone.fail(alone.take("x"), "x", "broken")
-    assert [reason for _, reason in alone.hopeless()] == ["broken"]
+    assert [reason for _, reason, _ in alone.hopeless()] == ["broken"]
 
 
 def job(name: str, digest: str = "d") -> Any:

@@ -31,7 +31,10 @@ SOURCES = [
     file
     for suffix in ("py", "md", "toml", "json", "yml", "yaml", "in")
     for file in sorted(ROOT.rglob(f"*.{suffix}"))
-    if not any(part.startswith(".") or part in ("trained", "demo_output") for part in file.relative_to(ROOT).parts)
+    if not any(
+        part.startswith(".") or part in ("trained", "demo_output", "trial_output")
+        for part in file.relative_to(ROOT).parts
+    )
     and file != Path(__file__).resolve()
 ]
 # Pages outside the repository, which its readers cannot open and so must not be cited.

@@ -422,12 +422,12 @@ def test_wrong_options_are_named_before_anything_is_sent(
 
 
 def test_values_keep_the_kind_of_the_input(queue: Queue, server: Server) -> None:
-    settings = ["53.strict=True", "KSampler.steps=7", "60.cfg=.5", "30.concept=7", "51.text=[1, 2, 3]", '50.text="a"',
-                '60.model=[1, 0]', "MagicFaceMaskWeight.weight=-1e0"]  # fmt: skip
+    settings = ["53.strict=True", "KSampler.steps=7", "60.cfg=.5", "30.concept=7", "51.text=[1, 2, 3]",
+                '50.text="scarf"', '60.model=[1, 0]', "MagicFaceMaskWeight.weight=-1e0"]  # fmt: skip
     assert queue(shipped(), *(word for setting in settings for word in ("--set", setting))) == (0, "")
     made = {node_id: node["inputs"] for node_id, node in server.prompt.items()}
     assert (made["53"]["strict"], made["60"]["steps"], made["60"]["cfg"], made["40"]["weight"]) == (True, 7, 0.5, -1.0)
-    assert (made["30"]["concept"], made["51"]["text"], made["50"]["text"]) == ("7", "[1, 2, 3]", "a")
+    assert (made["30"]["concept"], made["51"]["text"], made["50"]["text"]) == ("7", "[1, 2, 3]", "scarf")
     assert made["60"]["model"] == ["1", 0]
 
 
@@ -447,3 +447,9 @@ def test_a_list_goes_on_after_jobs_that_a_server_breaks_at(queue: Queue, server:
     server.answers["/prompt"] = 200, b"[]"
     status, printed = queue(shipped(), "--jobs", "jobs", "--output", "other", "--wait", "0")
     assert status == 1 and "answered as ComfyUI does not" in printed and "0 done, " in printed
+
+
+def test_a_concept_that_the_prompt_lacks_is_told(queue: Queue) -> None:
+    told = "the prompt does not have the concept 'hat', which ends a run unless its weight is 0"
+    assert told in queue(shipped(), "--prompt", "a man in a cap and a scarf")[1]
+    assert told not in queue(shipped(), "--prompt", "a man in a (HAT:1.2) and a scarf")[1]

@@ -26,7 +26,7 @@ def run_list(given: Namespace) -> int:
     todo = [job for job in jobs if not manifest.has(job)]
     changed = sum(manifest.changed(job) for job in todo)
     if changed:
-        note(f"{changed} jobs were done with other options; their pictures are made anew")
+        note(f"{changed} jobs were done with other options; their pictures are replaced (another --output keeps them)")
     progress = Progress(len(todo), len(jobs) - len(todo))
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
@@ -37,7 +37,8 @@ def run_list(given: Namespace) -> int:
     if not finished:
         print("Stopped; the same command goes on from here.")
     print(progress.summary())
-    print(f"The pictures are in {given.output}; {NAME} there has a line for each job.")
+    if progress.done or progress.skipped:
+        print(f"The pictures are in {given.output}; {NAME} there has a line for each job.")
     return 0 if finished and progress.done == len(todo) else 1
 
 
@@ -70,9 +71,9 @@ class Dispatch:
                 thread.join(max(0.0, end - time.monotonic()))
         if self.error:
             raise self.error
-        for job, reason in self.queue.rest() if finished else ():
+        for job, reason, server in self.queue.rest() if finished else ():
             if reason:
-                self.failed(job, reason)
+                self.failed(job, reason, server)
         return finished
 
     def _over(self) -> bool:
@@ -80,8 +81,7 @@ class Dispatch:
             return True
         if self.queue.out or any(thread.state == "asked" for thread in self.threads):
             return False
-        waited_s = time.monotonic() - self.queue.moved
-        if all(thread.state == "never there" for thread in self.threads) or waited_s > self.wait_s:
+        if time.monotonic() - self.queue.moved > self.wait_s:
             self.progress.say("No server is left for the jobs that are left.")
             return True
         return False
@@ -93,7 +93,7 @@ class Dispatch:
         self.queue.close()
         self.progress.job(f"{job.id}: {seconds:.1f} s on {server}")
 
-    def failed(self, job: Job, reason: str) -> None:
-        """Note a job that no server will do."""
-        self.manifest.note(job, server=None, seconds=None, files=[], error=reason, told=[])
+    def failed(self, job: Job, reason: str, server: str | None = None) -> None:
+        """Note a job that no server will do, with the server that tried it last."""
+        self.manifest.note(job, server=server, seconds=None, files=[], error=reason, told=[])
         self.progress.job(f"{job.id} (line {job.line}) failed: {reason}", failed=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -62,7 +63,25 @@ def change(prompt: Prompt, given: Namespace, tell: Callable[[str], None] = note)
     for place, name, text in given.set:
         for node_id in nodes_at(prompt, place, name):
             prompt[node_id]["inputs"][name] = value_of(prompt, node_id, name, text)
+    for concept in missing_words(prompt):
+        tell(f"the prompt does not have the concept {concept!r}, which ends a run unless its weight is 0")
     return uploads
+
+
+def missing_words(prompt: Prompt) -> list[str]:
+    """The concepts that are not in any prompt, as far as can be seen without the model's tokenizer."""
+    texts, concepts = (
+        [node["inputs"].get(name) for node in prompt.values() if node["class_type"] == class_type]
+        for class_type, name in (("MagicFacePrompt", "text"), ("MagicFaceReference", "concept"))
+    )
+    known = " ".join(text.casefold() for text in texts if isinstance(text, str))
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return []
+    return [
+        concept
+        for concept in dict.fromkeys(concepts)
+        if isinstance(concept, str) and any(word not in known for word in re.findall(r"[a-z]+", concept.casefold()))
+    ]
 
 
 def set_text(prompt: Prompt, name: str, texts: dict[str, str]) -> None:

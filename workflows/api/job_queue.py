@@ -92,7 +92,9 @@ class JobQueue:
             group = self.group_of[job.id]
             job.failed += 1
             givers_up = self.servers if job.failed >= MOST_TRIES else {server}
-            refused = {**dict.fromkeys(givers_up, reason), **group.refused, server: reason}
+            refused = {**dict.fromkeys(givers_up, reason), **group.refused}
+            refused.pop(server, None)
+            refused[server] = reason  # the last
             group = self.group_of[job.id] = Group(group.references, refused=refused, last=group.last)
             self._put(group, job)
 
@@ -101,17 +103,17 @@ class JobQueue:
         with self.lock:
             self.at.pop(server, None)
 
-    def hopeless(self) -> list[tuple[Job, str]]:
-        """Takes out the jobs that every server has refused, each with a reason."""
+    def hopeless(self) -> list[tuple[Job, str, str | None]]:
+        """Takes out the jobs that every server has refused, each with a reason and the server that was last."""
         with self.lock:
             none_left = [group for group in self.groups if self.servers <= group.refused.keys()]
             self.groups = [group for group in self.groups if group not in none_left]
-            return [(job, reason(group)) for group in none_left for job in group.jobs]
+            return [(job, *verdict(group)) for group in none_left for job in group.jobs]
 
-    def rest(self) -> list[tuple[Job, str]]:
-        """The jobs that nobody has, each with the reason why a server refused it; empty where none did."""
+    def rest(self) -> list[tuple[Job, str, str | None]]:
+        """The jobs that nobody has, each with why and by which server it was refused; no reason where none did."""
         with self.lock:
-            return [(job, reason(group)) for group in self.groups for job in group.jobs]
+            return [(job, *verdict(group)) for group in self.groups for job in group.jobs]
 
     @property
     def empty(self) -> bool:
@@ -127,6 +129,6 @@ class JobQueue:
         self.moved = time.monotonic()
 
 
-def reason(group: Group) -> str:
-    """Why servers will not do the jobs of a group."""
-    return "; ".join(dict.fromkeys(group.refused.values()))
+def verdict(group: Group) -> tuple[str, str | None]:
+    """Why servers will not do the jobs of a group, and the last of them."""
+    return "; ".join(dict.fromkeys(group.refused.values())), next(reversed(group.refused), None)

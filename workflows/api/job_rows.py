@@ -37,13 +37,18 @@ class Faults:
     def raise_if_any(self) -> None:
         """Raise an InputError that names the lines."""
         told = [
-            f"{self.file}, line {lines[0]}{f' and {len(lines) - 1} more' if lines[1:] else ''}: {text}"
+            f"{self.file}, line {lines[0]}{more(len(lines) - 1)}: {text}"
             for text, lines in sorted(self.lines.items(), key=lambda fault: fault[1][0])
         ]
         if told[MOST_FAULTS:]:
             told[MOST_FAULTS:] = [f"and {len(told) - MOST_FAULTS} other faults"]
         if told:
             raise InputError("\n".join(told))
+
+
+def more(count: int) -> str:
+    """How many further lines have the same fault."""
+    return f" and {count} more line{'s' if count > 1 else ''}" if count else ""
 
 
 def read_rows(file: Path, faults: Faults) -> Iterator[Row]:

@@ -25,7 +25,7 @@ class ServerThread(threading.Thread):
     """Gives one server its jobs.
 
     Attributes:
-        state: "asked" before its first answer, then "there" or "gone", or "never there".
+        state: "asked" before its first answer, then "there" or "gone".
         jobs: what the server has, by prompt id.
         lost: ids of prompts that it may still have though their jobs were given back.
         lacking: what it said that it lacks, and how it said so.
@@ -107,8 +107,8 @@ class ServerThread(threading.Thread):
             if job is None:
                 break
             self._start(job)
-        for job, reason in self.queue.hopeless():
-            self.dispatch.failed(job, reason)
+        for job, reason, server in self.queue.hopeless():
+            self.dispatch.failed(job, reason, server)
 
     def _start(self, job: Job) -> None:
         try:
@@ -152,9 +152,9 @@ class ServerThread(threading.Thread):
 
     def _lose(self, reason: str) -> None:
         """Give all jobs of the server to the others."""
-        given_back = f"\n  Its {len(self.jobs)} jobs are given to the others; it is asked again." if self.jobs else ""
-        self.dispatch.progress.say(reason + given_back)
-        self.state = "never there" if self.state == "asked" else "gone"
+        given_back = f"Its {len(self.jobs)} jobs are given to the others; it" if self.jobs else "It"
+        self.dispatch.progress.say(f"{reason}\n  {given_back} is asked again.")
+        self.state = "gone"
         for prompt_id in list(self.jobs):
             self.lost.append(prompt_id)
             self._bring_back(prompt_id, reason, ran=prompt_id in self.running)
