@@ -94,7 +94,7 @@ def run(todo: list[Job], plan: Plan, given: argparse.Namespace, progress: Progre
     import ray.data
 
     here = {"working_dir": str(HERE), "excludes": ["*", "!.", "!*.py"]}  # nodes import what this does
-    ray.init(address=given.address, runtime_env=here)
+    ray.init(address=given.address, runtime_env=here, include_dashboard=False)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         for row in pipeline(todo, plan, given).iter_rows():
