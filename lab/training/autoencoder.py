@@ -16,7 +16,7 @@ from .drawn_set import Drawings
 from .initial import initial_weights
 from .loop import Phase, generator_at
 
-STEPS, RATE = 1500, 2e-4
+STEPS, RATE = 1500, 1e-3
 COUNT, SIDE_PX, PARTS = 6, 128, 2  # crops in a part of a step, and number of parts
 LATENT_NOISE = 0.08  # std, of latents with variance 1: errors of the denoiser must not be visible
 SCALE = 0.02  # weight of the loss that keeps the variance of latents near 1, without which the noise would be nothing

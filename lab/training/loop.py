@@ -94,7 +94,8 @@ def run(phase: Phase, folder: Path, deadline: float = math.inf) -> Progress:
         The progress; `step == phase.steps` when it is finished.
     """
     path = folder / f"{phase.name}.pt"
-    optimizer = torch.optim.AdamW(phase.weights.values(), betas=(0.9, 0.99), weight_decay=1e-3, fused=True)
+    # Not fused: on a CPU that pairs weights with wrong gradients where the two differ in memory format.
+    optimizer = torch.optim.AdamW(phase.weights.values(), betas=(0.9, 0.99), weight_decay=1e-3)
     weights = nn.ParameterList(phase.weights.values())
     average = AveragedModel(weights, multi_avg_fn=_average)
     progress = _resumed(path, phase, optimizer, average)

@@ -113,3 +113,19 @@ def test_the_learning_rate_rises_then_falls_to_zero() -> None:
     assert rates[:highest] == sorted(rates[:highest])
     assert rates[highest:] == sorted(rates[highest:], reverse=True)
     assert rates[-1] < 1e-4
+
+
+def test_the_memory_format_of_weights_does_not_matter(tmp_path: Path) -> None:
+    first = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    wanted = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(1))
+
+    def trained(memory_format: torch.memory_format) -> Tensor:
+        weight = nn.Parameter(first.clone(memory_format=memory_format))
+
+        def losses(step: int) -> dict[str, Tensor]:
+            return {"error": (weight - (1 + step % 2) * wanted).square().sum()}
+
+        loop.run(loop.Phase("conv", 3, 0.1, {"weight": weight}, losses, 2), tmp_path / str(memory_format))
+        return weight.detach()
+
+    torch.testing.assert_close(trained(torch.channels_last), trained(torch.contiguous_format))
