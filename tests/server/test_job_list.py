@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,34 +17,27 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from devtools import api_format, demo
+from devtools import api_format
 from devtools.client import Client
 from devtools.install import Install
 from devtools.server import Server
 
+from .job_lists import LIMIT_S, REFERENCES, SMALL, WORDS, copy_references, pixels, until
+
 SCRIPT = api_format.API_WORKFLOWS / "queue_workflow.py"
 WORKFLOW = api_format.API_WORKFLOWS / "magicface_one_concept.json"
-LIMIT_S = 200
-SMALL = {
-    "set.EmptyLatentImage.width": "128",
-    "set.EmptyLatentImage.height": "128",
-    "set.MagicFaceReference.size": "128",
-    "set.KSampler.steps": "3",
-}
-WORDS = "a person with a face, hair and a shirt wearing a hat"
-FAILS = {"id": "no-hat", "prompt": "a landscape", "seed": "1", **SMALL}  # the word of the concept is not there
+SMALL_COLUMNS = {f"set.{name}": str(value) for name, value in SMALL.items()}
+FAILS = {"id": "no-hat", "prompt": "a landscape", "seed": "1", **SMALL_COLUMNS}  # the word of the concept is not there
 
 
 def write_list(folder: Path, *further: dict[str, str]) -> Path:
     """24 jobs in 4 lines, with two references, and further lines; the pictures are beside the list."""
-    for name in ("hat", "scarf"):
-        shutil.copyfile(demo.PICTURES / f"magicface_portrait_{name}.png", folder / f"{name}.png")
+    copy_references(folder)
     rows = [
         {"id": f"{name}-{cfg}", "seed": "1-6", "prompt": WORDS, "picture.hat": f"{name}.png",
-         "set.KSampler.cfg": cfg, **SMALL}
-        for cfg in ("4", "7") for name in ("hat", "scarf")
+         "set.KSampler.cfg": cfg, **SMALL_COLUMNS}
+        for cfg in ("4", "7") for name in REFERENCES
     ]  # fmt: skip
     file = folder / "jobs.csv"
     with file.open("w", newline="", encoding="utf-8") as out:
@@ -68,25 +60,8 @@ def run(jobs: Path, output: str, *urls: str, options: Sequence[str] = ()) -> tup
     return done.returncode, done.stdout.splitlines(), done.stderr
 
 
-def pictures(folder: Path) -> dict[str, Any]:
-    """The pixels of a list's pictures."""
-    found = {}
-    for file in folder.glob("*.png"):
-        with Image.open(file) as picture:
-            found[file.stem] = np.asarray(picture.convert("RGB"))
-    return found
-
-
 def manifest(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def until(true: Callable[[], bool], told: Callable[[], str] = str) -> None:
-    """Wait until a condition is true."""
-    end = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < end, told()
-        time.sleep(0.05)
 
 
 def is_running(client: Client) -> bool:
@@ -103,7 +78,7 @@ def alone(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_list_is_done_and_a_job_that_fails_is_noted(alone: Path, server: Server) -> None:
-    made = pictures(alone / "made")
+    made = pixels(alone / "made")
     assert sorted(made) == sorted(
         f"{name}-{cfg}-{n}" for name in ("hat", "scarf") for cfg in (4, 7) for n in range(1, 7)
     )
@@ -134,7 +109,7 @@ def test_run_again_it_makes_what_is_missing(alone: Path, client: Client, tmp_pat
     assert (status, lines[0]) == (1, "1 done, 1 failed, 23 skipped (done before), 0 left")
     assert len(client.get_json("/history")) == before + 2
     assert all(file.stat().st_mtime_ns == old for file, old in times.items())
-    expected, again = pictures(alone / "made"), pictures(made)
+    expected, again = pixels(alone / "made"), pixels(made)
     assert np.array_equal(again["hat-4-3"], expected["hat-4-3"]) and again.keys() == expected.keys()
 
 
@@ -151,7 +126,7 @@ def test_a_run_that_was_killed_goes_on(alone: Path, client: Client, tmp_path: Pa
     ended = len(manifest(made)) - before
     status, lines, _ = run(write_list(tmp_path), "made", client.url)
     assert (status, lines[0]) == (0, f"{6 - ended} done, 0 failed, {18 + ended} skipped (done before), 0 left")
-    expected, again = pictures(alone / "made"), pictures(made)
+    expected, again = pixels(alone / "made"), pixels(made)
     assert again.keys() == expected.keys()
     assert all(np.array_equal(again[name], expected[name]) for name in expected)
 
@@ -161,12 +136,11 @@ def test_a_node_that_no_server_has_fails_its_jobs_alone(client: Client, tmp_path
     prompt["90"] = {"class_type": "NotThere", "inputs": {}}
     (tmp_path / "other.json").write_text(json.dumps(prompt))
     jobs = tmp_path / "jobs.jsonl"
-    size = {name.removeprefix("set."): int(value) for name, value in SMALL.items()}
-    rows = [{"id": "a", "workflow": "other.json", "seed": 1}, {"id": "b", "seed": 2, "set": size}]
+    rows = [{"id": "a", "workflow": "other.json", "seed": 1}, {"id": "b", "seed": 2, "set": SMALL}]
     jobs.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     status, lines, told = run(jobs, "made", client.url)
     assert (status, lines[0]) == (1, "1 done, 1 failed, 0 skipped (done before), 0 left"), told
-    assert "NotThere" in manifest(tmp_path / "made")[0]["error"] and list(pictures(tmp_path / "made")) == ["b"]
+    assert "NotThere" in manifest(tmp_path / "made")[0]["error"] and list(pixels(tmp_path / "made")) == ["b"]
 
 
 def test_ctrl_c_takes_back_what_is_queued(client: Client, tmp_path: Path) -> None:
@@ -187,15 +161,12 @@ def test_ctrl_c_takes_back_what_is_queued(client: Client, tmp_path: Path) -> Non
 def test_a_job_that_never_ends_is_given_up(client: Client, tmp_path: Path) -> None:
     jobs = tmp_path / "jobs.jsonl"
     rows = [{"id": "endless", "set.KSampler.steps": 10_000}, {"id": "short", "set.KSampler.steps": 2}]
-    small = {name: int(value) for name, value in SMALL.items() if "steps" not in name}
+    small = {name: value for name, value in SMALL_COLUMNS.items() if "steps" not in name}
     jobs.write_text("".join(json.dumps(row | small) + "\n" for row in rows))
-    done = subprocess.run(
-        [*command(jobs, "made", client.url), "--stall-limit", "2"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=False,
-    )  # fmt: skip
-    assert done.stdout.splitlines()[0] == "1 done, 1 failed, 0 skipped (done before), 0 left", done.stderr
-    assert f"lost 3 times, at last: the queue of {client.url} has not moved" in done.stderr
-    assert list(pictures(tmp_path / "made")) == ["short"]
+    _, lines, told = run(jobs, "made", client.url, options=("--stall-limit", "2"))
+    assert lines[0] == "1 done, 1 failed, 0 skipped (done before), 0 left", told
+    assert f"lost 3 times, at last: the queue of {client.url} has not moved" in told
+    assert list(pixels(tmp_path / "made")) == ["short"]
     until(lambda: not is_running(client))
 
 
@@ -251,8 +222,8 @@ def test_servers_that_die_hang_and_lack_the_checkpoint(
     left = hangs.client.get_json("/queue")
     assert not left["queue_running"] and not left["queue_pending"]
     lines = manifest(made)
-    assert sorted(line["id"] for line in lines) == sorted(pictures(alone / "made"))
+    assert sorted(line["id"] for line in lines) == sorted(pixels(alone / "made"))
     assert {line["server"] for line in lines} == {dies.url, hangs.url}
-    equal = pictures(made), pictures(alone / "made")
+    equal = pixels(made), pixels(alone / "made")
     assert equal[0].keys() == equal[1].keys()
     assert all(np.array_equal(equal[0][name], equal[1][name]) for name in equal[1])

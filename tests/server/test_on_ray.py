@@ -9,63 +9,36 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
-from devtools import api_format, demo
+from devtools import api_format
 from devtools.install import Install
 from devtools.server import Server, has_gpu, prepare_base
 
+from .job_lists import LIMIT_S, REFERENCES, SMALL, WORDS, copy_references, pixels, until
+
 SCRIPTS = api_format.API_WORKFLOWS
 WORKFLOW = SCRIPTS / "magicface_one_concept.json"
-LIMIT_S = 200
-SMALL = {
-    "EmptyLatentImage.width": 128,
-    "EmptyLatentImage.height": 128,
-    "MagicFaceReference.size": 128,
-    "KSampler.steps": 3,
-}
-WORDS = "a person with a face, hair and a shirt wearing a hat"
-
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends POSIX signals")
 
 
 def write_list(folder: Path) -> Path:
     """12 jobs with two references, one after the other; the pictures are beside the list."""
-    names = ("hat", "scarf")
-    for name in names:
-        shutil.copyfile(demo.PICTURES / f"magicface_portrait_{name}.png", folder / f"{name}.png")
+    copy_references(folder)
     rows = [
         {"id": f"{name}-{seed}", "seed": seed, "prompt": WORDS, "picture": {"hat": f"{name}.png"},
          "set": SMALL}
-        for seed in range(1, 7) for name in names
+        for seed in range(1, 7) for name in REFERENCES
     ]  # fmt: skip
     file = folder / "jobs.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return file
-
-
-def until(true: Callable[[], bool], told: Callable[[], str] = str, over: Callable[[], Any] = str) -> None:
-    """Wait until a condition is true; `over` says whether it cannot become true any more."""
-    end = time.monotonic() + LIMIT_S
-    while not true():
-        assert time.monotonic() < end and not over(), told()
-        time.sleep(0.05)
-
-
-def pixels(folder: Path) -> dict[str, Any]:
-    found = {}
-    for file in folder.glob("*.png"):
-        with Image.open(file) as picture:
-            found[file.stem] = np.asarray(picture.convert("RGB"))
-    return found
 
 
 def results(folder: Path) -> list[dict[str, Any]]:
