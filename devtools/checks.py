@@ -85,8 +85,13 @@ def main(pytest_arguments: list[str]) -> int:
     others = [argument for argument in pytest_arguments if not _is_test_path(argument)]
     results = [] if pytest_arguments else static_checks()
     chosen = [(part, targets) for part in parts() if (targets := _paths_in(part, paths))]
+    # Set up first: what the set-up asks of Python's sysconfig must not be asked in several threads at once.
+    cores = {core: environment.comfyui(core) for core in sorted({part.core for part, _ in chosen})}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        runs = [pool.submit(_test, *entry, others, at_once=not number) for number, entry in enumerate(chosen)]
+        runs = [
+            pool.submit(_test, part, cores[part.core], [*targets, *others], at_once=not number)
+            for number, (part, targets) in enumerate(chosen)
+        ]
         tested = [run.result() for run in runs]
     if pytest_arguments and any(result.passed + result.failed + result.skipped for result in tested):
         # A choice by name (-k) may leave some parts empty. If all are empty, it was a mistake.
@@ -152,14 +157,14 @@ def _paths_in(part: Part, paths: list[str]) -> list[str]:
     return [p for p in paths if folder in (found := Path(p.split("::")[0]).resolve(), *found.parents)]
 
 
-def _test(part: Part, targets: list[str], others: list[str], at_once: bool) -> Result:
+def _test(part: Part, core: Path, arguments: list[str], at_once: bool) -> Result:
     """Run a part. What it prints comes either at once or in one piece when it ends, so that parts do not mix."""
     print(f"\n=== tests: {part.name}{'' if at_once else ' (its output follows)'}", flush=True)
-    variables = {**os.environ, CHOICE: str(environment.comfyui(part.core)), "PYTHONIOENCODING": "utf-8"}
+    variables = {**os.environ, CHOICE: str(core), "PYTHONIOENCODING": "utf-8"}
     variables |= dict(part.variables)
     with tempfile.TemporaryDirectory(prefix="magicface-tests-") as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *part.arguments, *targets, *others]
+        command = [sys.executable, "-m", "pytest", f"--junitxml={report}", *part.arguments, *arguments]
         ended = subprocess.run(
             command,
             env=variables,
