@@ -102,6 +102,7 @@ def named(checkpoint: str, names: list[str]) -> str:
     if found:
         raise TrialError(f"--checkpoint {checkpoint} may be {' or '.join(found)}: give the whole name")
     near = difflib.get_close_matches(file, names, 3, 0.4) or names[:3]
-    there = f"it has {', '.join(near)}{' and others' if len(names) > len(near) else ''}" if names else "it has none"
-    there += "; COMFYUI_PATH or --server names a ComfyUI that has it" if not names else ""
+    there = f"it has {', '.join(near)}{' and others' if len(names) > len(near) else ''}"
+    if not names:
+        there = "it has none; COMFYUI_PATH or --server names a ComfyUI that has it"
     raise TrialError(f"the server knows no checkpoint {checkpoint!r}; {there}")
