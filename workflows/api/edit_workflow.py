@@ -74,9 +74,9 @@ def missing_words(prompt: Prompt) -> list[str]:
         [node["inputs"].get(name) for node in prompt.values() if node["class_type"] == class_type]
         for class_type, name in (("MagicFacePrompt", "text"), ("MagicFaceReference", "concept"))
     )
-    known = " ".join(text.casefold() for text in texts if isinstance(text, str))
     if not texts or not all(isinstance(text, str) for text in texts):
         return []
+    known = " ".join(texts).casefold()
     return [
         concept
         for concept in dict.fromkeys(concepts)

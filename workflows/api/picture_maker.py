@@ -16,11 +16,10 @@ from comfy_process import ComfyProcess
 from comfy_server import Refusal, RunError, Server, ServerFault, failure, seconds, shown
 from manifest import names
 from result_store import ResultStore
+from server_thread import AT_A_TIME, MOST_LOST
 
-AT_A_TIME = 2  # the second waits on the server while pictures of the first are fetched and written
 POLL_S = 0.2
 MOST_FAULTS = 20  # without a block done in between: what comes after is given up at its first
-MOST_LOST = 3  # a job whose server was lost so often may be the reason
 
 Row = dict[str, Any]
 Item = tuple[str, dict[str, str]]  # class of a node, and ComfyUI's entry of a file
