@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from devtools.install import Install
 from devtools.pins import ROOT
 from devtools.server import Server
 
+IDLE_LIMIT_S = 120
 Dev = Callable[..., "subprocess.Popen[str]"]
 
 
@@ -32,8 +34,16 @@ def server(install: Install, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def client(server: Server) -> Client:
-    return server.client
+def client(server: Server) -> Iterator[Client]:
+    """The server's client. A run that a test has left is ended, else the tests after it would wait for it."""
+    client = server.client
+    yield client
+    end = time.monotonic() + IDLE_LIMIT_S
+    while any(client.get_json("/queue").values()):
+        assert time.monotonic() < end, server.log_tail()
+        client.post("/queue", {"clear": True})
+        client.post("/interrupt", {})
+        time.sleep(0.2)
 
 
 @pytest.fixture

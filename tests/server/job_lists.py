@@ -1,10 +1,12 @@
-"""What the tests of job lists share: small jobs with two references, waiting, and the pixels of what was made."""
+"""What tests of job lists share: small jobs with two references, programs, waiting, and the pixels of what was made."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from PIL import Image
 
 from devtools import demo
 
-LIMIT_S = 600
+LIMIT_S = 300
 WORDS = "a person with a face, hair and a shirt wearing a hat"
 REFERENCES = ("hat", "scarf")
 SMALL = {
@@ -28,6 +30,16 @@ def copy_references(folder: Path) -> None:
     """Put the pictures of the references beside a list."""
     for name in REFERENCES:
         shutil.copyfile(demo.PICTURES / f"magicface_portrait_{name}.png", folder / f"{name}.png")
+
+
+@contextmanager
+def started(command: Sequence[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A program that ends with the block, even if what the test waits for does not come."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def until(true: Callable[[], bool], told: Callable[[], str] = str, over: Callable[[], Any] = str) -> None:

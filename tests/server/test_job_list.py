@@ -23,7 +23,7 @@ from devtools.client import Client
 from devtools.install import Install
 from devtools.server import Server
 
-from .job_lists import LIMIT_S, REFERENCES, SMALL, WORDS, copy_references, pixels, until
+from .job_lists import LIMIT_S, REFERENCES, SMALL, WORDS, copy_references, pixels, started, until
 
 SCRIPT = api_format.API_WORKFLOWS / "queue_workflow.py"
 WORKFLOW = api_format.API_WORKFLOWS / "magicface_one_concept.json"
@@ -120,9 +120,8 @@ def test_a_run_that_was_killed_goes_on(alone: Path, client: Client, tmp_path: Pa
     for file in made.glob("hat-7-*.png"):
         file.unlink()
     before = len(manifest(made))
-    with subprocess.Popen(command(write_list(tmp_path), "made", client.url), cwd=tmp_path) as process:
+    with started(command(write_list(tmp_path), "made", client.url), cwd=tmp_path):
         until(lambda: len(manifest(made)) > before)
-        process.kill()
     ended = len(manifest(made)) - before
     status, lines, _ = run(write_list(tmp_path), "made", client.url)
     assert (status, lines[0]) == (0, f"{6 - ended} done, 0 failed, {18 + ended} skipped (done before), 0 left")
@@ -146,9 +145,7 @@ def test_a_node_that_no_server_has_fails_its_jobs_alone(client: Client, tmp_path
 def test_ctrl_c_takes_back_what_is_queued(client: Client, tmp_path: Path) -> None:
     jobs = tmp_path / "jobs.jsonl"
     jobs.write_text(json.dumps({"id": "endless", "seed": "1-9", "set.KSampler.steps": 10_000}))
-    with subprocess.Popen(
-        command(jobs, "made", client.url), cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    ) as process:
+    with started(command(jobs, "made", client.url), cwd=tmp_path) as process:
         until(lambda: len(client.get_json("/queue")["queue_pending"]) == 1 and is_running(client))
         process.send_signal(signal.SIGINT)
         output, _ = process.communicate(timeout=LIMIT_S)
@@ -199,10 +196,7 @@ def test_servers_that_die_hang_and_lack_the_checkpoint(
             list(pool.map(Server.start, (dies, lacks)))
         start = [*command(jobs, "made", hangs.url, dies.url, lacks.url), "--answer-limit", "6"]
         told = stack.enter_context(log.open("w", encoding="utf-8"))
-        process = stack.enter_context(
-            subprocess.Popen(start, cwd=tmp_path, stdout=subprocess.PIPE, stderr=told, text=True)
-        )
-        stack.callback(process.kill)
+        process = stack.enter_context(started(start, cwd=tmp_path, stderr=told))
         assert dies.process_id is not None and hangs.process_id is not None
         wait_until(lambda: has_made_one(hangs))
         before = len(log.read_text())

@@ -21,7 +21,7 @@ from devtools import api_format
 from devtools.install import Install
 from devtools.server import Server, has_gpu, prepare_base
 
-from .job_lists import LIMIT_S, REFERENCES, SMALL, WORDS, copy_references, pixels, until
+from .job_lists import LIMIT_S, REFERENCES, SMALL, WORDS, copy_references, pixels, started, until
 
 SCRIPTS = api_format.API_WORKFLOWS
 WORKFLOW = SCRIPTS / "magicface_one_concept.json"
@@ -68,12 +68,13 @@ class Cluster:
             "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": str(100 * 2**20),
         }
 
-    def start(self, *further: str) -> subprocess.Popen[str]:
-        command = [*self.command, *further]
-        with self.log.open("a", encoding="utf-8") as log:
-            return subprocess.Popen(
-                command, cwd=self.folder, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
-            )
+    @contextlib.contextmanager
+    def start(self, *further: str) -> Iterator[subprocess.Popen[str]]:
+        with (
+            self.log.open("a", encoding="utf-8") as log,
+            started([*self.command, *further], cwd=self.folder, env=self.environment, stderr=log) as process,
+        ):
+            yield process
 
     def comfyuis(self) -> list[psutil.Process]:
         """The processes of ComfyUI that the actors have started: children of the processes that wait for them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -17,6 +18,8 @@ from read_workflow import InputError, Prompt
 # They show the references that they give out, not results.
 SHOW_THEIR_INPUT = ("MagicFaceReference", "MagicFaceMaskWeight")
 NOT_THERE = (502, 503, 504)  # a proxy's answer for a server that is gone
+TAKE_BACK_S = 5.0
+INTERRUPT_EVERY_S = 0.2
 VIEWED = ("filename", "subfolder", "type")  # what the address of a saved file is made of
 # ComfyUI's errors of a prompt for which another server may have what this one lacks: a node, a model, a picture.
 LACKING = ("missing_node_type", "value_not_in_list", "custom_validation_failed")
@@ -68,7 +71,7 @@ class Server:
             queued: str = answer["prompt_id"]
             partly = bool(answer.get("node_errors"))  # some of the outputs only; the others would run
         if partly:
-            self.cancel(queued)
+            self.take_back([queued])
             raise Refusal(f"{self.url} refused it: {faults(told)}", told)
         return queued
 
@@ -76,6 +79,19 @@ class Server:
         """Take a prompt out of the queue, and interrupt it if it runs."""
         self._send("/queue", json.dumps({"delete": [prompt_id]}).encode())
         self._send("/interrupt", json.dumps({"prompt_id": prompt_id}).encode())
+
+    def take_back(self, prompt_ids: Iterable[str]) -> None:
+        """Cancel prompts until the server has none of them, for at most `TAKE_BACK_S`.
+
+        Once is not enough: ComfyUI forgets an interrupt that comes while a run begins.
+        """
+        end = time.monotonic() + TAKE_BACK_S
+        while left := set[str]().union(*self.queued()).intersection(prompt_ids):
+            for prompt_id in left:
+                self.cancel(prompt_id)
+            if time.monotonic() > end:
+                return
+            time.sleep(INTERRUPT_EVERY_S)
 
     def queued(self) -> tuple[set[str], set[str]]:
         """The ids of the prompts that run, and of those that wait."""

@@ -7,7 +7,7 @@ import threading
 import time
 from argparse import Namespace
 
-from comfy_server import Server
+from comfy_server import TAKE_BACK_S, Server
 from job_list import Job, read_jobs
 from job_queue import JobQueue
 from manifest import NAME, Manifest, make_folder
@@ -15,7 +15,7 @@ from progress import Progress
 from read_workflow import note
 from server_thread import POLL_S, ServerThread
 
-END_S = 5.0  # for servers to take back what they have
+END_S = 2 * TAKE_BACK_S  # for threads to end
 
 
 def run_list(given: Namespace) -> int:

@@ -56,8 +56,7 @@ class ServerThread(threading.Thread):
                 except RunError as error:
                     self._lose(str(error))
                     self._wait_until_back()
-            for prompt_id in [*self.jobs, *self.lost]:
-                self.server.cancel(prompt_id)
+            self.server.take_back([*self.jobs, *self.lost])
         except RunError:
             pass  # it stopped answering while its jobs were taken back
         except BaseException as error:
