@@ -64,7 +64,6 @@ def written_tables() -> Tables:
         **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
         "cost-sizes": partial(sizes_table, measured["sizes"]),
         "cost-full": partial(way_lines, measured["shapes"]["full"]["summary"]["ways"]),
-        "cost-placed": partial(way_lines, measured["placed"]),
         "ways": partial(ways_table, measured["ways"]),
     }
 
