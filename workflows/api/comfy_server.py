@@ -80,8 +80,8 @@ class Server:
         self._send("/queue", json.dumps({"delete": [prompt_id]}).encode())
         self._send("/interrupt", json.dumps({"prompt_id": prompt_id}).encode())
 
-    def take_back(self, prompt_ids: Iterable[str]) -> None:
-        """Cancel prompts until the server has none of them, for at most `TAKE_BACK_S`.
+    def take_back(self, prompt_ids: Iterable[str]) -> bool:
+        """Cancel prompts until the server has none of them, for at most `TAKE_BACK_S`; returns whether it has none.
 
         Once is not enough: ComfyUI forgets an interrupt that comes while a run begins.
         """
@@ -90,8 +90,9 @@ class Server:
             for prompt_id in left:
                 self.cancel(prompt_id)
             if time.monotonic() > end:
-                return
+                return False
             time.sleep(INTERRUPT_EVERY_S)
+        return True
 
     def queued(self) -> tuple[set[str], set[str]]:
         """The ids of the prompts that run, and of those that wait."""

@@ -175,12 +175,10 @@ class ServerThread(threading.Thread):
         while not self.dispatch.stop.wait(delay_s):
             delay_s = min(2 * delay_s, LAST_DELAY_S)
             try:
-                for prompt_id in self.lost:
-                    self.server.cancel(prompt_id)
-                running, waiting = self.server.queued()
+                has_none = self.server.take_back(self.lost)
             except RunError:
                 continue
-            if not (running | waiting).intersection(self.lost):
+            if has_none:
                 self.lost.clear()
                 self.state, self.moved = "there", time.monotonic()
                 self.dispatch.progress.say(f"{self.server.url} answers.")
