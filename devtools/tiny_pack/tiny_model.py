@@ -33,7 +33,7 @@ def make_unet(family: Family, dtype: torch.dtype, v_prediction: bool = False) ->
     """The diffusion model of a family, without weights."""
     config = family.config(dict(family.unet))
     config.unet_config.update(family.unet)  # replaces the head sizes that ComfyUI sets for the real family
-    if v_prediction:
+    if v_prediction or family.v_prediction:
         config.model_type = lambda *_: comfy.model_base.ModelType.V_PREDICTION
     device = comfy.model_management.get_torch_device()
     manual_cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)

@@ -17,6 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rows", default="", help='such as "none; rsa; rba; both" (default: all rows of docs/evaluation.md)'
     )
+    parser.add_argument("--prompts", action="store_true", help="only measure the model alone, without references")
+    parser.add_argument("--styles", action="store_true", help="only measure references in other styles than the prompt")
     parser.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
     parser.add_argument("--masks", action="store_true", help="only measure the masks that words find")
     parser.add_argument("--persons", action="store_true", help="only measure two persons in one picture")
@@ -28,12 +30,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation import agreement, crop, evaluate, masks, refresh
+    from ..evaluation import agreement, crop, evaluate, masks, prompts, refresh, styles
     from ..evaluation.persons import persons
 
     numbers = range(arguments.first, arguments.first + arguments.pairs)
     if arguments.persons:
         return persons.main(numbers, arguments.json, arguments.pictures)
+    if arguments.prompts:
+        return prompts.main(numbers, arguments.json, arguments.pictures)
+    if arguments.styles:
+        return styles.main(numbers, arguments.json, arguments.pictures)
     if arguments.agreement:
         return agreement.main(numbers, arguments.json)
     if arguments.masks:

@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..judge import PARTS, SIDE_PX, Verdict
-from ..portraits import LOOKS, PATTERNS, WORN, palette_of
+from ..portraits import LOOKS, PATTERNS, STYLES, WORN, Portrait, palette_of
 from .combinations import Combination, Concept
 from .world import Colours, Mask, chance_distance, colour_distance, well_placed
 
@@ -32,10 +32,12 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
     """All measures of a picture; those that do not apply are missing.
 
     Returns:
+        style: whether the picture has the style that was asked for: 0 or 1.
         prompt: share of the parts in question that are right: asked for and present, or wearable, not asked for and
             absent; 0..1.
         fidelity: mean over the concepts of 1 - colour distance to the reference / that of unrelated drawings: 0 is
-            chance, 1 the reference; an absent part counts 0. Also by part, and for looks seen in training or not.
+            chance, 1 the reference drawn in the style that was asked for; an absent part counts 0. Also by part, and
+            for looks seen in training or not.
         leakage: mean over concepts and the picture's other regions, including the background, of the share of
             pixels that have the concept's look and should not.
         layout: share of the parts whose position and size, relative to the face, are as in true drawings.
@@ -43,6 +45,7 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
         colour: colour distance of the concepts that are present, 0..255.
         histogram, hue: total variation of their colour histograms and of their hues, 0..1.
         pattern: share of the parts with a pattern whose pattern is that of the reference.
+        moved: mean distance of the concepts' centres from those in their references, in shares of the picture's width.
     """
     pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
     masks = {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
@@ -52,6 +55,7 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
     def add(name: str, value: float) -> None:
         scores.setdefault(name, []).append(value)
 
+    add("style", float(STYLES[int(verdict.styles[0])] == wanted.style))
     for part in sorted(wanted.required_parts | set(WORN)):
         add("prompt", float((part in seen) == (part in wanted.required_parts)))
     placed = well_placed(seen)
@@ -62,13 +66,14 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
         for share in leakage(pixels, masks, concept, wanted):
             add("leakage", share)
         reference = reference_colours(concept)
-        distance = colour_distance(pixels[masks[part]], reference) if part in seen else chance_distance(part)
+        fidelity = fidelity_of(pixels[masks[part]], concept) if part in seen else 0.0
         for name in ("fidelity", f"fidelity {part}", f"fidelity {'held out' if concept.held_out else 'seen'}"):
-            add(name, 1 - distance / chance_distance(part))
+            add(name, fidelity)
         if part not in seen:
             continue
+        add("moved", float(np.linalg.norm(centre(masks[part]) - centre(concept.views[0].portrait.masks[part]))))
         own = pixels[masks[part]]
-        add("colour", distance)
+        add("colour", colour_distance(own, reference))
         add("histogram", total_variation(colour_histogram(own), colour_histogram(reference)))
         add("hue", total_variation(hue_histogram(own), hue_histogram(reference)))
         if LOOKS[part][0] < 1:
@@ -81,11 +86,27 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
+def centre(mask: Mask) -> NDArray[np.float64]:
+    """(2,) the centre of a mask, down and right, in shares of its sides."""
+    middle: NDArray[np.float64] = np.argwhere(mask).mean(axis=0) / mask.shape
+    return middle
+
+
 def reference_colours(concept: Concept) -> Colours:
-    """The colours of a concept's pixels in its reference, at the judge's size."""
-    portrait = concept.views[0].portrait
+    """The colours of a concept's pixels in its reference, drawn in the picture's style, at the judge's size."""
+    return colours_of(concept.ideal, concept.part)
+
+
+def fidelity_of(colours: Colours, concept: Concept) -> float:
+    """1 - distance of colours (n, 3) to those of a reference / that of unrelated drawings in the same style."""
+    chance = chance_distance(concept.part, concept.ideal.style)
+    return 1 - colour_distance(colours, reference_colours(concept)) / chance
+
+
+def colours_of(portrait: Portrait, part: str) -> Colours:
+    """(n, 3) the colours of a part's pixels at the judge's size."""
     picture = torch.from_numpy(portrait.picture).movedim(-1, 0)[None].double()
-    mask = torch.from_numpy(portrait.masks[concept.part])[None, None].double()
+    mask = torch.from_numpy(portrait.masks[part])[None, None].double()
     small, share = (F.interpolate(x, (SIDE_PX, SIDE_PX), mode="area") for x in (picture, mask))
     return small[0].movedim(0, -1)[share[0, 0] > 0.5].numpy()
 

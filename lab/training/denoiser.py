@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from devtools.incore import load_pack
 from devtools.tiny_pack import tiny_model
-from devtools.tiny_pack.families import STYLES
+from devtools.tiny_pack.families import PORTRAITS
 
 from ..judge import PARTS
 from .autoencoder import pixels
@@ -22,10 +22,10 @@ from .initial import initial_weights
 from .loop import Phase, generator_at
 from .text import Tokens, encode
 
-RATE, BATCH, PARTS_OF_STEP = 1e-3, 16, 2  # BATCH drawings in each part of a step
+RATE, BATCH, PARTS_OF_STEP = 1e-3, 8, 2  # BATCH drawings in each part of a step
 DECAY = 0.3  # see `Phase`; before it, the number of steps may still be changed
-MOST_SNR = 5.0  # of the noise loss's weights
-NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses; the noise loss has weight 1
+MOST_WEIGHT = 5.0  # of the error of the clean latent, see `phase`
+NOUNS, THINGS = 0.1, 0.1  # weights of the grounding losses; the loss of v has weight 1
 THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
 GROUNDED = 2  # one part of this many has the grounding losses, with as many times their weight
 NO_CAPTION = 0.1  # share of the rows without a caption, for classifier-free guidance
@@ -55,11 +55,11 @@ class Denoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = tiny_model.make_unet(STYLES, torch.float32)
+        self.model = tiny_model.make_unet(PORTRAITS, torch.float32)
         # The last layers of residual branches start small, and the prediction starts at 0.
         gains = {"out_layers.3": 0.2, "proj_out": 0.2, "out.2": 0.0}
         self.model.diffusion_model.load_state_dict(initial_weights(self.unet, "denoiser", gains))
-        self.encoders = tiny_model.make_encoders(STYLES)
+        self.encoders = tiny_model.make_encoders(PORTRAITS)
         self.encoders.load_state_dict(
             initial_weights(self.encoders, "text", {"token_embedding": 0.3, "position_embedding": 0.1}), strict=False
         )
@@ -109,7 +109,11 @@ def cell_shares(labels: Tensor) -> Tensor:
 
 
 def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device) -> Phase:
-    """The phase that trains on noised latents, with the error of the noise and the grounding losses."""
+    """The phase that trains on noised latents, with the error of v and the grounding losses.
+
+    v is (noise - sigma * clean) / sqrt(1 + sigma^2): the noise where there is little of it, the clean latent where
+    there is much. A model that predicts the noise learns late what it can only see in much noise: colours.
+    """
     sigmas = denoiser.model.model_sampling.sigmas.to(device)
     words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
 
@@ -120,7 +124,9 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         sizes = _sizes(generator).to(device)
         clean = data.latents[chosen].float().to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        times = torch.randint(len(sigmas), (BATCH,), generator=generator).to(device)
+        # One from each BATCH-th part of the schedule: the loss of a batch varies less.
+        times = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * (len(sigmas) / BATCH)).long()
+        times = times.to(device)
         sigma = sigmas[times].view(-1, 1, 1, 1)
         noisy = ((clean + sigma * noise) / (1 + sigma**2).sqrt()).to(memory_format=torch.channels_last)
         own, cross = RecordedAttention(), RecordedAttention()
@@ -134,13 +140,16 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
             context, pooled = encode(denoiser.encoders, {key: rows.to(device) for key, rows in ids.items()})
             y = denoiser.adm(pooled, sizes)
             predicted = denoiser.unet(noisy, times.float(), context, y=y, transformer_options=options)
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
-        # min-SNR (arXiv 2303.09556): what no model can predict, the noise in clear pictures, counts less.
-        found = {"noise": (error * (MOST_SNR * sigma.flatten() ** 2).clamp_max(1)).mean()}
+        v = (noise - sigma * clean) / (1 + sigma**2).sqrt()
+        error = (predicted.float() - v).square().mean((1, 2, 3))
+        # An error of v weights that of the clean latent by 1 + 1 / sigma^2. As in min-SNR (arXiv 2303.09556), this
+        # weight is limited: what no model can predict, the noise in clear pictures, counts less.
+        variance = sigma.flatten() ** 2
+        found = {"v": (error * (MOST_WEIGHT * variance / (1 + variance)).clamp_max(1)).mean()}
         if grounded:
             shares = data.shares[chosen].float().to(device)
             nouns = _nouns(ids["l"], words, data.shares[chosen])
-            signal = 1 / (1 + sigma.flatten() ** 2)
+            signal = 1 / (1 + variance)
             found["nouns"] = GROUNDED * NOUNS * noun_loss([maps.float() for maps in cross.maps], shares, nouns)
             found["things"] = GROUNDED * THINGS * thing_loss([maps.float() for maps in own.maps], shares, signal)
         return found

@@ -22,18 +22,18 @@ from tqdm import tqdm
 from devtools import cache, tiny_pack
 from devtools.pins import ROOT
 from devtools.tiny_pack import tiny_model
-from devtools.tiny_pack.families import PORTRAITS, STYLES
+from devtools.tiny_pack.families import PORTRAITS
 
 from .. import judge
 from ..portraits import Split
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
 
-SINGLES, TWINS = 40, 20  # number of files of drawings with one figure, and with two
+SINGLES, TWINS = 24, 12  # number of files of drawings with one figure, and with two
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser is not trained on
 CHECKED = 1000  # the chunk of evaluation drawings that the judge is measured on
-STEPS = 30_000  # of the denoiser
+STEPS = 7_000  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
@@ -95,7 +95,7 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
 
 def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
     """Train autoencoder, text encoders and UNet; returns whether all finished. An unfinished UNet is written too."""
-    scale = STYLES.config.latent_format().scale_factor
+    scale = PORTRAITS.config.latent_format().scale_factor
     coder, coding = trained_autoencoder(work, deadline, device)
     if not coding:
         return False
@@ -107,7 +107,7 @@ def train_model(work: Path, deadline: float, device: torch.device, output: Path)
     state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
     grounding = {"grounding weights": {"nouns": denoiser.NOUNS, "things": denoiser.THINGS}}
     record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding}}
-    write(state, record, output / str(STYLES.file))
+    write(state, record, output / str(PORTRAITS.file))
     return progress.step == phase.steps
 
 
@@ -117,7 +117,7 @@ def trained_autoencoder(work: Path, deadline: float, device: torch.device) -> tu
     Returns:
         The autoencoder, with latents of the family's scale, and its training record, which is empty if time was up.
     """
-    scale = STYLES.config.latent_format().scale_factor
+    scale = PORTRAITS.config.latent_format().scale_factor
     coder = autoencoder.make()
     shipped = tiny_model.trained_weights(PORTRAITS, "vae")
     seen = gather(range(AUTOENCODER_CHUNKS))

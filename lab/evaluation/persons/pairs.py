@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...finishes import Style
 from ...judge import PARTS
-from ...portraits import OPENINGS, SIZE_PX, WORN, Portrait, caption_of, draw_portrait, generator_of
-from ..combinations import MAX_CONCEPTS, Combination, Concept, drawn_concept, parts_named_in
+from ...portraits import SIZE_PX, WORN, Portrait, caption_of, draw_portrait, generator_of
+from ...style_words import FIGURES
+from ..combinations import MAX_CONCEPTS, Combination, Concept, drawn_concept, parts_named_in, style_of
 
 Mask = NDArray[np.bool_]
 Masks = dict[tuple[int, str], Mask]  # by person, 0 for the left one, and part
@@ -41,9 +44,11 @@ class Pair:
     @property
     def alone(self) -> tuple[Combination, Combination]:
         """Each person in a picture of one figure, with the same words."""
-        twins = next(words for words in reversed(OPENINGS[2]) if self.prompt.startswith(words))
-        prompt = OPENINGS[1][OPENINGS[2].index(twins)] + self.prompt.removeprefix(twins)
-        left, right = (Combination(self.number, prompt, concepts) for concepts in self.persons)
+        prompt = self.prompt.replace(FIGURES[2][0], FIGURES[1][0])
+        style = self.layout.style
+        left, right = (
+            Combination(self.number, prompt, concepts, style, self.layout_number) for concepts in self.persons
+        )
         return left, right
 
     @property
@@ -61,10 +66,8 @@ class Pair:
     def drawn(self) -> NDArray[np.uint8]:
         """(256, 256, 3) a true drawing of two persons with the looks of their references."""
         worn = [concept.part for concept in self.persons[0] if concept.part in WORN]
-        left, right = (
-            draw_portrait("twins", self.layout_number, worn, looks={concept.part: concept.look for concept in concepts})
-            for concepts in self.persons
-        )
+        draw = partial(draw_portrait, "twins", self.layout_number, worn, style=self.layout.style)
+        left, right = (draw(looks={concept.part: concept.look for concept in concepts}) for concepts in self.persons)
         return np.where(half(0)[..., None], left.picture, right.picture)
 
 
@@ -79,10 +82,11 @@ def pair(number: int) -> Pair:
     rng = generator_of("evaluation", _CHOICES + number)
     count = 1 + number % MAX_CONCEPTS
     parts = [PARTS[index] for index in rng.choice(len(PARTS), count, replace=False)]
-    layout_number, layout = _layout(number, parts)
+    style = style_of(number)
+    layout_number, layout = _layout(number, parts, style)
     first = _CONCEPTS + 2 * number * MAX_CONCEPTS
     left, right = (
-        tuple(drawn_concept(part, first + person * MAX_CONCEPTS + index) for index, part in enumerate(parts))
+        tuple(drawn_concept(part, first + person * MAX_CONCEPTS + index, style) for index, part in enumerate(parts))
         for person in range(2)
     )
     while True:
@@ -91,12 +95,12 @@ def pair(number: int) -> Pair:
             return Pair(number, prompt, (left, right), layout, layout_number)
 
 
-def _layout(number: int, parts: list[str]) -> tuple[int, Portrait]:
+def _layout(number: int, parts: list[str], style: Style) -> tuple[int, Portrait]:
     """The first of the pair's drawings in which both figures show the parts."""
     worn = [part for part in WORN if part in parts]
     first = _LAYOUTS + number * _CANDIDATES
     for other in range(first, first + _CANDIDATES):
-        portrait = draw_portrait("twins", other, worn=worn)
+        portrait = draw_portrait("twins", other, worn=worn, style=style)
         shares = {
             part: min((portrait.masks[part] & half(person)).mean() for person in range(2))
             for part in set(parts) & set(portrait.masks)
