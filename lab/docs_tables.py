@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from devtools.pins import ROOT
 
+from . import examples
 from .bench.tables import sizes_table, tables, way_lines, ways_table
 from .evaluation import agreement, crop, masks, prompts, refresh, styles
 from .evaluation.persons import persons
@@ -110,7 +111,7 @@ def render(text: str, known: Tables) -> str:
 
 
 def main() -> int:
-    """Write the tables of all pages."""
+    """Write the tables of all pages, and the workflows' example pictures."""
     from devtools import incore
 
     incore.prepare()
@@ -121,4 +122,8 @@ def main() -> int:
         page.write_text(new, encoding="utf-8")
         if new != text:
             print(page.relative_to(ROOT))
+    for file, picture in examples.files().items():
+        if not examples.same(file, picture):
+            picture.save(file, optimize=True)
+            print(file.relative_to(ROOT))
     return 0

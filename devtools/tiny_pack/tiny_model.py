@@ -212,6 +212,6 @@ def load(
     if family not in FAMILIES:
         raise ValueError(f"Unknown family {family!r}: expected one of {', '.join(FAMILIES)}.")
     if v_prediction and FAMILIES[family].file:
-        raise ValueError(f"family {family!r} is trained to predict the noise: it does not support v_prediction.")
+        raise ValueError(f"family {family!r} is trained: what it predicts cannot be chosen with v_prediction.")
     unet = load_unet(family, seed, dtype, v_prediction)
     return unet, load_clip(family, seed, embedding_directory), load_vae(family, seed)

@@ -213,7 +213,7 @@ def test_the_trained_models_file_is_small_and_describes_its_training(tiny_model)
 
 
 def test_the_trained_model_cannot_predict_something_else(tiny_model):
-    with pytest.raises(ValueError, match="'portraits' is trained to predict the noise"):
+    with pytest.raises(ValueError, match="'portraits' is trained: what it predicts cannot be chosen"):
         tiny_model.load("portraits", v_prediction=True)
 
 

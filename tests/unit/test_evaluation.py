@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import dev
-from lab.evaluation import evaluate, measures, tables, world
+from lab.evaluation import evaluate, measures, prompts, stages, tables, world
 from lab.evaluation.combinations import Combination, Concept, combination, parts_named_in
 from lab.judge import PARTS, SIDE_PX, Judge, Verdict, look
-from lab.portraits import COLOURS, PATTERNS, SKIN, WORN, Portrait, draw_portrait
+from lab.portraits import COLOURS, PATTERNS, SKIN, STYLES, WORN, Portrait, draw_portrait
 from lab.training.drawn_set import labels_of
 
 NUMBERS = range(12)
@@ -39,13 +39,15 @@ def perfect(portrait: Portrait) -> Verdict:
     patterns = torch.zeros(1, len(PATTERNS), SIDE_PX, SIDE_PX)
     for part, of_part in portrait.looks.items():
         patterns[0, PATTERNS.index(of_part.pattern)][labels[0] == PARTS.index(part) + 1] = 1
-    return Verdict(F.interpolate(picture, (SIDE_PX, SIDE_PX), mode="area"), labels, patterns)
+    styles = torch.tensor([STYLES.index(portrait.style)])
+    return Verdict(F.interpolate(picture, (SIDE_PX, SIDE_PX), mode="area"), labels, patterns, styles)
 
 
 def of_one(number: int) -> tuple[Combination, Concept, Verdict]:
     """A combination of one concept, whose reference itself is the picture."""
-    concept = combination(3 * number).concepts[0]
-    return Combination(0, f"a person with {concept.part}", (concept,)), concept, perfect(concept.views[0].portrait)
+    wanted = combination(3 * number)
+    (concept,) = wanted.concepts
+    return wanted, concept, perfect(concept.views[0].portrait)
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +103,7 @@ def test_another_colour_is_less_faithful_and_a_missing_part_not_at_all(number: i
     verdict.pictures.movedim(1, -1)[mask] = 1 - verdict.pictures.movedim(1, -1)[mask].roll(1, -1)
     changed = measures.measure(verdict, Made(), wanted)
     assert changed["colour"] > 20 and changed["fidelity"] < 0.8
-    gone = Verdict(verdict.pictures, torch.where(mask, 0, verdict.labels), verdict.patterns)
+    gone = replace(verdict, labels=torch.where(mask, 0, verdict.labels))
     scores = measures.measure(gone, Made(), wanted)
     assert scores["fidelity"] == 0 and "colour" not in scores
     assert scores["prompt"] < 1
@@ -143,11 +145,16 @@ def test_colours_with_swapped_channels_are_not_close() -> None:
 
 def test_unrelated_drawings_have_no_fidelity_on_average() -> None:
     """This uses other drawings than those that the scale was made from."""
-    shown = [draw_portrait("evaluation", number, worn=list(WORN), size_px=SIDE_PX) for number in range(60)]
-    for part in PARTS:
-        seen = [p.picture[p.masks[part]].astype(float) for p in shown if part in p.masks and p.masks[part].sum() > 30]
-        distances = [world.colour_distance(one, other) for one, other in pairwise(seen)]
-        assert 1 - np.mean(distances) / world.chance_distance(part) == pytest.approx(0, abs=0.25), part
+    for style in STYLES:
+        shown = [
+            draw_portrait("evaluation", number, worn=list(WORN), size_px=SIDE_PX, style=style) for number in range(60)
+        ]
+        for part in PARTS:
+            parts = [p for p in shown if part in p.masks and p.masks[part].sum() > 30]
+            seen = [portrait.picture[portrait.masks[part]].astype(float) for portrait in parts]
+            distances = [world.colour_distance(one, other) for one, other in pairwise(seen)]
+            chance = world.chance_distance(part, style)
+            assert 1 - np.mean(distances) / chance == pytest.approx(0, abs=0.3), (part, style)
 
 
 def test_regions_on_their_parts_have_iou_one() -> None:
@@ -179,8 +186,8 @@ def test_the_json_figures_contain_every_row() -> None:
     none, both = {"fidelity": 0.1, "leakage": 0.2, "prompt": 1.0}, {"fidelity": 0.5, "iou": 0.7}
     table = {"none": [none] * 2, "both": [both] * 2}
     figures = evaluate.as_json(table, range(4, 6))
-    assert figures["fidelity"] == {"none": 0.1, "both": 0.5}
-    assert figures["miou"] == 0.7 and figures["combinations"] == [4, 5] and figures["pictures"] == table
+    assert figures["table"]["none"]["fidelity"] == pytest.approx([0.1, 0])
+    assert figures["combinations"] == [4, 5] and figures["pictures"] == table and figures["stages"] == {}
     assert json.loads(json.dumps(figures)) is not None
     assert tables.gain(table, "fidelity", "both", "none")[0] == pytest.approx(0.4)
     assert math.isnan(tables.gain(table, "iou", "both", "none")[0])
@@ -194,6 +201,47 @@ def test_tables_have_a_line_for_each_row() -> None:
     for part in lines:
         assert len({line.count("|") for line in part}) == 1
     assert "-0.400" in lines[1][2] and "0.400" in lines[2][3]
+
+
+def test_the_style_is_that_of_prompt_and_references_or_of_each() -> None:
+    wanted = combination(4)
+    assert wanted.style == "ink" and all(concept.views[0].portrait.style == "ink" for concept in wanted.concepts)
+    other = combination(4, "watercolour", "flat")
+    assert other.style == "watercolour" and "watercol" in other.prompt
+    for concept, same in zip(other.concepts, combination(4, "watercolour").concepts, strict=True):
+        assert concept.views[0].portrait.style == "flat" and concept.look == same.look
+        assert np.array_equal(concept.ideal.picture, same.views[0].portrait.picture)
+    drawn = wanted.drawn()
+    assert drawn.style == "ink" and all(drawn.looks[concept.part] == concept.look for concept in wanted.concepts)
+
+
+def test_a_picture_in_another_style_is_not_in_the_right_one() -> None:
+    wanted, _, verdict = of_one(0)
+    assert measures.measure(verdict, Made(), wanted)["style"] == 1
+    other = replace(verdict, styles=verdict.styles + 1)
+    assert measures.measure(other, Made(), wanted)["style"] == 0
+
+
+def test_groups_compare_both_stages_with_the_blend_stage() -> None:
+    blend = [{"fidelity": 0.5, "moved": 0.1 * number} for number in range(9)]
+    both = [{"fidelity": 0.5 + 0.01 * number} for number in range(9)]
+    figures = stages.stages_of({"rba": blend, "both": both}, range(9))
+    assert figures["all"]["pictures"] == 9 and figures["all"]["fidelity"][0] == pytest.approx(0.04)
+    assert figures["1 concept"]["fidelity"][0] == pytest.approx(0.03)  # of 0, 3 and 6
+    assert figures["ink"]["fidelity"][0] == pytest.approx(0.04)  # of 3, 4 and 5
+    assert figures["far from them"]["fidelity"][0] == pytest.approx(0.065)
+    assert len({line.count("|") for line in stages.stage_table(figures)}) == 1
+
+
+def test_prompts_name_looks_and_drawings_do_what_they_say() -> None:
+    for number in range(6):
+        portrait, prompt = prompts.held_out(number)
+        assert portrait.style == STYLES[number % 3]
+        scores = prompts.measure(perfect(portrait), portrait, prompt)
+        assert scores["style"] == scores["prompt"] == 1 and scores["overlap"] > 0.95
+        assert scores.get("pattern", 1) == 1 and scores.get("colour word", 1) > 0.4
+    blurred = F.avg_pool2d(torch.from_numpy(portrait.picture).float().movedim(-1, 0) / 255, 5, 1).movedim(0, -1)
+    assert prompts.sharpness(blurred) < prompts.sharpness(torch.from_numpy(portrait.picture) / 255) / 2
 
 
 def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

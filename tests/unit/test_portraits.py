@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lab import portraits
+from lab import examples, portraits
 from lab.portraits import (
     COLOURS,
     LOOKS,
@@ -113,3 +113,8 @@ def test_captions_name_worn_parts_and_looks_only_if_requested() -> None:
 def test_unknown_parts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"worn: \['cape'\] cannot be drawn; choose among hat, glasses, scarf"):
         portrait_of("train", 0, worn=["hat", "cape"])
+
+
+def test_the_workflows_example_pictures_are_up_to_date() -> None:
+    for file, picture in examples.files().items():
+        assert examples.same(file, picture), f"{file.name}: run python dev.py docs"
