@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from lab.evaluation import tables
 from lab.evaluation.combinations import parts_named_in
+from lab.evaluation.measures import reference_colours
 from lab.evaluation.persons import measures, persons
 from lab.evaluation.persons.halves import look_at_halves
 from lab.evaluation.persons.pairs import Pair, half, pair
@@ -31,7 +32,7 @@ def perfect(wanted: Pair, swapped: bool = False) -> Verdict:
     pixels = F.interpolate(picture, (SIDE_PX, SIDE_PX), mode="area")
     for person in range(2):
         for concept in wanted.persons[1 - person if swapped else person]:
-            colours = torch.from_numpy(measures.reference_colours(concept)).float() / 255
+            colours = torch.from_numpy(reference_colours(concept)).float() / 255
             mask = (labels[0] == PARTS.index(concept.part) + 1) & torch.from_numpy(half(person, SIDE_PX).copy())
             pixels[0, :, mask] = colours[torch.arange(int(mask.sum())) * len(colours) // int(mask.sum())].T
     styles = torch.tensor([STYLES.index(wanted.layout.style)])
