@@ -62,22 +62,21 @@ def make_encoders(family: Family) -> torch.nn.Module:
 
 
 @lru_cache(maxsize=1)
-def _read(file: str) -> Weights:
-    return safetensors.torch.load_file(Path(__file__).with_name(file))
+def _read(file: Path) -> Weights:
+    return safetensors.torch.load_file(file)
+
+
+def weights_in(file: Path, part: str) -> Weights:
+    """The float32 weights of "unet", "text" or "vae" in a file of trained weights."""
+    start = f"{part}."
+    return whole_tables(
+        {name.removeprefix(start): weight.float() for name, weight in _read(file).items() if name.startswith(start)}
+    )
 
 
 def trained_weights(family: Family, part: str) -> Weights | None:
     """The float32 weights of "unet", "text" or "vae" from a family's file; None if it has no file."""
-    if family.file is None:
-        return None
-    start = f"{part}."
-    return whole_tables(
-        {
-            name.removeprefix(start): weight.float()
-            for name, weight in _read(family.file).items()
-            if name.startswith(start)
-        }
-    )
+    return weights_in(Path(__file__).with_name(family.file), part) if family.file else None
 
 
 def known_rows(weights: Weights, tokens: torch.Tensor) -> Weights:

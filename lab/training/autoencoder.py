@@ -39,6 +39,13 @@ def make() -> StageA:
     return model.to(memory_format=torch.channels_last)
 
 
+def finished(weights: dict[str, Tensor]) -> StageA:
+    """The autoencoder of an earlier training, which is not trained any more."""
+    model = make()
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False)
+
+
 @torch.no_grad()
 def continue_from(model: StageA, finished: dict[str, Tensor], scale: float) -> None:
     """Load the weights of a finished autoencoder. What it decodes stays the same; its latents get variance 1."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +71,11 @@ class Denoiser(nn.Module):
         self.tokens = Tokens()
         self.blocks: list[Block] = [block.key for block in load_pack().sampling.families.unet.layout_of(self.unet)]
 
+    def load(self, file: Path) -> None:
+        """Begin with the weights of an earlier training."""
+        self.unet.load_state_dict(tiny_model.weights_in(file, "unet"))
+        self.encoders.load_state_dict(tiny_model.weights_in(file, "text"))
+
     @property
     def unet(self) -> nn.Module:
         """The UNet itself."""
@@ -90,10 +98,15 @@ def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, d
     """Encode drawings and captions into the training data of the denoiser."""
     latents, shares, ids = [], [], []
     tokens = Tokens()
+
+    @torch.no_grad()  # which holds in its own thread only
+    def encoded(pictures: Tensor) -> Tensor:
+        batch = pixels(pictures).to(device, memory_format=torch.channels_last)
+        return (autoencoder.encode(batch) * scale).half().cpu()
+
     for drawings in parts:
-        for pictures in torch.from_numpy(drawings.pictures).split(8):
-            batch = pixels(pictures).to(device, memory_format=torch.channels_last)
-            latents.append((autoencoder.encode(batch) * scale).half().cpu())
+        with ThreadPoolExecutor(os.cpu_count() if device.type == "cpu" else 1) as pool:
+            latents += pool.map(encoded, torch.from_numpy(drawings.pictures).split(8))
         shares.append(cell_shares(torch.from_numpy(drawings.labels)))
         rows = [tokens(captions) for captions in drawings.captions]
         ids.append({key: torch.stack([row[key] for row in rows]).int() for key in rows[0]})

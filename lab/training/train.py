@@ -37,7 +37,7 @@ STEPS = 7_000  # of the denoiser
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
-def main(minutes: float | None, resume: bool, output: Path, only: str | None = None) -> int:
+def main(minutes: float | None, resume: bool, output: Path, only: str | None = None, start: Path | None = None) -> int:
     """Train, or continue to, and write `portraits.safetensors` and `judge.safetensors`.
 
     Args:
@@ -46,6 +46,8 @@ def main(minutes: float | None, resume: bool, output: Path, only: str | None = N
         resume: continue from the last checkpoint instead of starting again.
         output: folder for the two files.
         only: "judge", "autoencoder" or "model" (which includes the autoencoder) to train nothing else.
+        start: a `portraits.safetensors` of an earlier training. Its autoencoder is not trained, and the model begins
+            with its weights.
     """
     work = cache.root() / "training" / "checkpoints"
     if not resume:
@@ -58,7 +60,7 @@ def main(minutes: float | None, resume: bool, output: Path, only: str | None = N
     finished: dict[str, Callable[[], object]] = {
         "judge": lambda: train_judge(work, deadline, device, output),
         "autoencoder": lambda: trained_autoencoder(work, deadline, device)[1],
-        "model": lambda: train_model(work, deadline, device, output),
+        "model": lambda: train_model(work, deadline, device, output, start),
     }
     if all(finished[name]() for name in ([only] if only else ["judge", "model"])):
         print(f"Done: {output.resolve()}. Shipped are devtools/tiny_pack/{PORTRAITS.file} and {SHIPPED_JUDGE}.")
@@ -93,20 +95,28 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
     return True
 
 
-def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
+def train_model(work: Path, deadline: float, device: torch.device, output: Path, start: Path | None) -> bool:
     """Train autoencoder, text encoders and UNet; returns whether all finished. An unfinished UNet is written too."""
     scale = PORTRAITS.config.latent_format().scale_factor
-    coder, coding = trained_autoencoder(work, deadline, device)
+    model, before = denoiser.Denoiser(), {}
+    if start:
+        before = record_in(start)
+        model.load(start)
+        coder = autoencoder.finished(tiny_model.weights_in(start, "vae")).to(device)
+        coding = before["autoencoder"]
+    else:
+        coder, coding = trained_autoencoder(work, deadline, device)
     if not coding:
         return False
     data = encoded_latents(work, coder, scale, device)
-    model = denoiser.Denoiser().to(device)
+    model.to(device)
     phase = denoiser.phase(model, data, STEPS, device)
     progress = loop.run(phase, work, deadline)
     state = denoiser.state_of(model, progress.average, data)
     state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
     grounding = {"grounding weights": {"nouns": denoiser.NOUNS, "things": denoiser.THINGS}}
-    record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding}}
+    earlier = {"earlier": before["denoiser"]} if before else {}
+    record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding, **earlier}}
     write(state, record, output / str(PORTRAITS.file))
     return progress.step == phase.steps
 
@@ -178,6 +188,13 @@ def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
         "seed": loop.SEED,
         "curve": [names, *curve],
     }
+
+
+def record_in(file: Path) -> dict[str, Any]:
+    """The training record of a file that `write` wrote."""
+    with safetensors.safe_open(file, "pt") as opened:
+        record: dict[str, Any] = json.loads(opened.metadata()["training"])
+    return record
 
 
 def code_version() -> str:

@@ -166,6 +166,15 @@ def test_training_stops_continues_and_writes_the_shipped_files(tmp_path: Path, m
         assert {name: w.shape for name, w in weights.items()} == {n: w.shape for n, w in module.state_dict().items()}
     assert judge.load_judge(tmp_path / "out" / judge.WEIGHTS.name).style is not None
 
+    start = tmp_path / "out" / str(PORTRAITS.file)
+    assert train.main(None, False, tmp_path / "more", "model", start) == 0
+    more = safetensors.torch.load_file(tmp_path / "more" / start.name)
+    assert all(torch.equal(weight, written[name]) for name, weight in more.items() if name.startswith("vae."))
+    changes = [(more[name].float() - written[name]).abs().max() for name in more if name.startswith("unet.")]
+    assert 0 < max(changes) < 0.05
+    record, before = (train.record_in(file) for file in (tmp_path / "more" / start.name, start))
+    assert record["denoiser"]["earlier"] == before["denoiser"] and record["autoencoder"] == before["autoencoder"]
+
 
 def test_unknown_tokens_have_rows_of_zeros() -> None:
     name = f"text_model.embeddings.{tiny_model.TABLE}"
