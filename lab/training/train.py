@@ -29,7 +29,7 @@ from ..portraits import Split
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
 
-SINGLES, TWINS = 24, 12  # number of files of drawings with one figure, and with two
+SINGLES, TWINS = 20, 16  # number of files of drawings with one figure, and with two
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser is not trained on
 CHECKED = 1000  # the chunk of evaluation drawings that the judge is measured on
