@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from devtools.contact_sheet import Entry, contact_sheet, dim
+from devtools.contact_sheet import Entry, contact_sheet, dim, save_small
 
 from ..finishes import Style
 from .combinations import Combination, Concept
@@ -60,3 +60,14 @@ def save_styles(in_styles: Sequence[Combination], made: Mapping[tuple[Style, Sty
             [*references, *(Entry(as_image(made[seen.style, asked.style].picture), asked.style) for asked in in_styles)]
         )
     contact_sheet(rows).save(file)
+
+
+def save_joined(sheets: Sequence[Path], file: Path) -> None:
+    """Save several contact sheets as one picture, one below the other."""
+    opened = [Image.open(sheet) for sheet in sheets]
+    joined = Image.new("RGB", (max(one.width for one in opened), sum(one.height for one in opened)), "white")
+    top = 0
+    for one in opened:
+        joined.paste(one, ((joined.width - one.width) // 2, top))
+        top += one.height
+    save_small(joined, file, 1240)

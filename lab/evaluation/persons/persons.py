@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from ...judge import SIDE_PX, look
 from ..evaluate import READ, in_turns, tools
 from ..measures import measure
 from ..rows import ROWS
-from ..sheets import as_image, as_tensor, reference
+from ..sheets import as_image, as_tensor, reference, save_joined
 from ..tables import PERSON_MEASURES, Figures, Scores, difference_table, figures_of, main_table
 from .halves import look_at_halves
 from .measures import measure_pair
@@ -134,18 +134,3 @@ def save_sheet(wanted: Pair, made: Mapping[str, Any], file: Path) -> None:
     ]
     entries = [Entry(as_image(its), name) for name, its in made.items() if name in SHOWN]
     contact_sheet([references, entries]).save(file)
-
-
-def save_joined(sheets: Sequence[Path], file: Path) -> None:
-    """Save several contact sheets as one picture, one below the other."""
-    from PIL import Image
-
-    from devtools.contact_sheet import save_small
-
-    opened = [Image.open(sheet) for sheet in sheets]
-    joined = Image.new("RGB", (max(one.width for one in opened), sum(one.height for one in opened)), "white")
-    top = 0
-    for one in opened:
-        joined.paste(one, ((joined.width - one.width) // 2, top))
-        top += one.height
-    save_small(joined, file, 1240)
