@@ -28,6 +28,7 @@ from .text import Tokens, encode
 RATE, BATCH, PARTS_OF_STEP = 1e-3, 16, 2  # BATCH drawings in each part of a step
 DECAY = 0.3  # see `Phase`; before it, the number of steps may still be changed
 MOST_WEIGHT = 5.0  # of the error of the clean latent, see `phase`
+MUCH_NOISE = 3.0  # sigma from which on noise levels count less
 NOUNS, THINGS = 0.1, 0.1  # weights of the grounding losses; the loss of v has weight 1
 THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
 GROUNDED = 2  # one part of this many has the grounding losses, with as many times their weight
@@ -160,9 +161,11 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         v = (noise - sigma * clean) / (1 + sigma**2).sqrt()
         error = (predicted.float() - v).square().mean((1, 2, 3))
         # An error of v weights that of the clean latent by 1 + 1 / sigma^2. As in min-SNR (arXiv 2303.09556), this
-        # weight is limited: what no model can predict, the noise in clear pictures, counts less.
+        # weight is limited: what no model can predict, the noise in clear pictures, counts less. So does, as in EDM
+        # (arXiv 2206.00364), what nobody can see in much noise.
         variance = sigma.flatten() ** 2
-        found = {"v": (error * (MOST_WEIGHT * variance / (1 + variance)).clamp_max(1)).mean()}
+        weights = (MOST_WEIGHT * variance / (1 + variance)).clamp_max(1) / (1 + variance / MUCH_NOISE**2)
+        found = {"v": (error * weights).mean()}
         if grounded:
             shares = data.shares[chosen].float().to(device)
             nouns = _nouns(ids["l"], words, data.shares[chosen])
