@@ -45,7 +45,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("devtools.commands.demo", "make a picture without and with three references", in_own_comfyui=True),
+    "demo": Command("devtools.commands.demo", "make pictures without and with three references", in_own_comfyui=True),
     "serve": Command("devtools.commands.serve", "start ComfyUI with the pack for a browser", in_own_comfyui=True),
     "test": Command(
         "devtools.commands.test", "run all checks and tests; further arguments go to pytest", takes_rest=True

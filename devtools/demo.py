@@ -34,7 +34,7 @@ SAVED = {
 }
 
 
-# The shipped prompt is continued to these; each gives a row of pictures.
+# The shipped prompt is put into each of these phrases; each gives a row of pictures.
 STYLES = {"ink": "an ink drawing of {}", "watercolour": "a watercolour of {}"}
 
 
@@ -104,11 +104,11 @@ def make_pictures(client: Client, prompts: Mapping[str, Prompt], sources: list[P
     for file in files.values():
         client.upload(file)
     all_saved, rows = [], [references(next(iter(prompts.values())), files)]
-    for style, prompt in prompts.items():
-        listener = Progress(prompt, {name: info["display_name"] or name for name, info in known.items()})
+    for name, prompt in prompts.items():
+        listener = Progress(prompt, {kind: info["display_name"] or kind for kind, info in known.items()})
         outputs = client.run(prompt, listener)["outputs"]
-        saved = _save(client, prompt, outputs, output / style)
-        made = [Entry(Image.open(path), f"{style} {path.stem.replace('_', ' ')}".strip()) for path in saved]
+        saved = _save(client, prompt, outputs, output / name)
+        made = [Entry(Image.open(path), f"{name} {path.stem.replace('_', ' ')}".strip()) for path in saved]
         all_saved += saved
         rows += in_rows(made, _ROW_PX)
     sheet = output / "sheet.png"

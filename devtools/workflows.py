@@ -1,4 +1,4 @@
-"""`dev.py workflows`: the files made from the shipped workflows: API format, thumbnails, pictures of the help pages."""
+"""`dev.py workflows`: the files made from the shipped workflows: API format, thumbnails, pictures of the docs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def main(pictures: bool) -> int:
     """Write the workflows in API format, with a real server for the order of the widgets, and the pictures if asked.
 
     Args:
-        pictures: run every workflow on the small model for thumbnails and the pictures of the help pages.
+        pictures: run every workflow on the small model for thumbnails and the pictures of the docs.
     """
     with (
         tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as folder,

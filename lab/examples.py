@@ -43,7 +43,7 @@ def files() -> dict[Path, Image.Image]:
     """The pictures of all examples, and the masks of their parts, by file."""
     found = {}
     for name, example in EXAMPLES.items():
-        portrait = draw_portrait("reference", example.number, example.worn, looks=example.looks)
+        portrait = draw_portrait("reference", example.number, example.worn, looks=example.looks, style="flat")
         found[PICTURES / f"magicface_portrait_{name}.png"] = Image.fromarray(portrait.picture)
         if name != START:
             mask = portrait.masks[name].astype(np.uint8) * 255

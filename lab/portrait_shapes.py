@@ -14,10 +14,10 @@ _LIPS, _WHITE, _PUPIL = (170, 50, 56), (250, 250, 250), (30, 30, 36)
 
 
 class Figure:
-    """One figure; its position, size and shapes are random, and there are many of these.
+    """One figure of random position, size and shapes.
 
     Args:
-        rng: for all of these.
+        rng: for position, size and shapes.
         canvas: to draw on.
         across: range of the centre of its head, in shares of the canvas's width.
         size: range of half its head's width, in shares of the canvas's width.
@@ -27,8 +27,8 @@ class Figure:
         self,
         rng: Generator,
         canvas: Canvas,
-        across: tuple[float, float] = (0.26, 0.74),
-        size: tuple[float, float] = (0.14, 0.24),
+        across: tuple[float, float],
+        size: tuple[float, float],
     ) -> None:
         self._rng, self._canvas = rng, canvas
         self.unit = canvas.side * rng.uniform(*size)

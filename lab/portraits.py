@@ -134,7 +134,8 @@ def draw_portrait(
     worn: Sequence[str] | None = None,
     size_px: int = SIZE_PX,
     looks: Mapping[str, Look] | None = None,
-    style: Style = "flat",
+    *,
+    style: Style,
 ) -> Portrait:
     """Draw portrait `number` of a split, which is always the same.
 

@@ -20,8 +20,8 @@ class Family:
         unet: parameters of the small UNet.
         text: width of each text encoder, by name.
         file: name of the trained weights in this folder; None for random weights.
-        v_prediction: the trained UNet predicts v (arXiv 2202.00512) instead of the noise.
         vae: parameters of the trained autoencoder.
+        v_prediction: the trained UNet predicts v (arXiv 2202.00512) instead of the noise.
     """
 
     config: Any

@@ -15,8 +15,9 @@ VARIABLES = {**FULL_CPU, "OMP_NUM_THREADS": "1"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--minutes", type=float, help="stop after this time, with a checkpoint")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
-    parser.add_argument(
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    begin.add_argument(
         "--start", type=Path, help="weights of an earlier training: keep its autoencoder, and begin the model with them"
     )
     parser.add_argument("--only", choices=["judge", "autoencoder", "model"], help="train nothing else")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,7 @@ _CANDIDATES = 16  # number of portraits from which one is chosen
 
 @dataclass(frozen=True, eq=False)
 class DrawnView:
-    """A drawing of the "reference" split, its caption without looks, and what draws it with another `style`."""
+    """A drawing of the "reference" split, its caption without looks, and a function that draws it in a `style`."""
 
     portrait: Portrait
     caption: str
@@ -60,14 +60,12 @@ class Combination:
         prompt: names the concepts, other parts and the style, without looks.
         concepts: one to three of them.
         style: the one that the prompt asks for.
-        target: number of the drawing from which the prompt is taken.
     """
 
     number: int
     prompt: str
     concepts: tuple[Concept, ...]
     style: Style
-    target: int
 
     @property
     def required_parts(self) -> set[str]:
@@ -76,9 +74,7 @@ class Combination:
 
     def drawn(self) -> Portrait:
         """A true drawing of what the prompt asks for, with the looks of the references."""
-        looks = {concept.part: concept.look for concept in self.concepts}
-        worn = [part for part in WORN if part in self.required_parts]
-        return draw_portrait("evaluation", self.target, worn=worn, looks=looks, style=self.style)
+        return _target(self.number, {concept.part: concept.look for concept in self.concepts}, self.style)
 
 
 def combination(number: int, style: Style | None = None, of_references: Style | None = None) -> Combination:
@@ -96,11 +92,11 @@ def combination(number: int, style: Style | None = None, of_references: Style | 
     concepts = tuple(
         drawn_concept(part, number * MAX_CONCEPTS + index, style, of_references) for index, part in enumerate(parts)
     )
-    target, portrait = _target(number, parts, style)
+    portrait = _target(number, dict.fromkeys(parts), style)
     while True:
         prompt = caption_of(portrait, rng, with_looks=False)
         if set(parts) <= parts_named_in(prompt):
-            return Combination(number, prompt, concepts, style, target)
+            return Combination(number, prompt, concepts, style)
 
 
 def style_of(number: int) -> Style:
@@ -113,13 +109,14 @@ def parts_named_in(prompt: str) -> set[str]:
     return set(prompt.replace(",", "").split()) & set(PARTS)
 
 
-def _target(number: int, parts: list[str], style: Style) -> tuple[int, Portrait]:
-    """The first of the combination's portraits that shows the parts, and its number."""
+def _target(number: int, parts: Mapping[str, Look | None], style: Style) -> Portrait:
+    """The first of the combination's portraits that shows the parts, which have the given looks or random ones."""
     worn = [part for part in WORN if part in parts]
+    looks = {part: look for part, look in parts.items() if look}
     for other in range(number * _CANDIDATES, (number + 1) * _CANDIDATES):
-        portrait = draw_portrait("evaluation", other, worn=worn, style=style)
+        portrait = draw_portrait("evaluation", other, worn=worn, looks=looks, style=style)
         if set(parts) <= set(portrait.masks):
-            return other, portrait
+            return portrait
     raise LookupError(f"no portrait of combination {number} shows {', '.join(parts)}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -47,9 +48,8 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
         pattern: share of the parts with a pattern whose pattern is that of the reference.
         moved: mean distance of the concepts' centres from those in their references, in shares of the picture's width.
     """
-    pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
-    masks = {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
-    seen = {part: mask for part, mask in masks.items() if mask.mean() > (THERE_GLASSES if part == "glasses" else THERE)}
+    pixels, masks = pixels_and_masks(verdict)
+    seen = parts_seen(masks)
     scores: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
@@ -63,16 +63,15 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
         add("layout", placed)
     for concept in wanted.concepts:
         part = concept.part
-        for share in leakage(pixels, masks, concept, wanted):
+        for share in leakage(pixels, masks, concept, wanted.concepts):
             add("leakage", share)
-        reference = reference_colours(concept)
-        fidelity = fidelity_of(pixels[masks[part]], concept) if part in seen else 0.0
+        own, reference = pixels[masks[part]], reference_colours(concept)
+        fidelity = fidelity_of(own, concept) if part in seen else 0.0
         for name in ("fidelity", f"fidelity {part}", f"fidelity {'held out' if concept.held_out else 'seen'}"):
             add(name, fidelity)
         if part not in seen:
             continue
         add("moved", float(np.linalg.norm(centre(masks[part]) - centre(concept.views[0].portrait.masks[part]))))
-        own = pixels[masks[part]]
         add("colour", colour_distance(own, reference))
         add("histogram", total_variation(colour_histogram(own), colour_histogram(reference)))
         add("hue", total_variation(hue_histogram(own), hue_histogram(reference)))
@@ -84,6 +83,17 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
         add("iou", by_step[-1])
         add("iou_steps", float(np.mean(by_step)))
     return {name: float(np.mean(values)) for name, values in scores.items()}
+
+
+def pixels_and_masks(verdict: Verdict) -> tuple[NDArray[np.float64], dict[str, Mask]]:
+    """(h, w, 3) in 0..255 the judged picture, and (h, w) where the judge sees each part, at the judge's size."""
+    pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
+    return pixels, {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
+
+
+def parts_seen(masks: Mapping[str, Mask]) -> dict[str, Mask]:
+    """The masks of the parts that are present."""
+    return {part: mask for part, mask in masks.items() if mask.mean() > (THERE_GLASSES if part == "glasses" else THERE)}
 
 
 def centre(mask: Mask) -> NDArray[np.float64]:
@@ -144,14 +154,16 @@ def looks_like(colours: Colours, concept: Concept) -> Mask:
     return near
 
 
-def leakage(pixels: NDArray[np.float64], masks: dict[str, Mask], of: Concept, wanted: Combination) -> list[float]:
+def leakage(
+    pixels: NDArray[np.float64], masks: dict[str, Mask], of: Concept, concepts: Sequence[Concept]
+) -> list[float]:
     """For each other region, the share of its pixels that have a concept's look.
 
     Regions are the other parts and the background, without the pixels next to the concept. A look that a region's own
-    reference has is not leakage.
+    reference, one of those of `concepts`, has is not leakage.
     """
     beside = np.asarray(Image.fromarray(masks[of.part]).convert("L").filter(ImageFilter.MaxFilter(_EDGE))) > 0
-    references = {concept.part: concept for concept in wanted.concepts}
+    references = {concept.part: concept for concept in concepts}
     background = ~np.any(list(masks.values()), axis=0)
     shares = []
     for part, mask in {**masks, "background": background}.items():

@@ -11,13 +11,14 @@ import torch
 from devtools.contact_sheet import Entry, contact_sheet
 
 from ..figures import write
-from ..judge import PARTS, Verdict, look
+from ..finishes import Style
+from ..judge import Verdict, look
 from ..portraits import LOOKS, PATTERNS, STYLES, WORN, Portrait, caption_of, draw_portrait, generator_of, palette_of
 from .evaluate import in_turns, tools
-from .measures import THERE, THERE_GLASSES
+from .measures import parts_seen, pixels_and_masks
 from .rows import ROWS
 from .sheets import as_image, as_tensor
-from .tables import Figures, Scores, figures_of, main_table
+from .tables import Figures, Scores, Table, figures_of, main_table
 
 MEASURES = ("style", "prompt", "pattern", "colour word", "overlap", "sharpness")
 WAYS = ("drawn", "redrawn", "made")
@@ -36,9 +37,11 @@ def main(numbers: range, file: Path | None, pictures: Path | None) -> int:
     if pictures:
         pictures.mkdir(parents=True, exist_ok=True)
     table = in_turns(partial(_work, pictures=pictures), numbers)
-    by_style = {
-        f"{way}, {style}": table[way][index :: len(STYLES)] for way in WAYS for index, style in enumerate(STYLES)
-    }
+    by_style: Table = {f"{way}, {style}": [] for way in WAYS for style in STYLES}
+    for way in WAYS:
+        for number, scores in zip(numbers, table[way], strict=True):
+            by_style[f"{way}, {style_of(number)}"].append(scores)
+    by_style = {name: scores for name, scores in by_style.items() if scores}
     figures = {"prompts": list(numbers), **figures_of(by_style, "")}
     if file:
         write(file, {"prompts": figures})
@@ -51,9 +54,14 @@ def prompt_table(figures: Figures) -> list[str]:
     return main_table(figures, measures=MEASURES)
 
 
+def style_of(number: int) -> Style:
+    """The style of a prompt, which changes with each number."""
+    return STYLES[number % len(STYLES)]
+
+
 def held_out(number: int) -> tuple[Portrait, str]:
     """A drawing that the model never saw, and its caption with looks."""
-    portrait = draw_portrait("evaluation", _FIRST + number, style=STYLES[number % len(STYLES)])
+    portrait = draw_portrait("evaluation", _FIRST + number, style=style_of(number))
     return portrait, caption_of(portrait, generator_of("evaluation", _CAPTIONS + _FIRST + number), with_looks=True)
 
 
@@ -88,9 +96,8 @@ def measure(verdict: Verdict, portrait: Portrait, prompt: str) -> Scores:
         colour word: share of the plain parts whose mean colour is nearest to the one that the prompt names.
         overlap: mean IoU of the drawing's parts with the judge's.
     """
-    pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
-    masks = {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
-    seen = {part for part, mask in masks.items() if mask.mean() > (THERE_GLASSES if part == "glasses" else THERE)}
+    pixels, masks = pixels_and_masks(verdict)
+    seen = parts_seen(masks)
     scores: dict[str, list[float]] = {"style": [float(STYLES[int(verdict.styles[0])] == portrait.style)]}
 
     def add(name: str, value: float) -> None:

@@ -22,7 +22,7 @@ class Row:
     Attributes:
         name: in the table.
         uses: whether the method is used.
-        drawn: whether no picture is made, but a true drawing with the looks of the references taken.
+        drawn: whether the picture is a true drawing with the looks of the references, not a generated one.
         weight: weight of each reference; None for the nodes' default.
         resize: how masks are resized to token grids; None for the nodes' default.
         segmentation: names of the segmentation blocks; None for the nodes' default.

@@ -9,7 +9,7 @@ import numpy as np
 from .combinations import MAX_CONCEPTS, style_of
 from .tables import Figures, Scores, Table, gain, gain_cell, lines_of
 
-BOTH, BLEND = "both", "rba"
+BOTH, BLEND, NONE = "both", "rba", "none"
 COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")
 
 
@@ -21,12 +21,12 @@ def stages_of(table: Table, numbers: Sequence[int]) -> Figures:
         numbers: of the combinations.
 
     Returns:
-        The figures by group; none without the two rows.
+        The figures by group; none without the three rows.
     """
-    if not {BOTH, BLEND} <= set(table):
+    if not {BOTH, BLEND, NONE} <= set(table):
         return {}
     figures: Figures = {}
-    for name, chosen in groups(table[BLEND], numbers).items():
+    for name, chosen in groups(table[NONE], numbers).items():
         some = {row: [table[row][index] for index in chosen] for row in (BOTH, BLEND)}
         gains = {measure: gain(some, measure, BOTH, BLEND) for measure in COMPARED}
         figures[name] = {"pictures": len(chosen), **{key: list(its) for key, its in gains.items() if its[0] == its[0]}}
@@ -37,7 +37,8 @@ def groups(scores: Sequence[Scores], numbers: Sequence[int]) -> dict[str, list[i
     """The indices of the combinations in each group.
 
     Args:
-        scores: of the blend stage alone, which say how far the concepts are from where their references have them.
+        scores: of the pictures without the method, which say how far the concepts are from where their references have
+            them. (Those of a row that is compared would not do: it would look worst where it has them far away.)
         numbers: of the combinations.
     """
     found: dict[str, list[int]] = {"all": list(range(len(numbers)))}
@@ -54,7 +55,9 @@ def groups(scores: Sequence[Scores], numbers: Sequence[int]) -> dict[str, list[i
 
 
 def stage_table(figures: Mapping[str, Figures]) -> list[str]:
-    """Lines of the table of gains by group."""
+    """Lines of the table of gains by group; none without figures."""
+    if not figures:
+        return []
     rows = {
         name: [str(its["pictures"]), *(gain_cell(its[measure]) if measure in its else "" for measure in COMPARED)]
         for name, its in figures.items()

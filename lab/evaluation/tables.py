@@ -38,11 +38,13 @@ PERSON_MEASURES = {
     "leakage": False,
     "iou": True,
 }
-# Those of pictures without references, and of references in another style than the prompt.
-OTHER_MEASURES = {"colour word": True, "overlap": True, "sharpness": True, "copied": True}
+# Those of pictures without references, and of references in another style than the prompt. The last two are neither
+# better nor worse if higher.
+OTHER_MEASURES = {"colour word": True, "overlap": True, "sharpness": None, "copied": None}
 COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")  # row by row with the row BASE
 BASE = "both"
-_BETTER = MEASURES | PERSON_MEASURES | OTHER_MEASURES | COUNTS
+_BETTER: dict[str, bool | None] = {**MEASURES, **PERSON_MEASURES, **OTHER_MEASURES, **COUNTS}
+_SIGNS = {True: "+", False: "-", None: ""}
 _RESAMPLES = 2000
 
 
@@ -105,7 +107,7 @@ def main_table(
         rows: in the table; all by default.
         measures: the columns.
     """
-    headings = [f"{name} {'+' if _BETTER[name] else '-'}" for name in measures]
+    headings = [f"{name} {_SIGNS[_BETTER[name]]}".rstrip() for name in measures]
     return lines_of("row", headings, {row: _means(figures, row, measures) for row in rows or figures["table"]})
 
 

@@ -28,7 +28,7 @@ from .text import Tokens, encode
 RATE, BATCH, PARTS_OF_STEP = 1e-3, 16, 2  # BATCH drawings in each part of a step
 DECAY = 0.3  # see `Phase`; before it, the number of steps may still be changed
 MOST_WEIGHT = 5.0  # of the error of the clean latent, see `phase`
-MUCH_NOISE = 3.0  # sigma from which on noise levels count less
+MUCH_NOISE = 3.0  # sigma of the noise level that counts half as much, and higher ones less
 NOUNS, THINGS = 0.1, 0.1  # weights of the grounding losses; the loss of v has weight 1
 THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
 GROUNDED = 2  # one part of this many has the grounding losses, with as many times their weight
@@ -93,13 +93,13 @@ class Denoiser(nn.Module):
         return torch.cat([pooled, embedded.to(pooled)], dim=1)
 
 
-@torch.no_grad()
 def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, device: torch.device) -> LatentSet:
     """Encode drawings and captions into the training data of the denoiser."""
-    latents, shares, ids = [], [], []
+    latents: list[Tensor] = []
+    shares, ids = [], []
     tokens = Tokens()
 
-    @torch.no_grad()  # which holds in its own thread only
+    @torch.no_grad()  # which holds only in the thread that sets it
     def encoded(pictures: Tensor) -> Tensor:
         batch = pixels(pictures).to(device, memory_format=torch.channels_last)
         return (autoencoder.encode(batch) * scale).half().cpu()
@@ -123,14 +123,15 @@ def cell_shares(labels: Tensor) -> Tensor:
 
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether a device multiplies in bfloat16 faster than in float32. A CPU that only converts is many times slower."""
-    return device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+    return device.type == "cuda" or (device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False))
 
 
 def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device) -> Phase:
     """The phase that trains on noised latents, with the error of v and the grounding losses.
 
-    v is (noise - sigma * clean) / sqrt(1 + sigma^2): the noise where there is little of it, the clean latent where
-    there is much. A model that predicts the noise learns late what it can only see in much noise: colours.
+    v is (noise - sigma * clean) / sqrt(1 + sigma^2): nearly the noise where there is little of it, nearly minus the
+    clean latent where there is much. Where there is much noise, colours are decided, and the loss of a model that
+    predicts the noise hardly counts an error of the clean latent.
     """
     sigmas = denoiser.model.model_sampling.sigmas.to(device)
     words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
@@ -143,8 +144,8 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         clean = data.latents[chosen].float().to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
         # One from each BATCH-th part of the schedule: the loss of a batch varies less.
-        times = ((torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * (len(sigmas) / BATCH)).long()
-        times = times.to(device)
+        times = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * (len(sigmas) / BATCH)
+        times = times.long().clamp_max(len(sigmas) - 1).to(device)  # float32 rounds 15.99999999 to 16
         sigma = sigmas[times].view(-1, 1, 1, 1)
         noisy = (clean + sigma * noise) / (1 + sigma**2).sqrt()
         own, cross = RecordedAttention(), RecordedAttention()

@@ -1,4 +1,4 @@
-"""`dev.py train`: trains the small model and the judge from scratch."""
+"""`dev.py train`: trains the small model and the judge."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser is not trained on
 CHECKED = 1000  # the chunk of evaluation drawings that the judge is measured on
 STEPS = 14_000  # of the denoiser
+START = "start.safetensors"  # in the checkpoints' folder, what the training began with if not from scratch
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
@@ -49,26 +50,43 @@ def main(minutes: float | None, resume: bool, output: Path, only: str | None = N
         output: folder for the two files.
         only: "judge", "autoencoder" or "model" (which includes the autoencoder) to train nothing else.
         start: a `portraits.safetensors` of an earlier training. Its autoencoder is not trained, and the model begins
-            with its weights.
+            with its weights. A resumed training has the one that it began with.
+
+    Returns:
+        The exit status.
     """
+    if start and (resume or only not in (None, "model")):
+        print("dev.py train: --start begins a training of the model; leave out --resume and --only", file=sys.stderr)
+        return 1
     work = cache.root() / "training" / "checkpoints"
     if not resume:
-        shutil.rmtree(work, ignore_errors=True)
+        begin(work, start)
     check_version(work)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = comfy.model_management.get_torch_device()
-    drawn_set.draw_ahead([("train", chunk) for chunk in (*JUDGE_CHUNKS, *range(AUTOENCODER_CHUNKS))])
+    for_judge, for_coder = only in (None, "judge"), only != "judge" and not (work / START).is_file()
+    chunks = [*(JUDGE_CHUNKS if for_judge else ()), *range(AUTOENCODER_CHUNKS if for_coder else 0)]
+    drawn_set.draw_ahead([("train", chunk) for chunk in chunks])
     output.mkdir(parents=True, exist_ok=True)
     finished: dict[str, Callable[[], object]] = {
         "judge": lambda: train_judge(work, deadline, device, output),
         "autoencoder": lambda: trained_autoencoder(work, deadline, device)[1],
-        "model": lambda: train_model(work, deadline, device, output, start),
+        "model": lambda: train_model(work, deadline, device, output),
     }
     if all(finished[name]() for name in ([only] if only else ["judge", "model"])):
         print(f"Done: {output.resolve()}. Shipped are devtools/tiny_pack/{PORTRAITS.file} and {SHIPPED_JUDGE}.")
     else:
         print("Stopped before the end; `dev.py train --resume` continues.")
     return 0
+
+
+def begin(work: Path, start: Path | None) -> None:
+    """Empty the checkpoints' folder, and copy the file to start from into it."""
+    first = start.read_bytes() if start and record_in(start) else b""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if first:
+        (work / START).write_bytes(first)
 
 
 def check_version(work: Path) -> None:
@@ -97,11 +115,12 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
     return True
 
 
-def train_model(work: Path, deadline: float, device: torch.device, output: Path, start: Path | None) -> bool:
+def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
     """Train autoencoder, text encoders and UNet; returns whether all finished. An unfinished UNet is written too."""
     scale = PORTRAITS.config.latent_format().scale_factor
     model, before = denoiser.Denoiser(), {}
-    if start:
+    start = work / START
+    if start.is_file():
         before = record_in(start)
         model.load(start)
         coder = autoencoder.finished(tiny_model.weights_in(start, "vae")).to(device)

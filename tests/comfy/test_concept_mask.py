@@ -35,7 +35,7 @@ def masks(graph, **inputs):
 
 def drawing(number, **inputs):
     """A drawing as an image, and its parts' exact masks."""
-    portrait = draw_portrait("evaluation", number, worn=["hat", "scarf"], **inputs)
+    portrait = draw_portrait("evaluation", number, worn=["hat", "scarf"], **({"style": "flat"} | inputs))
     image = torch.from_numpy(portrait.picture.astype(np.float32) / 255)[None]
     return image, {part: torch.from_numpy(mask) for part, mask in portrait.masks.items()}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -164,16 +165,44 @@ def test_training_stops_continues_and_writes_the_shipped_files(tmp_path: Path, m
         weights = tiny_model.whole_tables(weights)
         assert {weight.dtype for weight in weights.values()} <= {torch.float16, torch.int64}
         assert {name: w.shape for name, w in weights.items()} == {n: w.shape for n, w in module.state_dict().items()}
-    assert judge.load_judge(tmp_path / "out" / judge.WEIGHTS.name).style is not None
+    judge.load_judge(tmp_path / "out" / judge.WEIGHTS.name)
 
-    start = tmp_path / "out" / str(PORTRAITS.file)
-    assert train.main(None, False, tmp_path / "more", "model", start) == 0
-    more = safetensors.torch.load_file(tmp_path / "more" / start.name)
+    # From these weights with a mark in each part, in two pieces.
+    first, start = tmp_path / "out" / str(PORTRAITS.file), tmp_path / "start.safetensors"
+    marked = {"unet.out.2.bias": 3.0, "text.clip_g.transformer.text_model.final_layer_norm.bias": 5.0}
+    record = {"training": json.dumps(train.record_in(first))}
+    safetensors.torch.save_file({n: w + marked.get(n, 0) for n, w in written.items()}, start, record)
+    assert train.main(0.0, False, tmp_path / "more", "model", start) == 0
+    start.unlink()
+    assert train.main(None, True, tmp_path / "more", "model") == 0
+    more = safetensors.torch.load_file(tmp_path / "more" / first.name)
     assert all(torch.equal(weight, written[name]) for name, weight in more.items() if name.startswith("vae."))
-    changes = [(more[name].float() - written[name]).abs().max() for name in more if name.startswith("unet.")]
-    assert 0 < max(changes) < 0.05
-    record, before = (train.record_in(file) for file in (tmp_path / "more" / start.name, start))
-    assert record["denoiser"]["earlier"] == before["denoiser"] and record["autoencoder"] == before["autoencoder"]
+    for name, change in marked.items():
+        assert (more[name].float() - written[name] - change).abs().max() < 0.1
+    earlier, record = train.record_in(first), train.record_in(tmp_path / "more" / first.name)
+    assert record["denoiser"]["earlier"] == earlier["denoiser"] and record["autoencoder"] == earlier["autoencoder"]
+
+
+@pytest.mark.parametrize(("resume", "only"), [(True, None), (False, "judge"), (False, "autoencoder")])
+def test_a_start_that_has_no_meaning_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], resume: bool, only: str | None
+) -> None:
+    monkeypatch.setenv("MAGICFACE_CACHE", str(tmp_path))
+    kept = tmp_path / "training" / "checkpoints" / "denoiser.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert train.main(None, resume, tmp_path / "out", only, tmp_path / "start.safetensors") == 1
+    assert "leave out --resume and --only" in capsys.readouterr().err and kept.exists()
+
+
+def test_a_start_that_is_missing_leaves_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGICFACE_CACHE", str(tmp_path))
+    kept = tmp_path / "training" / "checkpoints" / "denoiser.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    with pytest.raises(FileNotFoundError):
+        train.main(None, False, tmp_path / "out", None, tmp_path / "missing.safetensors")
+    assert kept.exists()
 
 
 def test_unknown_tokens_have_rows_of_zeros() -> None:

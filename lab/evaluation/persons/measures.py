@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ...judge import PARTS, SIDE_PX, Verdict
 from ...portraits import STYLES
-from ..combinations import Combination, Concept
+from ..combinations import Concept
 from ..measures import THERE, THERE_GLASSES, fidelity_of, leakage, looks_like
 from ..world import Mask
 from .pairs import SIDES, Masks, Pair, half
@@ -85,5 +85,4 @@ def _leakage_in(here: Mask, pixels: Pixels, seen: dict[str, Mask], concepts: Seq
     """Shares of the regions in a half of the picture that have the looks of a person's other parts."""
     columns = here[0]
     in_half = {part: mask[:, columns] for part, mask in seen.items()}
-    person = Combination(0, "", tuple(concepts), concepts[0].ideal.style, 0)
-    return [share for concept in concepts for share in leakage(pixels[:, columns], in_half, concept, person)]
+    return [share for concept in concepts for share in leakage(pixels[:, columns], in_half, concept, concepts)]
