@@ -16,6 +16,7 @@ from torch import Tensor
 import dev
 from lab.evaluation import evaluate, measures, prompts, stages, tables, world
 from lab.evaluation.combinations import Combination, Concept, combination, parts_named_in
+from lab.evaluation.sheets import as_tensor
 from lab.judge import PARTS, SIDE_PX, Judge, Verdict, look
 from lab.portraits import COLOURS, PATTERNS, SKIN, STYLES, WORN, Portrait, draw_portrait
 from lab.training.drawn_set import labels_of
@@ -246,8 +247,9 @@ def test_prompts_name_looks_and_drawings_do_what_they_say() -> None:
         assert found[-1]["style"] == found[-1]["prompt"] == 1 and found[-1]["overlap"] > 0.95
     assert tables.values_of(found, "pattern").tolist() == [1] * len(tables.values_of(found, "pattern")) != []
     assert tables.values_of(found, "colour word").mean() > 0.8
-    blurred = F.avg_pool2d(torch.from_numpy(portrait.picture).float().movedim(-1, 0) / 255, 5, 1).movedim(0, -1)
-    assert prompts.sharpness(blurred) < prompts.sharpness(torch.from_numpy(portrait.picture) / 255) / 2
+    sharp = as_tensor(prompts.held_out(0)[0].picture)
+    blurred = F.avg_pool2d(sharp.movedim(-1, 0), 5, 1).movedim(0, -1)
+    assert prompts.sharpness(blurred) < prompts.sharpness(sharp) / 2
 
 
 def test_an_unknown_row_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
