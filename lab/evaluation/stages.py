@@ -38,7 +38,7 @@ def groups(scores: Sequence[Scores], numbers: Sequence[int]) -> dict[str, list[i
 
     Args:
         scores: of the pictures without the method, which say how far the concepts are from where their references have
-            them. (Those of a row that is compared would not do: it would look worst where it has them far away.)
+            them. A row that is compared cannot say so: it would look worst where it has them far away.
         numbers: of the combinations.
     """
     found: dict[str, list[int]] = {"all": list(range(len(numbers)))}

@@ -17,7 +17,7 @@ from ..combinations import MAX_CONCEPTS, Combination, Concept, drawn_concept, pa
 Mask = NDArray[np.bool_]
 Masks = dict[tuple[int, str], Mask]  # by person, 0 for the left one, and part
 SIDES = ("left", "right")
-_CHOICES, _CONCEPTS, _LAYOUTS = 1 << 35, 1 << 16, 1 << 33  # far from the numbers of training and of `combination`
+_CHOICES, _CONCEPTS, _LAYOUTS = 1 << 34, 1 << 16, 1 << 33  # far from the numbers of training and of `combination`
 _CANDIDATES = 16
 # The share of the picture that a person's part must exceed in the layout.
 _SMALLEST, _SMALLEST_GLASSES = 0.006, 0.003
