@@ -97,7 +97,7 @@ def test_a_batch_gives_what_each_picture_gives(drawn):
 
 
 def test_a_lower_threshold_takes_more(drawn):
-    image, _ = drawing(3)
+    image, _ = drawing(5)
     inputs = {"image": image, "caption": DRAWN_CAPTION, "size": 256}
     shares = [float(masks(drawn, threshold=level, **inputs).mean()) for level in (0.1, 0.25, 0.6)]
     assert shares[0] > shares[1] > shares[2] > 0
