@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..finishes import Style
 from ..judge import PARTS
 from ..portraits import STYLES, WORN, Look, Portrait, caption_of, draw_portrait, generator_of, is_held_out
@@ -13,6 +16,7 @@ from ..portraits import STYLES, WORN, Look, Portrait, caption_of, draw_portrait,
 MAX_CONCEPTS = 3
 SMALLEST = {"glasses": 0.006}  # the share of the reference picture that a concept must exceed
 SMALLEST_OTHER = 0.02
+GRID_STEP_PX = 16  # of the small model's finest token grid
 _CHOICES, _SECOND_VIEWS = 1 << 33, 1 << 20  # first seed of the choices, first index of second views
 _CANDIDATES = 16  # number of portraits from which one is chosen
 
@@ -141,6 +145,12 @@ def _showing(part: str, first: int, looks: dict[str, Look] | None, style: Style)
         worn = [other for other, share in WORN.items() if other == part or rng.random() < share]
         draw = partial(draw_portrait, "reference", number, worn, looks=looks)
         portrait = draw(style=style)
-        if part in portrait.masks and portrait.masks[part].mean() > SMALLEST.get(part, SMALLEST_OTHER):
+        if part in portrait.masks and _is_large_enough(part, portrait.masks[part]):
             return DrawnView(portrait, caption_of(portrait, rng, with_looks=False), draw)
     raise LookupError(f"no reference portrait from {first} on shows enough of {part}")
+
+
+def _is_large_enough(part: str, mask: NDArray[np.bool_]) -> bool:
+    """Whether a mask exceeds the smallest share, and has a pixel on a token grid when it is resized by nearest."""
+    on_grid = mask[::GRID_STEP_PX, ::GRID_STEP_PX]
+    return bool(mask.mean() > SMALLEST.get(part, SMALLEST_OTHER) and on_grid.any())

@@ -77,6 +77,14 @@ def test_views_show_their_concept_in_one_look(combinations: list[Combination]) -
     assert 0.03 < np.mean(held_out) < 0.25
 
 
+def test_every_mask_has_a_pixel_on_the_finest_grid_by_nearest(combinations: list[Combination]) -> None:
+    """Without one sampling would be refused."""
+    for concept in (concept for wanted in combinations for concept in wanted.concepts):
+        for view in concept.views:
+            mask = torch.from_numpy(view.portrait.masks[concept.part]).float()[None, None]
+            assert F.interpolate(mask, (16, 16), mode="nearest").any(), concept.part
+
+
 def test_no_drawing_is_used_twice(combinations: list[Combination]) -> None:
     pictures = [v.portrait.picture.tobytes() for wanted in combinations for c in wanted.concepts for v in c.views]
     assert len(set(pictures)) == len(pictures)
