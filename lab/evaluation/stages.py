@@ -45,6 +45,7 @@ def groups(scores: Sequence[Scores], numbers: Sequence[int]) -> dict[str, list[i
     for index, number in enumerate(numbers):
         count = 1 + number % MAX_CONCEPTS
         found.setdefault(f"{count} concept{'s' if count > 1 else ''}", []).append(index)
+    for index, number in enumerate(numbers):
         found.setdefault(style_of(number), []).append(index)
     moved = np.array([entry.get("moved", np.nan) for entry in scores])
     if not np.isnan(moved).all():
