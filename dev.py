@@ -45,14 +45,14 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Command("devtools.commands.demo", "make a picture without and with three references", in_own_comfyui=True),
+    "demo": Command("devtools.commands.demo", "make pictures without and with three references", in_own_comfyui=True),
     "serve": Command("devtools.commands.serve", "start ComfyUI with the pack for a browser", in_own_comfyui=True),
     "test": Command(
         "devtools.commands.test", "run all checks and tests; further arguments go to pytest", takes_rest=True
     ),
     "workflows": Command("devtools.commands.workflows", "write the shipped workflows in API format"),
     "locales": Command("devtools.commands.locales", "write the English texts of the nodes for translators"),
-    "docs": Command("lab.commands.docs", "write the tables of docs/ from the figures in docs/figures"),
+    "docs": Command("lab.commands.docs", "write the tables of docs/ from docs/figures, and the example pictures"),
     "parity": Command("lab.commands.parity", "compare with recorded runs of the authors' program"),
     "evaluate": Command("lab.commands.evaluate", "measure the paper's claims on the small model"),
     "bench": Command("lab.commands.bench", "measure cost against the unpatched sampler and the authors' way"),

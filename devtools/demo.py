@@ -1,11 +1,13 @@
-"""`dev.py demo`: one picture without the method and one with it, through the API of a real ComfyUI."""
+"""`dev.py demo`: pictures without the method and with it, in two styles, through the API of a real ComfyUI."""
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,26 +34,31 @@ SAVED = {
 }
 
 
+# The shipped prompt is put into each of these phrases; each gives a row of pictures.
+STYLES = {"ink": "an ink drawing of {}", "watercolour": "a watercolour of {}"}
+
+
 class DemoError(Exception):
     """The demo failed; the message says why."""
 
 
 def main(output: Path, workflow: Path | None = None) -> int:
-    """Run a workflow in API format and save its pictures as PNG.
+    """Run the shipped workflow in each of `STYLES`, or another one, and save the pictures as PNG.
 
     Args:
         output: folder for the pictures.
-        workflow: another workflow than the shipped one; its pictures may be in the same folder.
+        workflow: another workflow in API format; its pictures may be in the same folder.
     """
-    workflow = workflow or WORKFLOW
     install = chosen()
     with tempfile.TemporaryDirectory(prefix="magicface-demo-", ignore_cleanup_errors=True) as base:
         server = Server(install, Path(base))
         try:
-            prompt = with_model(json.loads(workflow.read_text(encoding="utf-8")))
+            prompt = with_model(json.loads((workflow or WORKFLOW).read_text(encoding="utf-8")))
+            prompts = {"": prompt} if workflow else {style: in_style(prompt, style) for style in STYLES}
+            sources = [PICTURES, (workflow or WORKFLOW).parent]
             print("Starting ComfyUI", flush=True)
             with server:
-                saved = make_pictures(server.client, prompt, [PICTURES, workflow.parent], output)
+                saved = make_pictures(server.client, prompts, sources, output)
         except (DemoError, PromptError, ServerError, OSError) as error:
             print(f"dev.py demo: {error}", file=sys.stderr)
             if isinstance(error, ConnectionError):
@@ -63,14 +70,23 @@ def main(output: Path, workflow: Path | None = None) -> int:
     return 0
 
 
-def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: Path) -> list[Path]:
-    """Upload the pictures that a prompt reads, run it, and save the pictures that it shows.
+def in_style(prompt: Prompt, style: str) -> Prompt:
+    """A copy of a prompt that asks for a picture in one of `STYLES`."""
+    prompt = copy.deepcopy(prompt)
+    for node in prompt.values():
+        if node["class_type"] == "MagicFacePrompt":
+            node["inputs"]["text"] = STYLES[style].format(node["inputs"]["text"])
+    return prompt
+
+
+def make_pictures(client: Client, prompts: Mapping[str, Prompt], sources: list[Path], output: Path) -> list[Path]:
+    """Upload the pictures that prompts read, run them, and save the pictures that they show.
 
     Args:
         client: the server.
-        prompt: nodes by id, in API format.
+        prompts: by name, nodes by id, in API format. They have the same references.
         sources: folders in which the pictures are searched.
-        output: folder to save to.
+        output: folder to save to. The pictures of a prompt with a name get a folder of that name in it.
 
     Returns:
         The files written, the contact sheet last.
@@ -80,19 +96,24 @@ def make_pictures(client: Client, prompt: Prompt, sources: list[Path], output: P
         PromptError: the prompt was refused or failed.
     """
     known = client.get_json("/object_info")
-    missing = sorted({node["class_type"] for node in prompt.values()} - set(known))
+    nodes = [node for prompt in prompts.values() for node in prompt.values()]
+    missing = sorted({node["class_type"] for node in nodes} - set(known))
     if missing:
         raise DemoError(f"ComfyUI does not know the node {', '.join(missing)}: did the pack fail to load?")
-    files = {name: _find(name, sources) for name in pictures_read(prompt)}
+    files = {name: _find(name, sources) for prompt in prompts.values() for name in pictures_read(prompt)}
     for file in files.values():
         client.upload(file)
-    listener = Progress(prompt, {name: info["display_name"] or name for name, info in known.items()})
-    outputs = client.run(prompt, listener)["outputs"]
-    saved = _save(client, prompt, outputs, output)
+    all_saved, rows = [], [references(next(iter(prompts.values())), files)]
+    for name, prompt in prompts.items():
+        listener = Progress(prompt, {kind: info["display_name"] or kind for kind, info in known.items()})
+        outputs = client.run(prompt, listener)["outputs"]
+        saved = _save(client, prompt, outputs, output / name)
+        made = [Entry(Image.open(path), f"{name} {path.stem.replace('_', ' ')}".strip()) for path in saved]
+        all_saved += saved
+        rows += in_rows(made, _ROW_PX)
     sheet = output / "sheet.png"
-    made = [Entry(Image.open(path), path.stem.replace("_", " ")) for path in saved]
-    contact_sheet([references(prompt, files), *in_rows(made, _ROW_PX)]).save(sheet)
-    return [*saved, sheet]
+    contact_sheet(rows).save(sheet)
+    return [*all_saved, sheet]
 
 
 def references(prompt: Prompt, files: dict[str, Path]) -> list[Entry]:

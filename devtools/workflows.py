@@ -1,4 +1,4 @@
-"""`dev.py workflows`: the files made from the shipped workflows: API format, thumbnails, pictures of the help pages."""
+"""`dev.py workflows`: the files made from the shipped workflows: API format, thumbnails, pictures of the docs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from . import help_pictures
+from . import demo_pictures, help_pictures
 from .api_format import API_WORKFLOWS, WORKFLOWS, write_api_workflows
 from .client import PromptError
 from .contact_sheet import save_small
@@ -29,7 +29,7 @@ def main(pictures: bool) -> int:
     """Write the workflows in API format, with a real server for the order of the widgets, and the pictures if asked.
 
     Args:
-        pictures: run every workflow on the small model for thumbnails and the pictures of the help pages.
+        pictures: run every workflow on the small model for thumbnails and the pictures of the docs.
     """
     with (
         tempfile.TemporaryDirectory(prefix="magicface-workflows-", ignore_cleanup_errors=True) as folder,
@@ -42,7 +42,7 @@ def main(pictures: bool) -> int:
                 continue
             prompt = with_model(json.loads(file.read_text(encoding="utf-8")))
             try:
-                *_, sheet = make_pictures(server.client, prompt, [PICTURES], Path(folder, file.stem))
+                *_, sheet = make_pictures(server.client, {"": prompt}, [PICTURES], Path(folder, file.stem))
             except (DemoError, PromptError) as error:
                 print(f"dev.py workflows: {file.name}: {error}", file=sys.stderr)
                 return 1
@@ -52,6 +52,8 @@ def main(pictures: bool) -> int:
             print(thumbnail.relative_to(ROOT), flush=True)
         for name, like in NOT_RUN.items() if pictures else ():
             shutil.copyfile(WORKFLOWS / f"{like}.jpg", WORKFLOWS / f"{name}.jpg")
+        for file in demo_pictures.write(server.client, Path(folder)) if pictures else ():
+            print(file.relative_to(ROOT), flush=True)
         for name in help_pictures.HELP_PICTURES if pictures else ():
             print(help_pictures.write(server.client, name).relative_to(ROOT), flush=True)
     return 0

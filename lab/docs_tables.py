@@ -1,9 +1,8 @@
 """The tables in docs/, made from figures that are in the repository; `dev.py docs` writes them.
 
 A table stands between the lines `<!-- table: NAME -->` and `<!-- end of table -->`. The figures are in docs/figures, in
-the format of the commands' option --json: evaluation.json joins those of `evaluate`, `evaluate --agreement` and
-`evaluate --persons`, masks.json has those of `evaluate --masks`, crop.json those of `evaluate --crop`, refresh.json
-those of `evaluate --refresh` for the first 32 combinations and for the others, performance.json those of `bench`,
+the format of the commands' option --json: evaluation.json has those of `evaluate` without the scores of single
+pictures, the files in OPTIONS those of `evaluate` with the option of that name, performance.json those of `bench`,
 `bench --ways`, `bench --sizes` and `bench --shapes full --device cpu`. "placed" in it are some of the benchmark's ways
 of sampling, in a run of their own.
 """
@@ -14,8 +13,7 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -23,11 +21,14 @@ from safetensors import safe_open
 
 from devtools.pins import ROOT
 
+from . import examples
 from .bench.tables import sizes_table, tables, way_lines, ways_table
-from .evaluation import agreement, crop, masks, refresh
+from .evaluation import agreement, crop, masks, prompts, refresh, styles
 from .evaluation.persons import persons
 from .evaluation.rows import ABLATIONS, MAIN
+from .evaluation.stages import stage_table
 from .evaluation.tables import BASE, difference_table, main_table, part_table
+from .figures import read
 from .judge import WEIGHTS
 
 DOCS = ROOT / "docs"
@@ -37,39 +38,40 @@ SHAPE = "narrow"  # of the tables in docs/performance.md
 FEW_MEASURES = ("prompt", "fidelity", "leakage", "layout", "iou", "colour", "pattern")
 _TABLE = re.compile(r"(<!-- table: (?P<name>[\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
-Tables = dict[str, Callable[[], list[str]]]
+Tables = dict[str, list[str]]
 
 
 def written_tables() -> Tables:
     """The tables whose figures are in files, by name."""
-    evaluated, masked, measured, refreshed, cropped = (
-        json.loads((FIGURES / f"{name}.json").read_text("utf-8")) for name in FILES
-    )
+    measured, evaluated = (read(FIGURES / f"{name}.json") for name in ("performance", "evaluation"))
+    of = {name: read(FIGURES / f"{name}.json")[name] for name in OPTIONS}
     main, others = ([row.name for row in rows] for rows in (MAIN, ABLATIONS))
-    shape = tables(measured["shapes"][SHAPE]["summary"])
     return {
-        "judge": judge_table,
-        "main-rows": partial(main_table, evaluated, main),
-        "main-differences": partial(difference_table, evaluated, [row for row in main if row != BASE]),
-        "parts": partial(part_table, evaluated, main),
-        "segmentation-blocks": partial(agreement.table, evaluated["agreement"]),
-        "other-rows": partial(main_table, evaluated, [BASE, *others], FEW_MEASURES),
-        "other-differences": partial(difference_table, evaluated, others),
-        **refresh.tables(refreshed),
-        "mask-parts": partial(masks.part_table, masked),
-        "mask-fidelity": partial(masks.fidelity_table, masked),
-        "mask-choices": partial(masks.choice_table, masked),
-        **{name: partial(list, lines) for name, lines in crop.tables(cropped["crop"]).items()},
-        **{name: partial(list, lines) for name, lines in persons.tables(evaluated["persons"]).items()},
-        **{f"cost-{name}": partial(list, lines) for name, lines in shape.items()},
-        "cost-sizes": partial(sizes_table, measured["sizes"]),
-        "cost-full": partial(way_lines, measured["shapes"]["full"]["summary"]["ways"]),
-        "ways": partial(ways_table, measured["ways"]),
+        "judge": judge_table(),
+        "main-rows": main_table(evaluated, main),
+        "main-differences": difference_table(evaluated, [row for row in main if row != BASE]),
+        "parts": part_table(evaluated, main),
+        "stages": stage_table(evaluated["stages"]),
+        "other-rows": main_table(evaluated, [BASE, *others], FEW_MEASURES),
+        "other-differences": difference_table(evaluated, others),
+        "prompts": prompts.prompt_table(of["prompts"]),
+        "styles": styles.style_table(of["styles"]),
+        "segmentation-blocks": agreement.table(of["agreement"]),
+        "mask-parts": masks.part_table(of["masks"]),
+        "mask-fidelity": masks.fidelity_table(of["masks"]),
+        "mask-choices": masks.choice_table(of["masks"]),
+        **refresh.tables(of["refresh"]),
+        **crop.tables(of["crop"]),
+        **persons.tables(of["persons"]),
+        **{f"cost-{name}": lines for name, lines in tables(measured["shapes"][SHAPE]["summary"]).items()},
+        "cost-sizes": sizes_table(measured["sizes"]),
+        "cost-full": way_lines(measured["shapes"]["full"]["summary"]["ways"]),
+        "ways": ways_table(measured["ways"]),
     }
 
 
 PAGES = ("evaluation", "performance")
-FILES = ("evaluation", "masks", "performance", "refresh", "crop")
+OPTIONS = ("agreement", "crop", "masks", "persons", "prompts", "refresh", "styles")
 
 
 def judge_table() -> list[str]:
@@ -105,19 +107,23 @@ def render(text: str, known: Tables) -> str:
     Raises:
         KeyError: a table of unknown name.
     """
-    return _TABLE.sub(lambda found: f"{found[1]}{chr(10).join(known[found['name']]())}\n{found[3]}", text)
+    return _TABLE.sub(lambda found: f"{found[1]}{chr(10).join(known[found['name']])}\n{found[3]}", text)
 
 
 def main() -> int:
-    """Write the tables of all pages."""
+    """Write the tables of all pages, and the workflows' example pictures."""
     from devtools import incore
 
     incore.prepare()
-    known: Tables = {**written_tables(), "neighbours": partial(neighbour_table, neighbours())}
+    known: Tables = {**written_tables(), "neighbours": neighbour_table(neighbours())}
     for page in sorted(DOCS.glob("*.md")):
         text = page.read_text(encoding="utf-8")
         new = render(text, known)
         page.write_text(new, encoding="utf-8")
         if new != text:
             print(page.relative_to(ROOT))
+    for file, picture in examples.files().items():
+        if not examples.same(file, picture):
+            picture.save(file, optimize=True)
+            print(file.relative_to(ROOT))
     return 0

@@ -25,22 +25,18 @@ _WIDTHS = (16, 32, 64)
 
 
 class Judge(nn.Module):
-    """A U-Net with three levels, from pixels to parts, patterns and style.
+    """A U-Net with three levels, from pixels to parts, patterns and style."""
 
-    Args:
-        knows_styles: whether it was trained to tell the style.
-    """
-
-    def __init__(self, knows_styles: bool = True) -> None:
+    def __init__(self) -> None:
         super().__init__()
         first, second, third = _WIDTHS
         self.down_1, self.down_2 = _layers(3, first), _layers(first, second)
         self.middle = _layers(second, third, dilation=2)
         self.up_2, self.up_1 = _layers(third + second, second), _layers(second + first, first)
         self.out = nn.Conv2d(first, 1 + len(PARTS) + len(PATTERNS), 1)
-        self.style = nn.Linear(first + third, len(STYLES)) if knows_styles else None
+        self.style = nn.Linear(first + third, len(STYLES))
 
-    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def forward(self, pictures: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Find parts, patterns and style.
 
         Args:
@@ -48,7 +44,7 @@ class Judge(nn.Module):
 
         Returns:
             (b, 1 + parts, h, w) logits of background and parts, (b, patterns, h, w) logits of patterns, (b, styles)
-            logits of styles or None.
+            logits of styles.
         """
         fine = self.down_1(pictures * 2 - 1)
         coarse = self.down_2(F.avg_pool2d(fine, 2))
@@ -57,7 +53,7 @@ class Judge(nn.Module):
         x = self.up_2(torch.cat([_larger(x, 4), coarse], dim=1))
         x = self.up_1(torch.cat([_larger(x, 2), fine], dim=1))
         parts, patterns = self.out(x).split([1 + len(PARTS), len(PATTERNS)], dim=1)
-        return parts, patterns, self.style(whole) if self.style else None
+        return parts, patterns, self.style(whole)
 
 
 def _layers(inside: int, outside: int, dilation: int = 1) -> nn.Sequential:
@@ -80,13 +76,13 @@ class Verdict:
         pictures: (b, 3, 128, 128) float32 in 0..1: what it was given.
         labels: (b, 128, 128) int64: 0 is background, l > 0 is part l - 1.
         patterns: (b, patterns, 128, 128) float32 probabilities.
-        styles: (b,) int64, index in `STYLES`; None if the judge does not know styles.
+        styles: (b,) int64, index in `STYLES`.
     """
 
     pictures: Tensor
     labels: Tensor
     patterns: Tensor
-    styles: Tensor | None = None
+    styles: Tensor
 
     def pixels_of(self, part: str) -> Tensor:
         """(b, 128, 128) bool: the pixels of a part."""
@@ -95,9 +91,8 @@ class Verdict:
 
 def load_judge(path: Path = WEIGHTS) -> Judge:
     """The trained judge, ready for use."""
-    weights = safetensors.torch.load_file(path)
-    judge = Judge("style.weight" in weights)
-    judge.load_state_dict({name: weight.float() for name, weight in weights.items()})
+    judge = Judge()
+    judge.load_state_dict({name: weight.float() for name, weight in safetensors.torch.load_file(path).items()})
     return judge.eval().requires_grad_(False)
 
 
@@ -111,4 +106,4 @@ def look(judge: Judge, pictures: Tensor) -> Verdict:
     """
     small = F.interpolate(rearrange(pictures, "b h w c -> b c h w"), (SIDE_PX, SIDE_PX), mode="area")
     parts, patterns, styles = judge(small)
-    return Verdict(small, parts.argmax(1), patterns.softmax(1), None if styles is None else styles.argmax(1))
+    return Verdict(small, parts.argmax(1), patterns.softmax(1), styles.argmax(1))

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.random import Generator
 
-from .portrait_drawing import Figure, Filling, Mask, Point, darker
+from .portrait_drawing import Canvas, Filling, Mask, Point, darker
 
 Fills = Mapping[str, Filling]
 _LIPS, _WHITE, _PUPIL = (170, 50, 56), (250, 250, 250), (30, 30, 36)
 
 
-class VariedFigure(Figure):
-    """One figure of random shapes, many more than those of `Figure`."""
+class Figure:
+    """One figure of random position, size and shapes.
+
+    Args:
+        rng: for position, size and shapes.
+        canvas: to draw on.
+        across: range of the centre of its head, in shares of the canvas's width.
+        size: range of half its head's width, in shares of the canvas's width.
+    """
+
+    def __init__(
+        self,
+        rng: Generator,
+        canvas: Canvas,
+        across: tuple[float, float],
+        size: tuple[float, float],
+    ) -> None:
+        self._rng, self._canvas = rng, canvas
+        self.unit = canvas.side * rng.uniform(*size)
+        self._tall = rng.uniform(1.1, 1.35)
+        self._x, self._y = canvas.side * rng.uniform(*across), canvas.side * rng.uniform(0.38, 0.58)
+
+    def _at(self, x: float, y: float) -> Point:
+        """A point that is given relative to the head's centre, in half head widths."""
+        return self._x + x * self.unit, self._y + y * self.unit
+
+    def _box(self, left: float, top: float, right: float, bottom: float) -> list[Point]:
+        return [self._at(left, top), self._at(right, bottom)]
+
+    def draw(self, fills: Fills, worn: Sequence[str]) -> None:
+        """Paint it from back to front.
+
+        Args:
+            fills: the filling of each part.
+            worn: which of hat, glasses and scarf it has.
+        """
+        self._long_hair(fills)
+        self._shirt(fills)
+        self._face(fills["face"])
+        self._fringe(fills)
+        for part, wear in (("scarf", self._scarf), ("glasses", self._glasses), ("hat", self._hat)):
+            if part in worn:
+                wear(fills)
+
+    def _paint(self, part: str, fills: Fills, kind: str, points: Sequence[Point], *more: float) -> None:
+        self._canvas.paint(part, self._canvas.shape(kind, points, *more), fills[part])
 
     def _curve(
         self,

@@ -1,7 +1,7 @@
 """Drawn portraits with exact masks and captions: the world that the small model learns.
 
 A figure has a face, hair and a shirt, and may have a hat, glasses and a scarf. Shapes, positions, sizes, colours and
-patterns are random, and the visible pixels of every part are known. A drawing has one of several styles. Pictures of
+patterns are random, and the visible pixels of every part are known. A drawing has one of three styles. Pictures of
 twins show two figures of different shapes with the same looks, so that something repeats for self-attention to compare.
 """
 
@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .finishes import FINISHES, Style
-from .portrait_drawing import Canvas, Figure, filling, near
-from .portrait_shapes import VariedFigure
+from .portrait_drawing import Canvas, filling, near
+from .portrait_shapes import Figure
 from .style_words import style_words
 
 Split = Literal["train", "twins", "reference", "evaluation"]
@@ -27,7 +27,7 @@ Pattern = Literal["plain", "striped", "dotted", "checked"]
 STYLES: tuple[Style, ...] = tuple(FINISHES)
 
 SIZE_PX = 256
-_FINE, _FINER = 2, 3  # drawn larger by this factor, then averaged down; in a style by the second
+_FINE = 3  # drawn larger by this factor, then averaged down
 PATTERNS: tuple[Pattern, ...] = ("plain", "striped", "dotted", "checked")
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (208, 44, 48),
@@ -60,10 +60,6 @@ LOOKS: dict[str, tuple[float, float, float, float]] = {
     "hat": (0.4, 0.25, 0.175, 0.175),
     "glasses": (1.0, 0.0, 0.0, 0.0),
     "scarf": (0.4, 0.25, 0.175, 0.175),
-}
-OPENINGS = {
-    1: ("a person", "a drawing of a person", "portrait of a person", "a cartoon person"),
-    2: ("twins", "a drawing of twins", "portrait of twins", "cartoon twins"),
 }
 # The seeds of the splits do not overlap.
 _SEED_BASE: dict[Split, int] = {"train": 0, "reference": 1 << 40, "evaluation": 2 << 40, "twins": 3 << 40}
@@ -104,14 +100,14 @@ class Portrait:
         masks: by part, its visible pixels, (size, size) bool; invisible parts are missing.
         looks: by part, its look.
         figures: number of figures.
-        style: None for flat colour and simple shapes.
+        style: one of `STYLES`.
     """
 
     picture: NDArray[np.uint8]
     masks: dict[str, NDArray[np.bool_]]
     looks: dict[str, Look]
-    figures: int = 1
-    style: Style | None = None
+    figures: int
+    style: Style
 
 
 def is_held_out(part: str, look: Look) -> bool:
@@ -138,7 +134,8 @@ def draw_portrait(
     worn: Sequence[str] | None = None,
     size_px: int = SIZE_PX,
     looks: Mapping[str, Look] | None = None,
-    style: Style | None = None,
+    *,
+    style: Style,
 ) -> Portrait:
     """Draw portrait `number` of a split, which is always the same.
 
@@ -148,12 +145,11 @@ def draw_portrait(
         worn: which of `WORN` the figure has; None for a random choice.
         size_px: side of the picture.
         looks: the looks of some parts; the other parts' looks are random.
-        style: of the drawing, whose shapes are the same in all styles; None for flat colour and fewer, simple shapes.
+        style: of the drawing, whose shapes are the same in all styles.
 
     Raises:
         ValueError: `worn` has something that is not in `WORN`.
     """
-    fine = _FINE if style is None else _FINER
     rng = generator_of(split, number)
     by_chance = [part for part, share in WORN.items() if rng.random() < share]
     worn = by_chance if worn is None else worn
@@ -161,11 +157,11 @@ def draw_portrait(
         raise ValueError(f"worn: {sorted(set(worn) - set(WORN))} cannot be drawn; choose among {', '.join(WORN)}")
     chosen = {part: _look(rng, part, split) for part in LOOKS} | dict(looks or {})
     # The finish has random numbers of its own, so that the styles of one number show the same figure.
-    canvas = Canvas(generator_of(split, _FINISH_SEEDS + number) if style else rng, size_px * fine, style or "flat")
+    canvas = Canvas(generator_of(split, _FINISH_SEEDS + number), size_px * _FINE, style)
     drawn = {part: look for part, look in chosen.items() if part not in WORN or part in worn}
     colours = {part: [near(rng, colour) for colour in _colours(part, look)] for part, look in drawn.items()}
     for across, size in _TWINS if split == "twins" else _ALONE:
-        figure = (VariedFigure if style else Figure)(rng, canvas, across, size)
+        figure = Figure(rng, canvas, across, size)
         fills = {
             part: filling(look.pattern, colours[part], figure.unit * rng.uniform(0.45, 0.8), rng.uniform(0, np.pi))
             for part, look in drawn.items()
@@ -175,7 +171,7 @@ def draw_portrait(
     pixels, areas = canvas.finished()
     picture = np.asarray(Image.fromarray(pixels).resize((size_px, size_px), Image.Resampling.BOX)).copy()
     # A pixel belongs to a part if most of its fine pixels do. A part without pixels is left out.
-    blocks = (size_px, fine, size_px, fine)
+    blocks = (size_px, _FINE, size_px, _FINE)
     masks = {part: area.reshape(blocks).mean(axis=(1, 3)) > 0.5 for part, area in areas.items()}
     seen = {part: mask for part, mask in masks.items() if mask.any()}
     looks_seen = {part: look for part, look in chosen.items() if part in seen}
@@ -201,11 +197,7 @@ def caption_of(portrait: Portrait, rng: Generator, with_looks: bool) -> str:
             return phrase
         return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
-    ending = ""
-    if portrait.style is None:
-        opening = str(rng.choice(OPENINGS[portrait.figures]))
-    else:
-        opening, ending = style_words(portrait.style, portrait.figures, rng)
+    opening, ending = style_words(portrait.style, portrait.figures, rng)
     body = [with_article(part) for part in ("face", "hair", "shirt") if part in portrait.masks and rng.random() < 0.8]
     worn = [with_article(part) for part in WORN if part in portrait.masks]
     phrasing = rng.integers(3)

@@ -1,4 +1,4 @@
-"""`dev.py demo`: one picture without the method and one with it, through the API of a real ComfyUI."""
+"""`dev.py demo`: pictures without the method and with it, through the API of a real ComfyUI."""
 
 from __future__ import annotations
 

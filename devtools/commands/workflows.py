@@ -12,7 +12,7 @@ VARIABLES = SHARED_CPU
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument(
-        "--pictures", action="store_true", help="also make thumbnails and the pictures of the help pages"
+        "--pictures", action="store_true", help="also make thumbnails, the pictures of the help pages and of the demo"
     )
 
 

@@ -21,6 +21,7 @@ class Family:
         text: width of each text encoder, by name.
         file: name of the trained weights in this folder; None for random weights.
         vae: parameters of the trained autoencoder.
+        v_prediction: the trained UNet predicts v (arXiv 2202.00512) instead of the noise.
     """
 
     config: Any
@@ -28,6 +29,7 @@ class Family:
     text: Mapping[str, int]
     file: str | None = None
     vae: Mapping[str, Any] = field(default_factory=dict)
+    v_prediction: bool = False
 
 
 class UnclipSmall(comfy.supported_models.SD21UnclipL):
@@ -60,9 +62,8 @@ UNET_SDXL: dict[str, Any] = {
     "use_linear_in_transformer": True, "num_heads": -1, "num_head_channels": 16,
     "context_dim": 32 + 48, "num_classes": "sequential", "adm_in_channels": 48 + 6 * 256,
 }
-UNET_PORTRAITS = {**UNET_SDXL, "channel_mult": [1, 2, 3], "num_head_channels": 32}
 # Twice as wide at the latent's resolution, where patterns need it.
-UNET_STYLES = {**UNET_SDXL, "model_channels": 64, "channel_mult": [1, 1, 2], "num_head_channels": 32}
+UNET_PORTRAITS = {**UNET_SDXL, "model_channels": 64, "channel_mult": [1, 1, 2], "num_head_channels": 32}
 # Attention in all levels but the lowest, which has it in the middle block only.
 UNET_SD: dict[str, Any] = {
     **UNET, "num_res_blocks": [2, 2, 2, 2], "channel_mult": [1, 2, 4, 4], "adm_in_channels": None,
@@ -95,10 +96,13 @@ UNET_NARROW: dict[str, Any] = {
 UNET_FULL = {**UNET_NARROW, "model_channels": 320, "context_dim": 768 + 1280, "adm_in_channels": 1280 + 6 * 256}
 
 PORTRAITS = Family(
-    comfy.supported_models.SDXL, UNET_PORTRAITS, {"clip_l": 32, "clip_g": 48}, "portraits.safetensors", VAE_PORTRAITS
+    comfy.supported_models.SDXL,
+    UNET_PORTRAITS,
+    {"clip_l": 32, "clip_g": 48},
+    "portraits.safetensors",
+    VAE_PORTRAITS,
+    v_prediction=True,
 )
-# What `dev.py train` trains: it will replace PORTRAITS.
-STYLES = Family(comfy.supported_models.SDXL, UNET_STYLES, PORTRAITS.text, PORTRAITS.file, VAE_PORTRAITS)
 FAMILIES: dict[str, Family] = {
     "portraits": PORTRAITS,
     "sdxl": Family(comfy.supported_models.SDXL, UNET_SDXL, {"clip_l": 32, "clip_g": 48}),

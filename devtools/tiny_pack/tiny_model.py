@@ -33,7 +33,7 @@ def make_unet(family: Family, dtype: torch.dtype, v_prediction: bool = False) ->
     """The diffusion model of a family, without weights."""
     config = family.config(dict(family.unet))
     config.unet_config.update(family.unet)  # replaces the head sizes that ComfyUI sets for the real family
-    if v_prediction:
+    if v_prediction or family.v_prediction:
         config.model_type = lambda *_: comfy.model_base.ModelType.V_PREDICTION
     device = comfy.model_management.get_torch_device()
     manual_cast = comfy.model_management.unet_manual_cast(dtype, device, config.supported_inference_dtypes)
@@ -62,22 +62,21 @@ def make_encoders(family: Family) -> torch.nn.Module:
 
 
 @lru_cache(maxsize=1)
-def _read(file: str) -> Weights:
-    return safetensors.torch.load_file(Path(__file__).with_name(file))
+def _read(file: Path) -> Weights:
+    return safetensors.torch.load_file(file)
+
+
+def weights_in(file: Path, part: str) -> Weights:
+    """The float32 weights of "unet", "text" or "vae" in a file of trained weights."""
+    start = f"{part}."
+    return whole_tables(
+        {name.removeprefix(start): weight.float() for name, weight in _read(file).items() if name.startswith(start)}
+    )
 
 
 def trained_weights(family: Family, part: str) -> Weights | None:
     """The float32 weights of "unet", "text" or "vae" from a family's file; None if it has no file."""
-    if family.file is None:
-        return None
-    start = f"{part}."
-    return whole_tables(
-        {
-            name.removeprefix(start): weight.float()
-            for name, weight in _read(family.file).items()
-            if name.startswith(start)
-        }
-    )
+    return weights_in(Path(__file__).with_name(family.file), part) if family.file else None
 
 
 def known_rows(weights: Weights, tokens: torch.Tensor) -> Weights:
@@ -212,6 +211,6 @@ def load(
     if family not in FAMILIES:
         raise ValueError(f"Unknown family {family!r}: expected one of {', '.join(FAMILIES)}.")
     if v_prediction and FAMILIES[family].file:
-        raise ValueError(f"family {family!r} is trained to predict the noise: it does not support v_prediction.")
+        raise ValueError(f"family {family!r} is trained: what it predicts cannot be chosen with v_prediction.")
     unet = load_unet(family, seed, dtype, v_prediction)
     return unet, load_clip(family, seed, embedding_directory), load_vae(family, seed)

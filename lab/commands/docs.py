@@ -1,4 +1,4 @@
-"""`dev.py docs`: the tables of docs/."""
+"""`dev.py docs`: the tables of docs/ and the example pictures of the workflows."""
 
 from __future__ import annotations
 

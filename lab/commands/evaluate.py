@@ -3,44 +3,53 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from . import FULL_CPU
 
 VARIABLES = FULL_CPU
+# What is measured instead of the rows.
+KINDS = {
+    "prompts": "measure the model alone, without references",
+    "styles": "measure references in other styles than the prompt",
+    "agreement": "compare the regions that some blocks find",
+    "masks": "measure the masks that words find",
+    "persons": "measure two persons in one picture",
+    "refresh": "compare ways to compute references less often",
+    "crop": "measure references that are cropped to their masks",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--pairs", type=int, default=64, help="number of combinations of prompt and references")
-    parser.add_argument("--first", type=int, default=0, help="number of the first combination")
+    parser.add_argument("--pairs", type=int, default=64, help="number of combinations, prompts, pairs or drawings")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument(
         "--rows", default="", help='such as "none; rsa; rba; both" (default: all rows of docs/evaluation.md)'
     )
-    parser.add_argument("--agreement", action="store_true", help="only compare the regions that some blocks find")
-    parser.add_argument("--masks", action="store_true", help="only measure the masks that words find")
-    parser.add_argument("--persons", action="store_true", help="only measure two persons in one picture")
-    parser.add_argument("--refresh", action="store_true", help="only compare ways to compute references less often")
-    parser.add_argument("--crop", action="store_true", help="only measure references that are cropped to their masks")
+    kinds = parser.add_mutually_exclusive_group()
+    for kind, what in KINDS.items():
+        kinds.add_argument(f"--{kind}", dest="kind", action="store_const", const=kind, help=f"only {what}")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    parser.add_argument("--pictures", type=Path, help="folder for a contact sheet of each combination")
+    parser.add_argument("--pictures", type=Path, help="folder for a contact sheet of each one")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from ..evaluation import agreement, crop, evaluate, masks, refresh
+    from ..evaluation import agreement, crop, evaluate, masks, prompts, refresh, styles
     from ..evaluation.persons import persons
 
     numbers = range(arguments.first, arguments.first + arguments.pairs)
-    if arguments.persons:
-        return persons.main(numbers, arguments.json, arguments.pictures)
-    if arguments.agreement:
-        return agreement.main(numbers, arguments.json)
-    if arguments.masks:
-        return masks.main(numbers, arguments.json)
-    if arguments.crop:
-        return crop.main(numbers, arguments.json)
-    names = [name.strip() for name in arguments.rows.split(";") if name.strip()]
-    if arguments.refresh:
-        return refresh.main(numbers, names, arguments.json)
-    return evaluate.main(numbers, names, arguments.json, arguments.pictures)
+    rows = [name.strip() for name in arguments.rows.split(";") if name.strip()]
+    if rows and arguments.kind not in (None, "refresh"):
+        print(f"dev.py evaluate: --rows has no meaning with --{arguments.kind}", file=sys.stderr)
+        return 1
+    if arguments.kind == "refresh":
+        return refresh.main(numbers, rows, arguments.json)
+    if arguments.kind is None:
+        return evaluate.main(numbers, rows, arguments.json, arguments.pictures)
+    with_pictures = {"persons": persons, "prompts": prompts, "styles": styles}
+    if arguments.kind in with_pictures:
+        return with_pictures[arguments.kind].main(numbers, arguments.json, arguments.pictures)
+    return {"agreement": agreement, "masks": masks, "crop": crop}[arguments.kind].main(numbers, arguments.json)

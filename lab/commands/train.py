@@ -15,7 +15,11 @@ VARIABLES = {**FULL_CPU, "OMP_NUM_THREADS": "1"}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     parser.add_argument("--minutes", type=float, help="stop after this time, with a checkpoint")
-    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument("--resume", action="store_true", help="continue from the last checkpoint")
+    begin.add_argument(
+        "--start", type=Path, help="weights of an earlier training: keep its autoencoder, and begin the model with them"
+    )
     parser.add_argument("--only", choices=["judge", "autoencoder", "model"], help="train nothing else")
     parser.add_argument("--output", type=Path, default=Path("trained"), help="folder for the weights")
 
@@ -27,4 +31,4 @@ def run(arguments: argparse.Namespace) -> int:
     incore.prepare()
     from ..training import train
 
-    return train.main(arguments.minutes, arguments.resume, arguments.output, arguments.only)
+    return train.main(arguments.minutes, arguments.resume, arguments.output, arguments.only, arguments.start)

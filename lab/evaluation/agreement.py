@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..figures import write
 
 COARSE_LAST, COARSE_FIRST = (f"input.7-8.{depth},middle.0.{depth},output.0-2.{depth}" for depth in (1, 0))
 FINE = ("input.4", "input.5", "output.3", "output.4", "output.5")
@@ -62,7 +63,7 @@ def main(numbers: range, file: Path | None) -> int:
         for spec, values in found.items()
     }
     if file:
-        file.write_text(json.dumps({"agreement": figures}, indent=1) + "\n", encoding="utf-8")
+        write(file, {"agreement": figures})
     print("\n".join(table(figures)))
     return 0
 

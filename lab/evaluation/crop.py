@@ -47,7 +47,7 @@ def main(numbers: range, file: Path | None) -> int:
     table = in_turns(partial(work, rows=rows()), chosen)
     figures = {"combinations": chosen, **figures_of(table, BASE, COMPARED)}
     if file:
-        write(file, {"crop": figures, "pictures": table})
+        write(file, {"crop": figures})
     print("\n".join(["", *(line for lines in (*tables(figures).values(), READ) for line in (*lines, ""))]))
     return 0
 

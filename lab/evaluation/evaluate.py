@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,9 +16,11 @@ from tqdm import tqdm
 
 from devtools.pins import ROOT
 
+from ..figures import write
 from ..judge import WEIGHTS
 from .rows import ABLATIONS, MAIN, ROWS, Row
-from .tables import Scores, Table, difference_table, figures_of, interval, main_table, part_table, values_of
+from .stages import stage_table, stages_of
+from .tables import Scores, Table, difference_table, figures_of, main_table, part_table
 
 MODEL = ROOT / "devtools" / "tiny_pack" / "portraits.safetensors"
 READ = (
@@ -42,14 +43,13 @@ def main(numbers: range, names: Sequence[str], file: Path | None, pictures: Path
     if unknown:
         print(f"dev.py evaluate: no row {', '.join(unknown)}; there are: {', '.join(ROWS)}", file=sys.stderr)
         return 1
-    for folder in (pictures, file and file.parent):
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
     table = measure_rows([ROWS[name] for name in names] if names else [*MAIN, *ABLATIONS], numbers, pictures)
     figures = as_json(table, numbers)
     if file:
-        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    tables = (main_table(figures), difference_table(figures), part_table(figures), READ)
+        write(file, figures)
+    tables = (main_table(figures), difference_table(figures), part_table(figures), stage_table(figures["stages"]), READ)
     print("\n".join(["", *(line for lines in tables for line in (*lines, ""))]))
     return 0
 
@@ -89,30 +89,18 @@ def start_worker() -> None:
 
 def _work(number: int, rows: Sequence[Row], pictures: Path | None) -> dict[str, Scores]:
     """The scores of one combination by row; also saves its contact sheet if a folder is given."""
-    from PIL import Image
-
-    from devtools.contact_sheet import Entry, contact_sheet, dim
-
     from ..judge import look
     from .combinations import combination
     from .measures import measure
+    from .sheets import save_rows
 
     judge, studio = tools()
-    wanted = combination(number)
-    scores, entries = {}, []
+    wanted, made = combination(number), {}
     for row in rows:
-        made = studio.make(wanted, row)
-        scores[row.name] = measure(look(judge, made.picture[None]), made, wanted)
-        entries.append(Entry(Image.fromarray((made.picture * 255).byte().numpy()), row.name))
+        made[row.name] = studio.drawn(wanted) if row.drawn else studio.make(wanted, row)
     if pictures:
-        views = [(concept.part, concept.views[0].portrait) for concept in wanted.concepts]
-        references = [
-            Entry(dim(Image.fromarray(portrait.picture), Image.fromarray(portrait.masks[part])), part)
-            for part, portrait in views
-        ]
-        rows_of_eight = [entries[first : first + 8] for first in range(0, len(entries), 8)]
-        contact_sheet([references, *rows_of_eight]).save(pictures / f"{number:03d}.png")
-    return scores
+        save_rows(wanted, made, pictures / f"{number:03d}.png")
+    return {name: measure(look(judge, its.picture[None]), its, wanted) for name, its in made.items()}
 
 
 _TOOLS: list[Any] = []
@@ -128,23 +116,14 @@ def tools() -> tuple[Any, Any]:
     return _TOOLS[0], _TOOLS[1]
 
 
-def as_json(table: Table, numbers: range) -> dict[str, Any]:
-    """All figures: those of `figures_of`, means by measure and row, and the scores and weights that they come from."""
-    names = sorted({name for scores in table.values() for entry in scores for name in entry})
-    present = {
-        name: {row: values for row, scores in table.items() if len(values := values_of(scores, name))} for name in names
+def as_json(table: Table, numbers: Sequence[int]) -> dict[str, Any]:
+    """All figures: those of `figures_of` and of `stages_of`, and the scores and weights that they come from."""
+    return {
+        "combinations": list(numbers),
+        **figures_of(table),
+        "stages": stages_of(table, numbers),
+        "pictures": table,
+        "weights": {
+            file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (MODEL, WEIGHTS) if file.is_file()
+        },
     }
-    figures: dict[str, Any] = {
-        name: {row: float(values.mean()) for row, values in rows.items()} for name, rows in present.items()
-    }
-    figures["miou"] = figures.get("iou", {}).get("both")
-    figures["intervals"] = {
-        name: {row: interval(values) for row, values in rows.items()} for name, rows in present.items()
-    }
-    figures |= figures_of(table)
-    figures["combinations"] = list(numbers)
-    figures["pictures"] = table
-    figures["weights"] = {
-        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (MODEL, WEIGHTS) if file.is_file()
-    }
-    return figures

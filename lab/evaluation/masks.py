@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..portraits import Portrait, caption_of, draw_portrait, generator_of
+from ..figures import write
+from ..portraits import STYLES, Portrait, caption_of, draw_portrait, generator_of
 from .combinations import SMALLEST, SMALLEST_OTHER, parts_named_in
 from .mask_rows import CHOICES, SHIPPED
 from .rows import ROWS
@@ -30,8 +30,8 @@ Figures = dict[str, Any]
 
 
 def drawing(number: int) -> tuple[Portrait, str]:
-    """Drawing `number` of this evaluation, and its caption without looks."""
-    portrait = draw_portrait("evaluation", _FIRST + number)
+    """Drawing `number` of this evaluation, in one of the styles, and its caption without looks."""
+    portrait = draw_portrait("evaluation", _FIRST + number, style=STYLES[number % len(STYLES)])
     return portrait, caption_of(portrait, generator_of("evaluation", _CAPTIONS + _FIRST + number), with_looks=False)
 
 
@@ -67,8 +67,7 @@ def main(numbers: range, file: Path | None) -> int:
     figures = figures_of(found[:half], found[half:], table)
     figures["drawings"] = {"choosing": list(numbers[:half]), "quoting": list(numbers[half:])}
     if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write(file, {"masks": figures})
     print("\n".join(["", *part_table(figures), "", *choice_table(figures), "", *fidelity_table(figures)]))
     return 0
 
@@ -151,7 +150,7 @@ def part_table(figures: Figures) -> list[str]:
 def choice_table(figures: Figures) -> list[str]:
     """Lines of the table of choices."""
     rows = {name: [f"{iou:.3f}" for iou in halves] for name, halves in figures["choices"].items()}
-    return lines_of("masks", ["IoU, for choosing", "IoU, other half"], rows)
+    return lines_of("masks", ["IoU, first half", "IoU, other half"], rows)
 
 
 def fidelity_table(figures: Figures) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from ..judge import PARTS, SIDE_PX, Verdict
-from ..portraits import LOOKS, PATTERNS, WORN, palette_of
+from ..portraits import LOOKS, PATTERNS, STYLES, WORN, Portrait, palette_of
 from .combinations import Combination, Concept
 from .world import Colours, Mask, chance_distance, colour_distance, well_placed
 
@@ -32,10 +33,12 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
     """All measures of a picture; those that do not apply are missing.
 
     Returns:
+        style: whether the picture has the style that was asked for: 0 or 1.
         prompt: share of the parts in question that are right: asked for and present, or wearable, not asked for and
             absent; 0..1.
         fidelity: mean over the concepts of 1 - colour distance to the reference / that of unrelated drawings: 0 is
-            chance, 1 the reference; an absent part counts 0. Also by part, and for looks seen in training or not.
+            chance, 1 the reference drawn in the style that was asked for; an absent part counts 0. Also by part, and
+            for looks seen in training or not.
         leakage: mean over concepts and the picture's other regions, including the background, of the share of
             pixels that have the concept's look and should not.
         layout: share of the parts whose position and size, relative to the face, are as in true drawings.
@@ -43,15 +46,16 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
         colour: colour distance of the concepts that are present, 0..255.
         histogram, hue: total variation of their colour histograms and of their hues, 0..1.
         pattern: share of the parts with a pattern whose pattern is that of the reference.
+        moved: mean distance of the concepts' centres from those in their references, in shares of the picture's width.
     """
-    pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
-    masks = {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
-    seen = {part: mask for part, mask in masks.items() if mask.mean() > (THERE_GLASSES if part == "glasses" else THERE)}
+    pixels, masks = pixels_and_masks(verdict)
+    seen = parts_seen(masks)
     scores: dict[str, list[float]] = {}
 
     def add(name: str, value: float) -> None:
         scores.setdefault(name, []).append(value)
 
+    add("style", float(STYLES[int(verdict.styles[0])] == wanted.style))
     for part in sorted(wanted.required_parts | set(WORN)):
         add("prompt", float((part in seen) == (part in wanted.required_parts)))
     placed = well_placed(seen)
@@ -59,16 +63,16 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
         add("layout", placed)
     for concept in wanted.concepts:
         part = concept.part
-        for share in leakage(pixels, masks, concept, wanted):
+        for share in leakage(pixels, masks, concept, wanted.concepts):
             add("leakage", share)
-        reference = reference_colours(concept)
-        distance = colour_distance(pixels[masks[part]], reference) if part in seen else chance_distance(part)
+        own, reference = pixels[masks[part]], reference_colours(concept)
+        fidelity = fidelity_of(own, concept) if part in seen else 0.0
         for name in ("fidelity", f"fidelity {part}", f"fidelity {'held out' if concept.held_out else 'seen'}"):
-            add(name, 1 - distance / chance_distance(part))
+            add(name, fidelity)
         if part not in seen:
             continue
-        own = pixels[masks[part]]
-        add("colour", distance)
+        add("moved", float(np.linalg.norm(centre(masks[part]) - centre(concept.views[0].portrait.masks[part]))))
+        add("colour", colour_distance(own, reference))
         add("histogram", total_variation(colour_histogram(own), colour_histogram(reference)))
         add("hue", total_variation(hue_histogram(own), hue_histogram(reference)))
         if LOOKS[part][0] < 1:
@@ -81,11 +85,38 @@ def measure(verdict: Verdict, made: Made, wanted: Combination) -> dict[str, floa
     return {name: float(np.mean(values)) for name, values in scores.items()}
 
 
+def pixels_and_masks(verdict: Verdict) -> tuple[NDArray[np.float64], dict[str, Mask]]:
+    """(h, w, 3) in 0..255 the judged picture, and (h, w) where the judge sees each part, at the judge's size."""
+    pixels = verdict.pictures[0].movedim(0, -1).double().numpy() * 255
+    return pixels, {part: verdict.pixels_of(part)[0].numpy() for part in PARTS}
+
+
+def parts_seen(masks: Mapping[str, Mask]) -> dict[str, Mask]:
+    """The masks of the parts that are present."""
+    return {part: mask for part, mask in masks.items() if mask.mean() > (THERE_GLASSES if part == "glasses" else THERE)}
+
+
+def centre(mask: Mask) -> NDArray[np.float64]:
+    """(2,) the centre of a mask, down and right, in shares of its sides."""
+    middle: NDArray[np.float64] = np.argwhere(mask).mean(axis=0) / mask.shape
+    return middle
+
+
 def reference_colours(concept: Concept) -> Colours:
-    """The colours of a concept's pixels in its reference, at the judge's size."""
-    portrait = concept.views[0].portrait
+    """The colours of a concept's pixels in its reference, drawn in the picture's style, at the judge's size."""
+    return colours_of(concept.ideal, concept.part)
+
+
+def fidelity_of(colours: Colours, concept: Concept) -> float:
+    """1 - distance of colours (n, 3) to those of a reference / that of unrelated drawings in the same style."""
+    chance = chance_distance(concept.part, concept.ideal.style)
+    return 1 - colour_distance(colours, reference_colours(concept)) / chance
+
+
+def colours_of(portrait: Portrait, part: str) -> Colours:
+    """(n, 3) the colours of a part's pixels at the judge's size."""
     picture = torch.from_numpy(portrait.picture).movedim(-1, 0)[None].double()
-    mask = torch.from_numpy(portrait.masks[concept.part])[None, None].double()
+    mask = torch.from_numpy(portrait.masks[part])[None, None].double()
     small, share = (F.interpolate(x, (SIDE_PX, SIDE_PX), mode="area") for x in (picture, mask))
     return small[0].movedim(0, -1)[share[0, 0] > 0.5].numpy()
 
@@ -123,14 +154,16 @@ def looks_like(colours: Colours, concept: Concept) -> Mask:
     return near
 
 
-def leakage(pixels: NDArray[np.float64], masks: dict[str, Mask], of: Concept, wanted: Combination) -> list[float]:
+def leakage(
+    pixels: NDArray[np.float64], masks: dict[str, Mask], of: Concept, concepts: Sequence[Concept]
+) -> list[float]:
     """For each other region, the share of its pixels that have a concept's look.
 
     Regions are the other parts and the background, without the pixels next to the concept. A look that a region's own
-    reference has is not leakage.
+    reference, one of those of `concepts`, has is not leakage.
     """
     beside = np.asarray(Image.fromarray(masks[of.part]).convert("L").filter(ImageFilter.MaxFilter(_EDGE))) > 0
-    references = {concept.part: concept for concept in wanted.concepts}
+    references = {concept.part: concept for concept in concepts}
     background = ~np.any(list(masks.values()), axis=0)
     shares = []
     for part, mask in {**masks, "background": background}.items():

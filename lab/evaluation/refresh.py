@@ -33,10 +33,8 @@ class Scheme:
         name: in the table.
         parts: into how many the noise levels are divided; 0 for passes at every level.
         axis: on which they are equal; the angle is atan(sigma), which the share of noise in the UNet's input follows.
-        power: above 1 parts are shorter early in sampling, below 1 late.
         between: "middle" uses the pass at a part's middle, "line" interpolates between passes at both its ends.
-        every: a pass in every so many evaluations instead of parts. "middle" then uses the last pass, "line"
-            extrapolates from the last two.
+        every: a pass in every so many evaluations instead of parts; the others use the last one.
         one_noise: whether the references' noise is the same at all levels.
         noise_seed: of the references' noise.
         blend_only: whether the layout stage has passes at every level.
@@ -45,7 +43,6 @@ class Scheme:
     name: str
     parts: int = 0
     axis: Axis = "part of sampling"
-    power: float = 1.0
     between: Literal["middle", "line"] = "middle"
     every: int = 0
     one_noise: bool = False
@@ -57,26 +54,14 @@ BASE = "every level"
 SCHEMES = (
     Scheme(BASE),
     Scheme("every level, noise seed 1", noise_seed=1),
-    Scheme("every level, noise seed 2", noise_seed=2),
     Scheme("every level, one noise", one_noise=True),
     Scheme("6 parts (as shipped)", 6),
-    Scheme("6 parts, shorter early", 6, power=1.4),
-    Scheme("6 parts, shorter late", 6, power=0.7),
-    Scheme("6 parts, interpolated", 5, between="line"),
     Scheme("6 parts, blend stage only", 6, blend_only=True),
-    Scheme("7 parts, one noise", 7, one_noise=True),
-    Scheme("7 parts, one noise, interpolated", 6, between="line", one_noise=True),
+    Scheme("6 parts, one noise, interpolated", 6, between="line", one_noise=True),
     Scheme("10 parts", 10),
-    Scheme("10 parts, interpolated", 9, between="line"),
     Scheme("6 parts of log sigma", 6, "log sigma"),
-    Scheme("7 parts of log sigma, one noise", 7, "log sigma", one_noise=True),
-    Scheme("7 parts of log sigma, one noise, interpolated", 6, "log sigma", between="line", one_noise=True),
     Scheme("7 parts of the angle", 7, "angle"),
-    Scheme("7 parts of the angle, one noise", 7, "angle", one_noise=True),
-    Scheme("7 parts of the angle, one noise, interpolated", 6, "angle", between="line", one_noise=True),
-    Scheme("every second evaluation", every=2),
     Scheme("every third evaluation", every=3),
-    Scheme("every third evaluation, one noise, extrapolated", every=3, between="line", one_noise=True),
 )
 
 
@@ -86,26 +71,15 @@ def main(numbers: range, names: Sequence[str], file: Path | None) -> int:
     found = figures_of(in_turns(partial(_work, schemes=chosen), numbers), BASE, COMPARED)
     if file:
         write(file, {"refresh": found})
-    print("\n".join([*table(found), "", *differences(found)]))
+    print("\n".join(line for lines in tables(found).values() for line in (*lines, "")))
     return 0
 
 
-def table(figures: Figures) -> list[str]:
-    """Lines of the table of means."""
-    return main_table(figures, None, MEASURES)
-
-
-def differences(figures: Figures) -> list[str]:
-    """Lines of the table of differences to passes at every level."""
-    return difference_table(figures, None, BASE, COMPARED)
-
-
-def tables(figures: Mapping[str, Figures]) -> dict[str, Callable[[], list[str]]]:
-    """The tables of docs/evaluation.md, by name, from figures of the `first` combinations and the `others`."""
+def tables(figures: Figures) -> dict[str, list[str]]:
+    """Lines of the tables: means, and differences to passes at every level."""
     return {
-        f"refresh-{kind}-{half}": partial(lines, figures[half])
-        for kind, lines in (("means", table), ("differences", differences))
-        for half in ("first", "others")
+        "refresh": main_table(figures, None, MEASURES),
+        "refresh-differences": difference_table(figures, None, BASE, COMPARED),
     }
 
 
@@ -162,25 +136,16 @@ def _shares(scheme: Scheme, sampling: Any, sigma: float, visited: list[float]) -
     """
     visited.append(sigma)
     if scheme.every:
-        line = scheme.between == "line"
-        # A line needs two passes to begin with.
-        computed = [
-            level for number, level in enumerate(visited) if number % scheme.every == 0 or (line and number == 1)
-        ]
-        if not line or len(computed) < 2 or computed[-1] == sigma:
-            return {computed[-1]: 1.0}
-        before, last = (math.log(level) for level in computed[-2:])
-        beyond = (math.log(sigma) - last) / (last - before)
-        return {computed[-1]: 1 + beyond, computed[-2]: -beyond}
+        return {visited[(len(visited) - 1) // scheme.every * scheme.every]: 1.0}
     if not scheme.parts:
         return {sigma: 1.0}
     to, back = _AXES[scheme.axis](sampling)
     most, least = to(float(sampling.sigma_max)), to(float(sampling.sigma_min))
-    along = min(max((most - to(sigma)) / (most - least), 0.0), 1.0) ** (1 / scheme.power) * scheme.parts
+    along = min(max((most - to(sigma)) / (most - least), 0.0), 1.0) * scheme.parts
     part = min(int(along), scheme.parts - 1)
 
     def level(at: float) -> float:
-        return back(most - (most - least) * (at / scheme.parts) ** scheme.power)
+        return back(most - (most - least) * at / scheme.parts)
 
     if scheme.between == "middle":
         return {level(part + 0.5): 1.0}

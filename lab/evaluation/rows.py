@@ -22,6 +22,7 @@ class Row:
     Attributes:
         name: in the table.
         uses: whether the method is used.
+        drawn: whether the picture is a true drawing with the looks of the references, not a generated one.
         weight: weight of each reference; None for the nodes' default.
         resize: how masks are resized to token grids; None for the nodes' default.
         segmentation: names of the segmentation blocks; None for the nodes' default.
@@ -46,6 +47,7 @@ class Row:
     schedule: Mapping[str, Any] = field(default_factory=dict)
     size_px: int | None = None
     crop: bool = False
+    drawn: bool = False
 
 
 _SHIPPED: dict[str, Any] = {"weight": None, "resize": None, "segmentation": None}
@@ -56,33 +58,30 @@ MAIN = (
     Row("rba", schedule=BLEND_ONLY),
     Row("both"),
     Row("as shipped", refresh=None, **_SHIPPED),
+    Row("drawn", uses=False, drawn=True),
 )
 ABLATIONS = (
     Row("no weighted masks", weight=NO_BIAS),
     Row("no guidance", schedule={"guidance": False}),
     Row("no foreground cut", schedule={"foreground": "never"}),
     Row("foreground cut always", schedule={"foreground": "always"}),
-    *(Row(f"weight {weight:g}", weight=weight) for weight in (0.5, 1.0, 1.5, 3.0, 4.0, 5.0)),
-    *(Row(f"switch {switch:g}", schedule={"switch": switch}) for switch in (0.1, 0.2, 0.3, 0.6, 0.8)),
+    *(Row(f"weight {weight:g}", weight=weight) for weight in (0.5, 1.0, 1.5, 3.0, 5.0)),
+    *(Row(f"switch {switch:g}", schedule={"switch": switch}) for switch in (0.1, 0.2, 0.3, 0.6)),
     *(
         Row(f"suppression {factor:g}", schedule={"suppression": factor, "foreground": "always"})
-        for factor in (0.3, 0.5, 0.7, 0.9, 1.0)
+        for factor in (0.5, 0.7, 1.0)
     ),
-    *(
-        Row(f"blocks {blocks}", schedule={"injection_blocks": blocks})
-        for blocks in ("output.0-2", "output.3-5", "output.1-5", "output.2-5", "middle,output.0-5")
-    ),
+    # By nearest, masks of glasses vanish on the coarse grid, and sampling is refused.
+    Row("blocks output.0-2, area", resize="area", schedule={"injection_blocks": "output.0-2"}),
+    *(Row(f"blocks {blocks}", schedule={"injection_blocks": blocks}) for blocks in ("output.3-5", "middle,output.0-5")),
     *(
         Row(f"segmentation {blocks}", segmentation=blocks)
         for blocks in ("auto", "output.0-5", "output.3-5", "input.4-5,output.3-5")
     ),
     Row("mask resize area", resize="area"),
     Row("two views", views=2),
-    *(Row(f"seed {seed}", seed=seed) for seed in (1, 2)),
+    Row("seed 1", seed=1),
     Row("noise seed 1", schedule={"noise_seed": 1}),
+    *(Row(f"shipped, refresh {refresh:g}", refresh=refresh, **_SHIPPED) for refresh in (0.0, 0.1)),
 )
-REFRESHED = (
-    *(Row(f"shipped, refresh {refresh:g}", refresh=refresh, **_SHIPPED) for refresh in (0.0, 0.1, 0.17, 0.25, 0.33)),
-    Row("shipped, refresh 0, noise seed 1", schedule={"noise_seed": 1}, **_SHIPPED),
-)
-ROWS = {row.name: row for row in (*MAIN, *ABLATIONS, *REFRESHED)}
+ROWS = {row.name: row for row in (*MAIN, *ABLATIONS)}

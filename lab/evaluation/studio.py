@@ -17,6 +17,7 @@ from devtools.tiny_pack import tiny_model
 
 from .combinations import Combination, Concept, DrawnView, parts_named_in
 from .rows import Row
+from .sheets import as_tensor
 
 SIZE_PX = INPUTS["MagicFaceReference"]["size"]
 _SEEDS = 1 << 20  # distance between two rows' sets of seeds
@@ -57,6 +58,10 @@ class Studio:
         """
         references = tuple(self.reference(concept, row) for concept in wanted.concepts) if row.uses else ()
         return self.sample(wanted.prompt, references, row, wanted.number, region_source)
+
+    def drawn(self, wanted: Combination) -> Made:
+        """A true drawing of what a combination asks for, with the looks of the references."""
+        return Made(as_tensor(wanted.drawn().picture), (), [])
 
     @torch.inference_mode()
     def sample(
@@ -120,7 +125,7 @@ class Studio:
         if key not in self._encoded:
             views = concept.views[: row.views]
             self._encoded[key] = self.pack.sampling.references.encoding.encode_reference(
-                torch.cat([picture_of(view) for view in views]),
+                torch.stack([as_tensor(view.portrait.picture) for view in views]),
                 torch.cat([self._mask(view, concept.part, row) for view in views]),
                 self.vae,
                 self.clip,
@@ -140,11 +145,6 @@ class Studio:
             return torch.from_numpy(view.portrait.masks[part].astype(np.float32))[None]
         caption = view.caption if part in parts_named_in(view.caption) else f"{view.caption}, {part}"
         found: Tensor = self.pack.sampling.references.concept_mask.concept_masks(
-            self.model, self.clip, self.vae, picture_of(view), caption, part, SIZE_PX
+            self.model, self.clip, self.vae, as_tensor(view.portrait.picture)[None], caption, part, SIZE_PX
         )
         return found
-
-
-def picture_of(view: DrawnView) -> Tensor:
-    """(1, H, W, 3) in 0..1."""
-    return torch.from_numpy(view.portrait.picture.astype(np.float32) / 255)[None]

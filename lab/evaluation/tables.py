@@ -15,6 +15,7 @@ Table = dict[str, list[Scores]]
 Figures = dict[str, Any]
 # Measures in the table, and whether more is better.
 MEASURES = {
+    "style": True,
     "prompt": True,
     "fidelity": True,
     "leakage": False,
@@ -29,6 +30,7 @@ MEASURES = {
 COUNTS = {"passes": False}
 # Those of two persons in one picture.
 PERSON_MEASURES = {
+    "style": True,
     "persons": True,
     "fidelity": True,
     "swapped": False,
@@ -36,9 +38,13 @@ PERSON_MEASURES = {
     "leakage": False,
     "iou": True,
 }
+# Those of pictures without references, and of references in another style than the prompt. The last two are neither
+# better nor worse if higher.
+OTHER_MEASURES = {"colour word": True, "overlap": True, "sharpness": None, "copied": None}
 COMPARED = ("prompt", "fidelity", "leakage", "layout", "iou")  # row by row with the row BASE
 BASE = "both"
-_BETTER = MEASURES | PERSON_MEASURES | COUNTS
+_BETTER: dict[str, bool | None] = {**MEASURES, **PERSON_MEASURES, **OTHER_MEASURES, **COUNTS}
+_SIGNS = {True: "+", False: "-", None: ""}
 _RESAMPLES = 2000
 
 
@@ -101,7 +107,7 @@ def main_table(
         rows: in the table; all by default.
         measures: the columns.
     """
-    headings = [f"{name} {'+' if _BETTER[name] else '-'}" for name in measures]
+    headings = [f"{name} {_SIGNS[_BETTER[name]]}".rstrip() for name in measures]
     return lines_of("row", headings, {row: _means(figures, row, measures) for row in rows or figures["table"]})
 
 
@@ -114,20 +120,25 @@ def difference_table(
     cells = {}
     for row in rows or figures["differences"]:
         gains = figures["differences"][row]
-        cells[row] = ["{:+.3f} ({:+.3f} to {:+.3f})".format(*gains[name]) if name in gains else "" for name in measures]
+        cells[row] = [gain_cell(gains[name]) if name in gains else "" for name in measures]
     return lines_of(f"difference to {base}", measures, cells)
+
+
+def gain_cell(gain: Sequence[float]) -> str:
+    """A mean difference and its interval."""
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(*gain)
 
 
 def part_table(figures: Figures, rows: Iterable[str] | None = None) -> list[str]:
     """Lines of the table of fidelity by part, and by whether training saw the look."""
-    kinds = sorted({name for means in figures["table"].values() for name in means if " " in name})
+    kinds = sorted({name for means in figures["table"].values() for name in means if name.startswith("fidelity ")})
     return lines_of("row", kinds, {row: _means(figures, row, kinds) for row in rows or figures["table"]})
 
 
 def _means(figures: Figures, row: str, measures: Iterable[str]) -> list[str]:
     cells, means = [], figures["table"][row]
     for name in measures:
-        digits = 1 if name in ("colour", *COUNTS) else 3
+        digits = 1 if name in ("colour", "sharpness", *COUNTS) else 3
         cells.append("{:.{d}f} ± {:.{d}f}".format(*means[name], d=digits) if name in means else "")
     return cells
 

@@ -8,10 +8,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ..finishes import Style
 from ..judge import PARTS, SIDE_PX
-from ..portraits import Portrait, draw_portrait
+from ..portraits import STYLES, Portrait, draw_portrait
 
-DRAWINGS = 192
+DRAWINGS = 240
 _FIRST = 1 << 30  # far from the numbers of the evaluation's own drawings
 _DIRECTIONS = np.array(
     [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (1, -1, 0), (1, 0, -1), (0, 1, -1)], float
@@ -32,14 +33,21 @@ def colour_distance(one: Colours, other: Colours) -> float:
 
 @cache
 def drawings() -> list[Portrait]:
-    """Drawings to compare with, at the judge's size."""
-    return [draw_portrait("evaluation", _FIRST + number, size_px=SIDE_PX) for number in range(DRAWINGS)]
+    """Drawings to compare with, at the judge's size; their styles cycle through `STYLES`."""
+    return [
+        draw_portrait("evaluation", _FIRST + number, size_px=SIDE_PX, style=STYLES[number % len(STYLES)])
+        for number in range(DRAWINGS)
+    ]
 
 
 @cache
-def chance_distance(part: str) -> float:
-    """Mean colour distance of a part in two unrelated drawings."""
-    shown = [p.picture[p.masks[part]].astype(float) for p in drawings() if part in p.masks and p.masks[part].sum() > 30]
+def chance_distance(part: str, style: Style) -> float:
+    """Mean colour distance of a part in two unrelated drawings of a style."""
+    shown = [
+        p.picture[p.masks[part]].astype(float)
+        for p in drawings()
+        if p.style == style and part in p.masks and p.masks[part].sum() > 30
+    ]
     return float(np.mean([colour_distance(one, other) for one, other in pairwise(shown)]))
 
 

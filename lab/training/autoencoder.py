@@ -10,7 +10,7 @@ from comfy.ldm.cascade.stage_a import StageA
 from einops import rearrange
 from torch import Tensor
 
-from devtools.tiny_pack.families import STYLES
+from devtools.tiny_pack.families import PORTRAITS
 
 from .drawn_set import Drawings
 from .initial import initial_weights
@@ -28,7 +28,7 @@ _LAST, _NORM, _FIRST = "down_blocks.5.0", "down_blocks.5.1", "up_blocks.0.0"  # 
 
 def make() -> StageA:
     """The untrained autoencoder; `finish` sets its batch norm, so that latents have mean 0 and variance 1."""
-    model = StageA(**STYLES.vae)
+    model = StageA(**PORTRAITS.vae)
     # The last layer of each residual branch starts small.
     weights = initial_weights(model, "autoencoder", {"channelwise.2": 0.2, "depthwise.1": 0.5})
     model.load_state_dict({**model.state_dict(), **weights})
@@ -37,6 +37,13 @@ def make() -> StageA:
             weight.data = torch.tensor(_BRANCHES)
         weight.requires_grad_(not name.startswith(_NORM) and not name.endswith((".gammas", "codebook.weight")))
     return model.to(memory_format=torch.channels_last)
+
+
+def finished(weights: dict[str, Tensor]) -> StageA:
+    """The autoencoder of an earlier training, which is not trained any more."""
+    model = make()
+    model.load_state_dict(weights)
+    return model.eval().requires_grad_(False)
 
 
 @torch.no_grad()

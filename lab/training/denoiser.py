@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 
 from devtools.incore import load_pack
 from devtools.tiny_pack import tiny_model
-from devtools.tiny_pack.families import STYLES
+from devtools.tiny_pack.families import PORTRAITS
 
 from ..judge import PARTS
 from .autoencoder import pixels
@@ -24,8 +27,9 @@ from .text import Tokens, encode
 
 RATE, BATCH, PARTS_OF_STEP = 1e-3, 16, 2  # BATCH drawings in each part of a step
 DECAY = 0.3  # see `Phase`; before it, the number of steps may still be changed
-MOST_SNR = 5.0  # of the noise loss's weights
-NOUNS, THINGS = 0.05, 0.05  # weights of the grounding losses; the noise loss has weight 1
+MOST_WEIGHT = 5.0  # of the error of the clean latent, see `phase`
+MUCH_NOISE = 3.0  # sigma of the noise level that counts half as much, and higher ones less
+NOUNS, THINGS = 0.1, 0.1  # weights of the grounding losses; the loss of v has weight 1
 THING_BLOCKS = 5  # number of blocks, of 17, chosen in each step, whose self-attention has a loss
 GROUNDED = 2  # one part of this many has the grounding losses, with as many times their weight
 NO_CAPTION = 0.1  # share of the rows without a caption, for classifier-free guidance
@@ -55,18 +59,22 @@ class Denoiser(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = tiny_model.make_unet(STYLES, torch.float32)
+        self.model = tiny_model.make_unet(PORTRAITS, torch.float32)
         # The last layers of residual branches start small, and the prediction starts at 0.
         gains = {"out_layers.3": 0.2, "proj_out": 0.2, "out.2": 0.0}
         self.model.diffusion_model.load_state_dict(initial_weights(self.unet, "denoiser", gains))
-        self.encoders = tiny_model.make_encoders(STYLES)
+        self.encoders = tiny_model.make_encoders(PORTRAITS)
         self.encoders.load_state_dict(
             initial_weights(self.encoders, "text", {"token_embedding": 0.3, "position_embedding": 0.1}), strict=False
         )
         self.requires_grad_(True)
-        self.unet.to(memory_format=torch.channels_last)
         self.tokens = Tokens()
         self.blocks: list[Block] = [block.key for block in load_pack().sampling.families.unet.layout_of(self.unet)]
+
+    def load(self, file: Path) -> None:
+        """Begin with the weights of an earlier training."""
+        self.unet.load_state_dict(tiny_model.weights_in(file, "unet"))
+        self.encoders.load_state_dict(tiny_model.weights_in(file, "text"))
 
     @property
     def unet(self) -> nn.Module:
@@ -85,15 +93,20 @@ class Denoiser(nn.Module):
         return torch.cat([pooled, embedded.to(pooled)], dim=1)
 
 
-@torch.no_grad()
 def encode_drawings(autoencoder: Any, parts: Iterable[Drawings], scale: float, device: torch.device) -> LatentSet:
     """Encode drawings and captions into the training data of the denoiser."""
-    latents, shares, ids = [], [], []
+    latents: list[Tensor] = []
+    shares, ids = [], []
     tokens = Tokens()
+
+    @torch.no_grad()  # which holds only in the thread that sets it
+    def encoded(pictures: Tensor) -> Tensor:
+        batch = pixels(pictures).to(device, memory_format=torch.channels_last)
+        return (autoencoder.encode(batch) * scale).half().cpu()
+
     for drawings in parts:
-        for pictures in torch.from_numpy(drawings.pictures).split(8):
-            batch = pixels(pictures).to(device, memory_format=torch.channels_last)
-            latents.append((autoencoder.encode(batch) * scale).half().cpu())
+        with ThreadPoolExecutor(os.cpu_count() if device.type == "cpu" else 1) as pool:
+            latents += pool.map(encoded, torch.from_numpy(drawings.pictures).split(8))
         shares.append(cell_shares(torch.from_numpy(drawings.labels)))
         rows = [tokens(captions) for captions in drawings.captions]
         ids.append({key: torch.stack([row[key] for row in rows]).int() for key in rows[0]})
@@ -108,8 +121,18 @@ def cell_shares(labels: Tensor) -> Tensor:
     return torch.stack([(cells == label).float().mean(-1) for label in range(1 + len(PARTS))], dim=1).half()
 
 
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 faster than in float32. A CPU that only converts is many times slower."""
+    return device.type == "cuda" or (device.type == "cpu" and torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
 def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device) -> Phase:
-    """The phase that trains on noised latents, with the error of the noise and the grounding losses."""
+    """The phase that trains on noised latents, with the error of v and the grounding losses.
+
+    v is (noise - sigma * clean) / sqrt(1 + sigma^2): nearly the noise where there is little of it, nearly minus the
+    clean latent where there is much. Where there is much noise, colours are decided, and the loss of a model that
+    predicts the noise hardly counts an error of the clean latent.
+    """
     sigmas = denoiser.model.model_sampling.sigmas.to(device)
     words = torch.tensor([denoiser.tokens.word(part) for part in PARTS])
 
@@ -120,9 +143,11 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
         sizes = _sizes(generator).to(device)
         clean = data.latents[chosen].float().to(device)
         noise = torch.randn(clean.shape, generator=generator).to(device)
-        times = torch.randint(len(sigmas), (BATCH,), generator=generator).to(device)
+        # One from each BATCH-th part of the schedule: the loss of a batch varies less.
+        times = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) * (len(sigmas) / BATCH)
+        times = times.long().clamp_max(len(sigmas) - 1).to(device)  # float32 rounds 15.99999999 to 16
         sigma = sigmas[times].view(-1, 1, 1, 1)
-        noisy = ((clean + sigma * noise) / (1 + sigma**2).sqrt()).to(memory_format=torch.channels_last)
+        noisy = (clean + sigma * noise) / (1 + sigma**2).sqrt()
         own, cross = RecordedAttention(), RecordedAttention()
         options, grounded = {}, number % GROUNDED == 0
         if grounded:
@@ -130,17 +155,22 @@ def phase(denoiser: Denoiser, data: LatentSet, steps: int, device: torch.device)
             entries = {"attn1": own.entries(denoiser.blocks[i] for i in some), "attn2": cross.entries(denoiser.blocks)}
             options = {"patches_replace": entries}
 
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
             context, pooled = encode(denoiser.encoders, {key: rows.to(device) for key, rows in ids.items()})
             y = denoiser.adm(pooled, sizes)
             predicted = denoiser.unet(noisy, times.float(), context, y=y, transformer_options=options)
-        error = (predicted.float() - noise).square().mean((1, 2, 3))
-        # min-SNR (arXiv 2303.09556): what no model can predict, the noise in clear pictures, counts less.
-        found = {"noise": (error * (MOST_SNR * sigma.flatten() ** 2).clamp_max(1)).mean()}
+        v = (noise - sigma * clean) / (1 + sigma**2).sqrt()
+        error = (predicted.float() - v).square().mean((1, 2, 3))
+        # An error of v weights that of the clean latent by 1 + 1 / sigma^2. As in min-SNR (arXiv 2303.09556), this
+        # weight is limited: what no model can predict, the noise in clear pictures, counts less. So does, as in EDM
+        # (arXiv 2206.00364), what nobody can see in much noise.
+        variance = sigma.flatten() ** 2
+        weights = (MOST_WEIGHT * variance / (1 + variance)).clamp_max(1) / (1 + variance / MUCH_NOISE**2)
+        found = {"v": (error * weights).mean()}
         if grounded:
             shares = data.shares[chosen].float().to(device)
             nouns = _nouns(ids["l"], words, data.shares[chosen])
-            signal = 1 / (1 + sigma.flatten() ** 2)
+            signal = 1 / (1 + variance)
             found["nouns"] = GROUNDED * NOUNS * noun_loss([maps.float() for maps in cross.maps], shares, nouns)
             found["things"] = GROUNDED * THINGS * thing_loss([maps.float() for maps in own.maps], shares, signal)
         return found

@@ -97,9 +97,8 @@ def accuracy(judge: Judge, drawings: Drawings) -> dict[str, float]:
     for chosen in torch.arange(len(drawings.pictures)).split(32):
         pictures, labels, patterns = examples(drawings, chosen)
         seen, filled, styles = judge(pictures)
-        if styles is not None:
-            for style, said in zip(drawings.styles[chosen.numpy()], styles.argmax(1).tolist(), strict=True):
-                named[STYLES[style]].append(bool(style == said))
+        for style, said in zip(drawings.styles[chosen.numpy()], styles.argmax(1).tolist(), strict=True):
+            named[STYLES[style]].append(bool(style == said))
         found, filled = seen.argmax(1), filled.softmax(1)
         for label, part in enumerate(("background", *PARTS)):
             is_there, is_seen = labels == label, found == label

@@ -1,4 +1,4 @@
-"""`dev.py train`: trains the small model and the judge from scratch."""
+"""`dev.py train`: trains the small model and the judge."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,29 @@ import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from devtools import cache, tiny_pack
 from devtools.pins import ROOT
 from devtools.tiny_pack import tiny_model
-from devtools.tiny_pack.families import PORTRAITS, STYLES
+from devtools.tiny_pack.families import PORTRAITS
 
 from .. import judge
 from ..portraits import Split
 from . import autoencoder, denoiser, drawn_set, judging, loop
 from .drawn_set import Drawings, drawings
 
-SINGLES, TWINS = 40, 20  # number of files of drawings with one figure, and with two
+SINGLES, TWINS = 20, 16  # number of files of drawings with one figure, and with two
 AUTOENCODER_CHUNKS = 14
 JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser is not trained on
 CHECKED = 1000  # the chunk of evaluation drawings that the judge is measured on
-STEPS = 30_000  # of the denoiser
+STEPS = 10_000  # of the denoiser
+START = "start.safetensors"  # in the checkpoints' folder, what the training began with if not from scratch
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
 
-def main(minutes: float | None, resume: bool, output: Path, only: str | None = None) -> int:
+def main(minutes: float | None, resume: bool, output: Path, only: str | None = None, start: Path | None = None) -> int:
     """Train, or continue to, and write `portraits.safetensors` and `judge.safetensors`.
 
     Args:
@@ -46,14 +49,24 @@ def main(minutes: float | None, resume: bool, output: Path, only: str | None = N
         resume: continue from the last checkpoint instead of starting again.
         output: folder for the two files.
         only: "judge", "autoencoder" or "model" (which includes the autoencoder) to train nothing else.
+        start: a `portraits.safetensors` of an earlier training. Its autoencoder is not trained, and the model begins
+            with its weights. A resumed training has the one that it began with.
+
+    Returns:
+        The exit status.
     """
+    if start and (resume or only not in (None, "model")):
+        print("dev.py train: --start begins a training of the model; leave out --resume and --only", file=sys.stderr)
+        return 1
     work = cache.root() / "training" / "checkpoints"
     if not resume:
-        shutil.rmtree(work, ignore_errors=True)
+        begin(work, start)
     check_version(work)
     deadline = math.inf if minutes is None else time.monotonic() + 60 * minutes
     device = comfy.model_management.get_torch_device()
-    drawn_set.draw_ahead([("train", chunk) for chunk in (*JUDGE_CHUNKS, *range(AUTOENCODER_CHUNKS))])
+    for_judge, for_coder = only in (None, "judge"), only != "judge" and not (work / START).is_file()
+    chunks = [*(JUDGE_CHUNKS if for_judge else ()), *range(AUTOENCODER_CHUNKS if for_coder else 0)]
+    drawn_set.draw_ahead([("train", chunk) for chunk in chunks])
     output.mkdir(parents=True, exist_ok=True)
     finished: dict[str, Callable[[], object]] = {
         "judge": lambda: train_judge(work, deadline, device, output),
@@ -65,6 +78,15 @@ def main(minutes: float | None, resume: bool, output: Path, only: str | None = N
     else:
         print("Stopped before the end; `dev.py train --resume` continues.")
     return 0
+
+
+def begin(work: Path, start: Path | None) -> None:
+    """Empty the checkpoints' folder, and copy the file to start from into it."""
+    first = start.read_bytes() if start and record_in(start) else b""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    if first:
+        (work / START).write_bytes(first)
 
 
 def check_version(work: Path) -> None:
@@ -95,19 +117,30 @@ def train_judge(work: Path, deadline: float, device: torch.device, output: Path)
 
 def train_model(work: Path, deadline: float, device: torch.device, output: Path) -> bool:
     """Train autoencoder, text encoders and UNet; returns whether all finished. An unfinished UNet is written too."""
-    scale = STYLES.config.latent_format().scale_factor
-    coder, coding = trained_autoencoder(work, deadline, device)
+    scale = PORTRAITS.config.latent_format().scale_factor
+    model, before = denoiser.Denoiser(), {}
+    start = work / START
+    if start.is_file():
+        before = record_in(start)
+        model.load(start)
+        coder = autoencoder.finished(tiny_model.weights_in(start, "vae")).to(device)
+        coding = before["autoencoder"]
+    else:
+        coder, coding = trained_autoencoder(work, deadline, device)
     if not coding:
         return False
     data = encoded_latents(work, coder, scale, device)
-    model = denoiser.Denoiser().to(device)
+    model.to(device)
     phase = denoiser.phase(model, data, STEPS, device)
-    progress = loop.run(phase, work, deadline)
+    # On a CPU the gradients of attention in plain steps take half as long as those of its fused kernel.
+    with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext():
+        progress = loop.run(phase, work, deadline)
     state = denoiser.state_of(model, progress.average, data)
     state |= {f"vae.{name}": weight for name, weight in coder.state_dict().items()}
     grounding = {"grounding weights": {"nouns": denoiser.NOUNS, "things": denoiser.THINGS}}
-    record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding}}
-    write(state, record, output / str(STYLES.file))
+    earlier = {"earlier": before["denoiser"]} if before else {}
+    record = {"autoencoder": coding, "denoiser": {**recorded(phase, progress), **grounding, **earlier}}
+    write(state, record, output / str(PORTRAITS.file))
     return progress.step == phase.steps
 
 
@@ -117,7 +150,7 @@ def trained_autoencoder(work: Path, deadline: float, device: torch.device) -> tu
     Returns:
         The autoencoder, with latents of the family's scale, and its training record, which is empty if time was up.
     """
-    scale = STYLES.config.latent_format().scale_factor
+    scale = PORTRAITS.config.latent_format().scale_factor
     coder = autoencoder.make()
     shipped = tiny_model.trained_weights(PORTRAITS, "vae")
     seen = gather(range(AUTOENCODER_CHUNKS))
@@ -178,6 +211,13 @@ def recorded(phase: loop.Phase, progress: loop.Progress) -> dict[str, Any]:
         "seed": loop.SEED,
         "curve": [names, *curve],
     }
+
+
+def record_in(file: Path) -> dict[str, Any]:
+    """The training record of a file that `write` wrote."""
+    with safetensors.safe_open(file, "pt") as opened:
+        record: dict[str, Any] = json.loads(opened.metadata()["training"])
+    return record
 
 
 def code_version() -> str:

@@ -130,5 +130,5 @@ def test_the_table_in_the_docs_is_up_to_date():
         pytest.skip("the table is made with the newest ComfyUI")
     assert not [neighbour.missing for neighbour in NEIGHBOURS if neighbour.missing]
     text = (ROOT / "docs" / "neighbours.md").read_text(encoding="utf-8")
-    tables = {"neighbours": lambda: docs_tables.neighbour_table(NEIGHBOURS)}
+    tables = {"neighbours": docs_tables.neighbour_table(NEIGHBOURS)}
     assert docs_tables.render(text, tables) == text, "out of date; run python dev.py docs"

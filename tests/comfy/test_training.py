@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from comfy.ldm.cascade.stage_a import StageA
 from torch import Tensor
 
 from devtools.tiny_pack import tiny_model
-from devtools.tiny_pack.families import STYLES
+from devtools.tiny_pack.families import PORTRAITS
 from lab import judge
 from lab.judge import PARTS
-from lab.portraits import STYLES as STYLE_NAMES
-from lab.portraits import draw_portrait
+from lab.portraits import STYLES, draw_portrait
 from lab.training import autoencoder, denoiser, drawn_set, judging, loop, text, train
 from lab.training.drawn_set import CAPTIONS, Drawings, labels_of
 
@@ -42,7 +42,7 @@ def with_gradients() -> Iterator[None]:
 
 
 def few_drawings() -> Drawings:
-    drawn = [draw_portrait("train", number, style=style) for number, style in enumerate(STYLE_NAMES)]
+    drawn = [draw_portrait("train", number, style=style) for number, style in enumerate(STYLES)]
     captions = [[CAPTION] * CAPTIONS for _ in drawn]
     patterns = np.zeros((len(drawn), len(PARTS)), np.uint8)
     pictures, labels = np.stack([d.picture for d in drawn]), np.stack([labels_of(d) for d in drawn])
@@ -51,10 +51,10 @@ def few_drawings() -> Drawings:
 
 def test_text_is_encoded_as_comfyui_does(untrained: denoiser.Denoiser) -> None:
     clip = comfy.sd.CLIP(
-        tiny_model.clip_target(STYLES),
+        tiny_model.clip_target(PORTRAITS),
         None,
         state_dict=untrained.encoders.state_dict(),
-        model_options=tiny_model.clip_options(STYLES),
+        model_options=tiny_model.clip_options(PORTRAITS),
     )
     for caption in (CAPTION, ""):
         context, pooled = text.encode(untrained.encoders, untrained.tokens([caption]))
@@ -84,7 +84,7 @@ def test_block_names_are_those_of_a_unet_call(untrained: denoiser.Denoiser) -> N
             torch.zeros(1, 4, 32, 32),
             timesteps=torch.zeros(1),
             context=torch.zeros(1, 77, 80),
-            y=torch.zeros(1, STYLES.unet["adm_in_channels"]),
+            y=torch.zeros(1, PORTRAITS.unet["adm_in_channels"]),
             transformer_options={"patches": {"attn2_patch": [note]}},
         )
     assert untrained.blocks == called
@@ -109,7 +109,7 @@ def test_each_cell_has_the_shares_of_its_parts() -> None:
 def test_latents_have_the_familys_scale() -> None:
     coder = autoencoder.make()
     pictures = autoencoder.pixels(torch.from_numpy(few_drawings().pictures))
-    scale = STYLES.config.latent_format().scale_factor
+    scale = PORTRAITS.config.latent_format().scale_factor
     before = coder.eval().decode(coder.encode(pictures))
     autoencoder.finish(coder, {}, pictures, scale)
     latents = coder.encode(pictures) * scale
@@ -134,7 +134,7 @@ def test_a_few_steps_reduce_the_losses() -> None:
         torch.stack(list(losses.values())).sum().backward()
         optimizer.step()
         history.append({name: loss.item() for name, loss in losses.items()})
-    assert all(history[-1][name] < history[0][name] for name in ("noise", "nouns"))
+    assert all(history[-1][name] < history[0][name] for name in ("v", "nouns"))
     unused = {name for name, weight in phase.weights.items() if weight.grad is None}
     # Only the first encoder's last layer, which SDXL does not use, gets no gradient.
     assert unused and all(name.startswith("text.clip_l.") for name in unused)
@@ -157,15 +157,52 @@ def test_training_stops_continues_and_writes_the_shipped_files(tmp_path: Path, m
     assert train.main(0.0, False, tmp_path / "out") == 0
     assert not list((tmp_path / "out").iterdir())
     assert train.main(None, True, tmp_path / "out") == 0
-    written = safetensors.torch.load_file(tmp_path / "out" / str(STYLES.file))
+    written = safetensors.torch.load_file(tmp_path / "out" / str(PORTRAITS.file))
     assert sum(weight.nbytes for weight in written.values()) <= 24e6
-    unet, encoders = tiny_model.make_unet(STYLES, torch.float32).diffusion_model, tiny_model.make_encoders(STYLES)
-    for part, module in (("unet", unet), ("text", encoders), ("vae", StageA(**STYLES.vae))):
+    unet, encoders = tiny_model.make_unet(PORTRAITS, torch.float32).diffusion_model, tiny_model.make_encoders(PORTRAITS)
+    for part, module in (("unet", unet), ("text", encoders), ("vae", StageA(**PORTRAITS.vae))):
         weights = {name.removeprefix(f"{part}."): w for name, w in written.items() if name.startswith(f"{part}.")}
         weights = tiny_model.whole_tables(weights)
         assert {weight.dtype for weight in weights.values()} <= {torch.float16, torch.int64}
         assert {name: w.shape for name, w in weights.items()} == {n: w.shape for n, w in module.state_dict().items()}
-    assert judge.load_judge(tmp_path / "out" / judge.WEIGHTS.name).style is not None
+    judge.load_judge(tmp_path / "out" / judge.WEIGHTS.name)
+
+    # From these weights with a mark in each part, in two pieces.
+    first, start = tmp_path / "out" / str(PORTRAITS.file), tmp_path / "start.safetensors"
+    marked = {"unet.out.2.bias": 3.0, "text.clip_g.transformer.text_model.final_layer_norm.bias": 5.0}
+    record = {"training": json.dumps(train.record_in(first))}
+    safetensors.torch.save_file({n: w + marked.get(n, 0) for n, w in written.items()}, start, record)
+    assert train.main(0.0, False, tmp_path / "more", "model", start) == 0
+    start.unlink()
+    assert train.main(None, True, tmp_path / "more", "model") == 0
+    more = safetensors.torch.load_file(tmp_path / "more" / first.name)
+    assert all(torch.equal(weight, written[name]) for name, weight in more.items() if name.startswith("vae."))
+    for name, change in marked.items():
+        assert (more[name].float() - written[name] - change).abs().max() < 0.1
+    earlier, record = train.record_in(first), train.record_in(tmp_path / "more" / first.name)
+    assert record["denoiser"]["earlier"] == earlier["denoiser"] and record["autoencoder"] == earlier["autoencoder"]
+
+
+@pytest.mark.parametrize(("resume", "only"), [(True, None), (False, "judge"), (False, "autoencoder")])
+def test_a_start_that_has_no_meaning_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], resume: bool, only: str | None
+) -> None:
+    monkeypatch.setenv("MAGICFACE_CACHE", str(tmp_path))
+    kept = tmp_path / "training" / "checkpoints" / "denoiser.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert train.main(None, resume, tmp_path / "out", only, tmp_path / "start.safetensors") == 1
+    assert "leave out --resume and --only" in capsys.readouterr().err and kept.exists()
+
+
+def test_a_start_that_is_missing_leaves_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MAGICFACE_CACHE", str(tmp_path))
+    kept = tmp_path / "training" / "checkpoints" / "denoiser.pt"
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    with pytest.raises(FileNotFoundError):
+        train.main(None, False, tmp_path / "out", None, tmp_path / "missing.safetensors")
+    assert kept.exists()
 
 
 def test_unknown_tokens_have_rows_of_zeros() -> None:

@@ -21,11 +21,12 @@ from devtools.pins import ROOT
 from devtools.server import Server
 from lab.evaluation.world import colour_distance
 from lab.judge import load_judge, look
+from lab.portraits import STYLES
 
 Dev = Callable[..., "subprocess.Popen[str]"]
 
-# The files that the demo saves; first the pictures without and with the method.
-DEMO = ("without_MagicFace", "with_MagicFace", "segmentation", "sheet")
+# The files that the demo saves in each style; first the pictures without and with the method.
+DEMO = ("without_MagicFace", "with_MagicFace", "segmentation")
 DEMO_COLOUR_ERROR, DEMO_GAIN = 40.0, 0.7  # out of 255, and as a share of the error without the method
 NODES = set(json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text(encoding="utf-8")))
 
@@ -135,7 +136,7 @@ def test_the_demo_gives_the_references_looks_to_their_parts(dev: Dev, tmp_path: 
     output, _ = process.communicate(timeout=600)
     assert process.returncode == 0, output
     made = tmp_path / "made"
-    assert {path.name for path in made.iterdir()} == {f"{name}.png" for name in DEMO}
+    assert {path.name for path in made.iterdir()} == {"sheet.png", *demo.STYLES}
     judge = load_judge()
     concepts = [
         node["inputs"]["concept"]
@@ -143,18 +144,22 @@ def test_the_demo_gives_the_references_looks_to_their_parts(dev: Dev, tmp_path: 
         if node["class_type"] == "MagicFaceReference"
     ]
     assert len(concepts) == 3
-    errors: dict[str, list[float]] = {}
-    for name in DEMO[:2]:
-        verdict = look(judge, pixels(made / f"{name}.png")[None])
-        for concept in concepts:
-            where = verdict.pixels_of(concept)[0]
-            assert where.float().mean() > 0.005, f"{concept} is not in {name}"
-            own = 255 * verdict.pictures[0][:, where].T.double().numpy()
-            reference = 255 * pixels(demo.PICTURES / f"magicface_portrait_{concept}.png")
-            mask = pixels(demo.PICTURES / f"magicface_portrait_{concept}_mask.png")[..., 0] > 0.5
-            errors.setdefault(concept, []).append(colour_distance(own, reference[mask].double().numpy()))
-    for concept, (without, with_method) in errors.items():
-        assert with_method < min(DEMO_COLOUR_ERROR, DEMO_GAIN * without), f"{concept}: {without}, {with_method}"
+    for style in demo.STYLES:
+        assert {path.name for path in (made / style).iterdir()} == {f"{name}.png" for name in DEMO}
+        errors: dict[str, list[float]] = {}
+        for name in DEMO[:2]:
+            verdict = look(judge, pixels(made / style / f"{name}.png")[None])
+            assert STYLES[int(verdict.styles[0])] == style, name
+            for concept in concepts:
+                where = verdict.pixels_of(concept)[0]
+                assert where.float().mean() > 0.005, f"{concept} is not in {name}"
+                own = 255 * verdict.pictures[0][:, where].T.double().numpy()
+                reference = 255 * pixels(demo.PICTURES / f"magicface_portrait_{concept}.png")
+                mask = pixels(demo.PICTURES / f"magicface_portrait_{concept}_mask.png")[..., 0] > 0.5
+                errors.setdefault(concept, []).append(colour_distance(own, reference[mask].double().numpy()))
+        for concept, (without, with_method) in errors.items():
+            limit = min(DEMO_COLOUR_ERROR, DEMO_GAIN * without)
+            assert with_method < limit, f"{style}, {concept}: {without}, {with_method}"
 
 
 def pixels(file: Path) -> torch.Tensor:

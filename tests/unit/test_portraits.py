@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lab import portraits
+from lab import examples, portraits
 from lab.portraits import (
     COLOURS,
     LOOKS,
@@ -24,7 +24,7 @@ NUMBERS = range(40)
 
 
 def portrait_of(split: portraits.Split, number: int, **how: object) -> portraits.Portrait:
-    return draw_portrait(split, number, size_px=SMALL, **how)  # type: ignore[arg-type]
+    return draw_portrait(split, number, size_px=SMALL, **({"style": "flat"} | how))  # type: ignore[arg-type]
 
 
 def test_the_same_number_gives_the_same_portrait() -> None:
@@ -68,7 +68,7 @@ def test_a_plain_part_has_its_colour(part: str) -> None:
     """This holds for each colour, within the tolerance for jitter and antialiased edges."""
     errors = []
     for number in range(60):
-        portrait = draw_portrait("evaluation", number, worn=list(WORN), size_px=128)
+        portrait = draw_portrait("evaluation", number, worn=list(WORN), size_px=128, style="flat")
         look = portrait.looks.get(part)
         if look and look.pattern == "plain" and portrait.masks[part].sum() > 60:
             median = np.median(portrait.picture[portrait.masks[part]], axis=0)
@@ -85,7 +85,7 @@ def test_figures_differ_in_position_and_size() -> None:
 
 def test_twins_are_two_figures_with_the_same_look() -> None:
     for number in range(12):
-        twins = draw_portrait("twins", number, worn=list(WORN), size_px=128)
+        twins = draw_portrait("twins", number, worn=list(WORN), size_px=128, style="flat")
         assert twins.figures == 2 and "twins" in caption_of(twins, generator_of("twins", number), with_looks=False)
         assert not any(is_held_out(part, look) for part, look in twins.looks.items())
         half = 64
@@ -113,3 +113,8 @@ def test_captions_name_worn_parts_and_looks_only_if_requested() -> None:
 def test_unknown_parts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"worn: \['cape'\] cannot be drawn; choose among hat, glasses, scarf"):
         portrait_of("train", 0, worn=["hat", "cape"])
+
+
+def test_the_workflows_example_pictures_are_up_to_date() -> None:
+    for file, picture in examples.files().items():
+        assert examples.same(file, picture), f"{file.name}: run python dev.py docs"

@@ -100,10 +100,3 @@ def test_captions_name_the_style() -> None:
         assert all(named) or (style == "flat" and 0.3 < np.mean(named) < 0.9)
     assert len(openings) > 20
     assert set(OPENINGS) == set(ENDINGS) == set(FINISHES)
-
-
-def test_a_drawing_without_a_style_says_none() -> None:
-    plain = draw_portrait("train", 1, size_px=SMALL)
-    assert plain.style is None
-    caption = caption_of(plain, generator_of("train", 1), with_looks=False)
-    assert not any(word in caption for word in ("ink", "water", "flat"))

@@ -27,7 +27,7 @@ def look_at_halves(judge: Judge, picture: Tensor) -> Verdict:
     small = F.interpolate(rearrange(picture[None], "b h w c -> b c h w"), (SIDE_PX, SIDE_PX), mode="area")
     means = [torch.stack([_at(judge, x, height) for height in HEIGHTS_PX]).mean(0) for x in small.chunk(2, dim=-1)]
     parts, patterns = torch.cat(means, dim=-1).split([1 + len(PARTS), means[0].shape[1] - 1 - len(PARTS)], dim=1)
-    return Verdict(small, parts.argmax(1), patterns)
+    return Verdict(small, parts.argmax(1), patterns, judge(small)[2].argmax(1))
 
 
 def _at(judge: Judge, part: Tensor, height: int) -> Tensor:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...judge import PARTS, SIDE_PX, Verdict
-from ..combinations import Combination, Concept
-from ..measures import THERE, THERE_GLASSES, leakage, looks_like, reference_colours
-from ..world import Mask, chance_distance, colour_distance
+from ...portraits import STYLES
+from ..combinations import Concept
+from ..measures import THERE, THERE_GLASSES, fidelity_of, leakage, looks_like
+from ..world import Mask
 from .pairs import SIDES, Masks, Pair, half
 
 Pixels = NDArray[np.float64]
@@ -26,6 +27,7 @@ def measure_pair(verdict: Verdict, wanted: Pair, masks: Masks | None) -> Scores:
         masks: (256, 256) where each person's part was to be, by person and part, if this was said.
 
     Returns:
+        style: whether the picture has the style that was asked for.
         persons: share of the two halves that show a face.
         fidelity: of each person's parts to that person's references, as in `measures.measure`; also by part.
         swapped: the same, to the other person's references.
@@ -39,6 +41,7 @@ def measure_pair(verdict: Verdict, wanted: Pair, masks: Masks | None) -> Scores:
     def add(name: str, value: float) -> None:
         scores.setdefault(name, []).append(value)
 
+    add("style", float(STYLES[int(verdict.styles[0])] == wanted.layout.style))
     for person in range(len(SIDES)):
         here = half(person, SIDE_PX)
         seen = {part: verdict.pixels_of(part)[0].numpy() & here for part in PARTS}
@@ -64,8 +67,7 @@ def fidelity_to(concept: Concept, pixels: Pixels, seen: Mask) -> float:
     """1 - colour distance of a part to a reference / that of unrelated drawings; 0 for an absent part."""
     if not _is_there(concept.part, seen):
         return 0.0
-    distance = colour_distance(pixels[seen], reference_colours(concept))
-    return 1 - distance / chance_distance(concept.part)
+    return fidelity_of(pixels[seen], concept)
 
 
 def _is_there(part: str, seen: Mask) -> bool:
@@ -83,5 +85,4 @@ def _leakage_in(here: Mask, pixels: Pixels, seen: dict[str, Mask], concepts: Seq
     """Shares of the regions in a half of the picture that have the looks of a person's other parts."""
     columns = here[0]
     in_half = {part: mask[:, columns] for part, mask in seen.items()}
-    person = Combination(0, "", tuple(concepts))
-    return [share for concept in concepts for share in leakage(pixels[:, columns], in_half, concept, person)]
+    return [share for concept in concepts for share in leakage(pixels[:, columns], in_half, concept, concepts)]

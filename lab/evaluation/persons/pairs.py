@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ...finishes import Style
 from ...judge import PARTS
-from ...portraits import OPENINGS, SIZE_PX, WORN, Portrait, caption_of, draw_portrait, generator_of
-from ..combinations import MAX_CONCEPTS, Combination, Concept, drawn_concept, parts_named_in
+from ...portraits import SIZE_PX, WORN, Look, Portrait, caption_of, draw_portrait, generator_of
+from ...style_words import FIGURES
+from ..combinations import MAX_CONCEPTS, Combination, Concept, drawn_concept, parts_named_in, style_of
 
 Mask = NDArray[np.bool_]
 Masks = dict[tuple[int, str], Mask]  # by person, 0 for the left one, and part
@@ -29,21 +32,18 @@ class Pair:
         prompt: names the parts once, for both persons, without looks.
         persons: the concepts of the left and of the right person, the same parts in the same order.
         layout: a drawing of two figures with the same looks.
-        layout_number: of this drawing.
     """
 
     number: int
     prompt: str
     persons: tuple[tuple[Concept, ...], tuple[Concept, ...]]
     layout: Portrait
-    layout_number: int
 
     @property
     def alone(self) -> tuple[Combination, Combination]:
         """Each person in a picture of one figure, with the same words."""
-        twins = next(words for words in reversed(OPENINGS[2]) if self.prompt.startswith(words))
-        prompt = OPENINGS[1][OPENINGS[2].index(twins)] + self.prompt.removeprefix(twins)
-        left, right = (Combination(self.number, prompt, concepts) for concepts in self.persons)
+        prompt = self.prompt.replace(FIGURES[2][0], FIGURES[1][0])
+        left, right = (Combination(self.number, prompt, concepts, self.layout.style) for concepts in self.persons)
         return left, right
 
     @property
@@ -60,9 +60,8 @@ class Pair:
 
     def drawn(self) -> NDArray[np.uint8]:
         """(256, 256, 3) a true drawing of two persons with the looks of their references."""
-        worn = [concept.part for concept in self.persons[0] if concept.part in WORN]
         left, right = (
-            draw_portrait("twins", self.layout_number, worn, looks={concept.part: concept.look for concept in concepts})
+            _layout(self.number, {concept.part: concept.look for concept in concepts}, self.layout.style)
             for concepts in self.persons
         )
         return np.where(half(0)[..., None], left.picture, right.picture)
@@ -79,28 +78,30 @@ def pair(number: int) -> Pair:
     rng = generator_of("evaluation", _CHOICES + number)
     count = 1 + number % MAX_CONCEPTS
     parts = [PARTS[index] for index in rng.choice(len(PARTS), count, replace=False)]
-    layout_number, layout = _layout(number, parts)
+    style = style_of(number)
+    layout = _layout(number, dict.fromkeys(parts), style)
     first = _CONCEPTS + 2 * number * MAX_CONCEPTS
     left, right = (
-        tuple(drawn_concept(part, first + person * MAX_CONCEPTS + index) for index, part in enumerate(parts))
+        tuple(drawn_concept(part, first + person * MAX_CONCEPTS + index, style) for index, part in enumerate(parts))
         for person in range(2)
     )
     while True:
         prompt = caption_of(layout, rng, with_looks=False)
         if set(parts) <= parts_named_in(prompt):
-            return Pair(number, prompt, (left, right), layout, layout_number)
+            return Pair(number, prompt, (left, right), layout)
 
 
-def _layout(number: int, parts: list[str]) -> tuple[int, Portrait]:
-    """The first of the pair's drawings in which both figures show the parts."""
+def _layout(number: int, parts: Mapping[str, Look | None], style: Style) -> Portrait:
+    """The first of the pair's drawings in which both figures show the parts, with the given looks or random ones."""
+    looks = {part: look for part, look in parts.items() if look}
     worn = [part for part in WORN if part in parts]
     first = _LAYOUTS + number * _CANDIDATES
     for other in range(first, first + _CANDIDATES):
-        portrait = draw_portrait("twins", other, worn=worn)
+        portrait = draw_portrait("twins", other, worn=worn, looks=looks, style=style)
         shares = {
             part: min((portrait.masks[part] & half(person)).mean() for person in range(2))
             for part in set(parts) & set(portrait.masks)
         }
         if all(shares.get(part, 0) > (_SMALLEST_GLASSES if part == "glasses" else _SMALLEST) for part in parts):
-            return other, portrait
+            return portrait
     raise LookupError(f"no layout of pair {number} shows {', '.join(parts)} twice")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ...figures import write
 from ...judge import SIDE_PX, look
 from ..evaluate import READ, in_turns, tools
 from ..measures import measure
 from ..rows import ROWS
+from ..sheets import as_image, as_tensor, reference, save_joined
 from ..tables import PERSON_MEASURES, Figures, Scores, difference_table, figures_of, main_table
 from .halves import look_at_halves
 from .measures import measure_pair
@@ -43,13 +43,12 @@ def main(numbers: range, file: Path | None, pictures: Path | None) -> int:
         file: for the figures as JSON.
         pictures: folder for a contact sheet of each pair.
     """
-    for folder in (pictures, file and file.parent):
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
+    if pictures:
+        pictures.mkdir(parents=True, exist_ok=True)
     table = in_turns(partial(work, pictures=pictures), numbers)
     figures = {"pairs": list(numbers), **figures_of(table, ALONE, COMPARED)}
     if file:
-        file.write_text(json.dumps({"persons": figures, "pictures": table}, indent=1) + "\n", encoding="utf-8")
+        write(file, {"persons": figures})
     if pictures:
         save_joined([pictures / f"{number:03d}.png" for number in numbers[:SHEETS]], pictures / "persons.jpg")
     print("\n".join(["", *(line for lines in (*tables(figures).values(), READ) for line in (*lines, ""))]))
@@ -96,7 +95,7 @@ def pictures_of(studio: Any, judge: Any, wanted: Pair) -> dict[str, Tensor]:
         made: Tensor = studio.sample(wanted.prompt, tuple(references), SETTINGS, wanted.number, **start).picture
         return made
 
-    sketch = {"start": as_picture(wanted.layout.picture), "denoise": DENOISE}
+    sketch = {"start": as_tensor(wanted.layout.picture), "denoise": DENOISE}
     none, none_sketched = (
         studio.sample(wanted.prompt, (), SETTINGS, wanted.number, **start).picture for start in ({}, sketch)
     )
@@ -109,13 +108,8 @@ def pictures_of(studio: Any, judge: Any, wanted: Pair) -> dict[str, Tensor]:
         HERE: sample(lambda person, part: of_layout[person, part], "exactly here"),
         SKETCHED: sample(lambda person, part: of_layout[person, part], "exactly here", **sketch),
         SKETCH: none_sketched,
-        "drawn": as_picture(wanted.drawn()),
+        "drawn": as_tensor(wanted.drawn()),
     }
-
-
-def as_picture(drawing: NDArray[np.uint8]) -> Tensor:
-    """(h, w, 3) float32 in 0..1."""
-    return torch.from_numpy(drawing.astype(np.float32) / 255)
 
 
 def seen_masks(judge: Any, picture: Tensor, otherwise: Masks) -> Masks:
@@ -131,30 +125,12 @@ def seen_masks(judge: Any, picture: Tensor, otherwise: Masks) -> Masks:
 
 def save_sheet(wanted: Pair, made: Mapping[str, Any], file: Path) -> None:
     """Save the references of the left and the right person, and below them the pictures."""
-    from PIL import Image
+    from devtools.contact_sheet import Entry, contact_sheet
 
-    from devtools.contact_sheet import Entry, contact_sheet, dim
-
-    references = []
-    for side, concepts in zip(SIDES, wanted.persons, strict=True):
-        for concept in concepts:
-            portrait = concept.views[0].portrait
-            shown = dim(Image.fromarray(portrait.picture), Image.fromarray(portrait.masks[concept.part]))
-            references.append(Entry(shown, f"{side}: {concept.part}"))
-    entries = [Entry(Image.fromarray((its * 255).byte().numpy()), name) for name, its in made.items() if name in SHOWN]
+    references = [
+        reference(concept, f"{side}: {concept.part}")
+        for side, concepts in zip(SIDES, wanted.persons, strict=True)
+        for concept in concepts
+    ]
+    entries = [Entry(as_image(its), name) for name, its in made.items() if name in SHOWN]
     contact_sheet([references, entries]).save(file)
-
-
-def save_joined(sheets: Sequence[Path], file: Path) -> None:
-    """Save several contact sheets as one picture, one below the other."""
-    from PIL import Image
-
-    from devtools.contact_sheet import save_small
-
-    opened = [Image.open(sheet) for sheet in sheets]
-    joined = Image.new("RGB", (max(one.width for one in opened), sum(one.height for one in opened)), "white")
-    top = 0
-    for one in opened:
-        joined.paste(one, ((joined.width - one.width) // 2, top))
-        top += one.height
-    save_small(joined, file, 1240)
