@@ -145,12 +145,12 @@ def _showing(part: str, first: int, looks: dict[str, Look] | None, style: Style)
         worn = [other for other, share in WORN.items() if other == part or rng.random() < share]
         draw = partial(draw_portrait, "reference", number, worn, looks=looks)
         portrait = draw(style=style)
-        if part in portrait.masks and _is_large_enough(part, portrait.masks[part]):
+        if part in portrait.masks and is_large_enough(part, portrait.masks[part]):
             return DrawnView(portrait, caption_of(portrait, rng, with_looks=False), draw)
     raise LookupError(f"no reference portrait from {first} on shows enough of {part}")
 
 
-def _is_large_enough(part: str, mask: NDArray[np.bool_]) -> bool:
+def is_large_enough(part: str, mask: NDArray[np.bool_]) -> bool:
     """Whether a mask exceeds the smallest share, and has a pixel on a token grid when it is resized by nearest."""
     on_grid = mask[::GRID_STEP_PX, ::GRID_STEP_PX]
     return bool(mask.mean() > SMALLEST.get(part, SMALLEST_OTHER) and on_grid.any())

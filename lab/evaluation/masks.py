@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..figures import write
 from ..portraits import STYLES, Portrait, caption_of, draw_portrait, generator_of
-from .combinations import SMALLEST, SMALLEST_OTHER, parts_named_in
+from .combinations import is_large_enough, parts_named_in
 from .mask_rows import CHOICES, SHIPPED
 from .rows import ROWS
 from .tables import Scores, interval, lines_of, values_of
@@ -38,11 +38,7 @@ def drawing(number: int) -> tuple[Portrait, str]:
 def parts_of(portrait: Portrait, caption: str) -> list[str]:
     """The parts that are large enough and named in the caption."""
     named = parts_named_in(caption)
-    return [
-        part
-        for part, mask in portrait.masks.items()
-        if part in named and mask.mean() > SMALLEST.get(part, SMALLEST_OTHER)
-    ]
+    return [part for part, mask in portrait.masks.items() if part in named and is_large_enough(part, mask)]
 
 
 def overlap(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:
