@@ -85,7 +85,7 @@ def filling(pattern: str, colours: Sequence[NDArray[np.float64]], period: float,
         inside = {
             "striped": lambda: (u % 1) < 0.5,
             "dotted": lambda: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
-            "checked": lambda: ((u % 1) < 0.5) ^ ((v % 1) < 0.5),
+            "checked": lambda: ((u / 1.4 % 1) < 0.5) ^ ((v / 1.4 % 1) < 0.5),
         }[pattern]()
         return np.where(inside[:, None], second, first)
 
