@@ -31,7 +31,7 @@ class Judge(nn.Module):
         super().__init__()
         first, second, third = _WIDTHS
         self.down_1, self.down_2 = _layers(3, first), _layers(first, second)
-        self.middle = _layers(second, third, dilation=2)
+        self.middle = _layers(second, third, dilations=(1, 2, 4))
         self.up_2, self.up_1 = _layers(third + second, second), _layers(second + first, first)
         self.out = nn.Conv2d(first, 1 + len(PARTS) + len(PATTERNS), 1)
         self.style = nn.Linear(first + third, len(STYLES))
@@ -56,11 +56,15 @@ class Judge(nn.Module):
         return parts, patterns, self.style(whole)
 
 
-def _layers(inside: int, outside: int, dilation: int = 1) -> nn.Sequential:
+def _layers(inside: int, outside: int, dilations: tuple[int, ...] = (1, 1)) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for width, apart in ((inside, 1), (outside, dilation)):
-        layers += [nn.Conv2d(width, outside, 3, padding=apart, dilation=apart, bias=False), nn.BatchNorm2d(outside)]
-        layers.append(nn.ReLU())
+    for dilation in dilations:
+        layers += [
+            nn.Conv2d(inside, outside, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+        ]
+        inside = outside
     return nn.Sequential(*layers)
 
 

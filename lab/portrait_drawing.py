@@ -18,6 +18,7 @@ Mask = NDArray[np.bool_]
 Point = tuple[float, float]
 
 _JITTER = 8.0
+_CHECKS = 1.4  # their period, in that of stripes: a square, short in both directions, shows less well than a stripe
 _SHADE = (0.86, 0.82, 0.8)  # factors that darken neck and ears
 
 
@@ -85,7 +86,7 @@ def filling(pattern: str, colours: Sequence[NDArray[np.float64]], period: float,
         inside = {
             "striped": lambda: (u % 1) < 0.5,
             "dotted": lambda: np.hypot(u % 1 - 0.5, v % 1 - 0.5) < 0.3,
-            "checked": lambda: ((u % 1) < 0.5) ^ ((v % 1) < 0.5),
+            "checked": lambda: ((u / _CHECKS % 1) < 0.5) ^ ((v / _CHECKS % 1) < 0.5),
         }[pattern]()
         return np.where(inside[:, None], second, first)
 

@@ -191,10 +191,10 @@ class Figure:
             corners = ((-0.95, top + 0.2), (0.95, top + 0.2), (0.5 * x, top + length + 0.2))
             self._paint("scarf", fills, "polygon", self._corners(*corners))
         else:
-            ends = (-0.6, 0.12) if kind == "two ends" else (x,)
+            ends = (-0.7, 0.08) if kind == "two ends" else (x,)
             for left in ends:
-                self._smooth("scarf", fills, (left, top + 0.2, left + 0.5, top + length), square=7, turn=-0.15 * left)
-        self._smooth("scarf", fills, (-0.98, top, 0.98, top + 0.6), square=3.5)
+                self._smooth("scarf", fills, (left, top + 0.2, left + 0.65, top + length), square=7, turn=-0.15 * left)
+        self._smooth("scarf", fills, (-0.98, top, 0.98, top + 0.75), square=3.5)
 
     def _glasses(self, fills: Fills) -> None:
         across, high = self._rng.uniform(0.3, 0.38), self._rng.uniform(0.24, 0.34)

@@ -163,7 +163,7 @@ def draw_portrait(
     for across, size in _TWINS if split == "twins" else _ALONE:
         figure = Figure(rng, canvas, across, size)
         fills = {
-            part: filling(look.pattern, colours[part], figure.unit * rng.uniform(0.45, 0.8), rng.uniform(0, np.pi))
+            part: filling(look.pattern, colours[part], figure.unit * rng.uniform(0.6, 0.9), rng.uniform(0, np.pi))
             for part, look in drawn.items()
         }
         figure.draw(fills, worn)

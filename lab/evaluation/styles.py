@@ -17,7 +17,7 @@ from .tables import Figures, Scores, figures_of, main_table
 
 MEASURES = ("style", "prompt", "fidelity", "copied", "pattern", "leakage")
 PAIRS = tuple((seen, asked) for asked in STYLES for seen in STYLES)  # style of the references, and of the prompt
-SHOWN = (1, 4)  # of the combinations, in the picture of docs/evaluation.md
+SHOWN = (0, 17)  # of the combinations, in the picture of docs/evaluation.md
 
 
 def main(numbers: range, file: Path | None, pictures: Path | None) -> int:

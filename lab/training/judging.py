@@ -12,7 +12,7 @@ from ..portraits import LOOKS, PATTERNS, STYLES
 from .drawn_set import Drawings
 from .loop import Phase, generator_at
 
-STEPS, RATE = 1600, 4e-3
+STEPS, RATE = 3200, 4e-3
 BATCH, PARTS_OF_STEP = 10, 2  # drawings in a part of a step, and number of parts
 RARITY = (1.0, 4.0, 4.0, 4.0)  # weights of `PATTERNS`, since most parts are plain
 NO_PATTERN = -100  # the label that the loss ignores

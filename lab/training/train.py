@@ -33,9 +33,9 @@ from .drawn_set import Drawings, drawings
 
 SINGLES, TWINS = 20, 16  # number of files of drawings with one figure, and with two
 AUTOENCODER_CHUNKS = 14
-JUDGE_CHUNKS = range(100, 114)  # drawings that the denoiser is not trained on
+JUDGE_CHUNKS = range(100, 128)  # drawings that the denoiser is not trained on
 CHECKED = 1000  # the chunk of evaluation drawings that the judge is measured on
-STEPS = 10_000  # of the denoiser
+STEPS = 20_000  # of the denoiser
 START = "start.safetensors"  # in the checkpoints' folder, what the training began with if not from scratch
 SHIPPED_JUDGE = judge.WEIGHTS.relative_to(ROOT).as_posix()
 
